@@ -1,0 +1,1 @@
+"""How Ray runs Encore; the only package that imports Ray."""

@@ -1,0 +1,1 @@
+"""Keys, tiers and flights; see `cache`."""

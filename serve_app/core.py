@@ -1,0 +1,230 @@
+"""The nouns of Encore, frozen: what a request means, what a model allows, what a cache holds.
+
+Every other module speaks in these types, so this file depends on nothing but the standard library. Values are
+immutable: a spec that could change after its key was made would be a wrong hit waiting to happen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Frames = npt.NDArray[np.uint8]
+"""Decoded video, uint8 RGB, shape [num_frames, height, width, 3]."""
+
+
+class Outcome(StrEnum):
+    """How a request was answered; the same words in code, HTTP headers, metrics and documents."""
+
+    L1 = "l1"
+    L2 = "l2"
+    L3 = "l3"
+    JOINED = "joined"
+    LATENTS = "latents"
+    RESUMED = "resumed"
+    RENDERED = "rendered"
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether a finished video was found, so that nothing at all was computed."""
+        return self in (Outcome.L1, Outcome.L2, Outcome.L3)
+
+
+class JobStatus(StrEnum):
+    """The OpenAI Videos API's four states; there are no others on the wire."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job will never change again."""
+        return self in (JobStatus.COMPLETED, JobStatus.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class IntRange:
+    """Allowed whole numbers: `minimum`, `minimum + step`, ... up to `maximum`, with the default."""
+
+    minimum: int
+    maximum: int
+    default: int
+    step: int = 1
+
+    def __contains__(self, value: int) -> bool:
+        return self.minimum <= value <= self.maximum and (value - self.minimum) % self.step == 0
+
+    def nearest(self, value: int) -> tuple[int, ...]:
+        """Return the one or two allowed values closest to `value`, ascending."""
+        last = self.maximum - (self.maximum - self.minimum) % self.step
+        if value <= self.minimum:
+            return (self.minimum,)
+        if value >= last:
+            return (last,)
+        below = value - (value - self.minimum) % self.step
+        return (below,) if below == value else (below, below + self.step)
+
+
+@dataclass(frozen=True, slots=True)
+class FloatRange:
+    """Allowed real numbers, both ends included, with the default."""
+
+    minimum: float
+    maximum: float
+    default: float
+
+    def __contains__(self, value: float) -> bool:
+        return math.isfinite(value) and self.minimum <= value <= self.maximum
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRules:
+    """How one model's prompts are normalised; `version` names the rules inside every key made with them."""
+
+    fold_case: bool = True
+    fold_edge_punctuation: bool = True
+
+    @property
+    def version(self) -> str:
+        """Identify these rules in key(prompt): the revision of the code and every switch."""
+        return f"1:case={int(self.fold_case)}:edges={int(self.fold_edge_punctuation)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a model accepts and how it is identified; validation, defaults and keys come from here.
+
+    The fingerprints describe everything that decides a pixel: architecture revision, weights, dtype and sampler
+    (`model_fingerprint`), the text encoder with its tokenizer, and the decoder that turns latents into frames.
+    """
+
+    name: str
+    family: str
+    description: str
+    model_fingerprint: str
+    text_encoder_fingerprint: str
+    decoder_fingerprint: str
+    width: IntRange
+    height: IntRange
+    num_frames: IntRange
+    fps: IntRange
+    num_inference_steps: IntRange
+    guidance_scale: FloatRange
+    max_prompt_tokens: int
+    default_negative_prompt: str = ""
+    aliases: tuple[str, ...] = ()
+    prompt_rules: PromptRules = field(default_factory=PromptRules)
+    created: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoSpec:
+    """One meaning, one spec: a request after normalisation, on the model's own grid.
+
+    Two requests that mean the same video resolve to equal specs; every field that changes a pixel or a byte of
+    the file is here, and nothing else (no user, no time, no request id).
+    """
+
+    model: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    num_inference_steps: int
+    guidance_scale: float
+    container: str = "mp4"
+    codec: str = "h264"
+    quality: int = 23
+    scope: str = ""
+
+    @property
+    def size(self) -> str:
+        """The OpenAI form, WIDTHxHEIGHT."""
+        return f"{self.width}x{self.height}"
+
+    @property
+    def seconds(self) -> float:
+        """Playing time."""
+        return self.num_frames / self.fps
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The chain of keys of one spec, each 64 hex digits; a later one contains all earlier ones."""
+
+    prompt: str
+    negative_prompt: str
+    latents: str
+    video: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A cached value: the bytes, the SHA-256 of the bytes (also the ETag of a video) and JSON-able metadata.
+
+    `key` is the public key it was stored under, so that a swapped object cannot pass for another.
+    """
+
+    key: str
+    data: bytes
+    digest: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, key: str, data: bytes, meta: Mapping[str, Any] | None = None) -> Entry:
+        """Make an entry from fresh bytes; this is where a value gets its digest."""
+        return cls(key, data, hashlib.sha256(data).hexdigest(), dict(meta or {}))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the value."""
+        return len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderRequest:
+    """What a router asks of the renderer. `model_fingerprint` is refused by a replica that runs another one."""
+
+    spec: VideoSpec
+    keys: Keys
+    model_fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The render has its prompt embeddings; `embedding` tells whether the prompt's was `hit` or `miss`."""
+
+    embedding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`step` of `total` denoising steps are done."""
+
+    step: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The video exists. `stored` names the durable tiers that have it (`l2`, `l3`), empty when none does."""
+
+    entry: Entry
+    stored: tuple[str, ...]
+    render_seconds: float
+    encode_seconds: float
+
+
+RenderEvent = Started | Progress | Finished

@@ -1,0 +1,1 @@
+"""The step engine and its scheduler; see `engine`."""

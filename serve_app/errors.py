@@ -1,0 +1,152 @@
+"""The exception tree; each class knows its HTTP status and its OpenAI `type` and `code`.
+
+EncoreError
+├── InvalidRequest            400  malformed: wrong JSON, wrong content type
+│   ├── Unprocessable         422  well-formed but not allowed: `param` names the field
+│   │   ├── UnknownField      422  a field nobody reads would be a wrong hit
+│   │   └── Contradiction     422  two fields that cannot both hold
+│   ├── NotFound              404  no such job, model or content
+│   ├── TooLarge              413  body over the limit
+│   ├── Conflict              409  a second server on the same cache folder
+│   ├── RangeNotSatisfiable   416  a Range beyond the content
+│   └── Busy                  429  queue full; `retry_after` seconds
+├── Unavailable               503  no durable tier, or shutting down; `retry_after` seconds
+├── RenderFailed              500  the model or the encoder failed
+│   └── RenderCancelled       500  every waiter left, or the job was deleted
+├── FingerprintMismatch       503  this replica runs other weights than the key was made for
+├── CorruptEntry                   a stored value does not verify (internal: becomes a miss)
+└── TierError                      a cache tier failed (internal: becomes a miss and a counter)
+
+The wire form is `{"error": {"message", "type", "param", "code"}}`, as the OpenAI SDKs read it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class EncoreError(Exception):
+    """Base of everything Encore raises on purpose; `str(error)` is safe to show to a client."""
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive pickling between Ray processes with the keyword fields intact."""
+        return _rebuild, (type(self), self.message, self.param, self.retry_after)
+
+    def wire(self) -> dict[str, dict[str, str | None]]:
+        """Return the OpenAI error body."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+def _rebuild(kind: type[EncoreError], message: str, param: str | None, retry_after: int | None) -> EncoreError:
+    return kind(message, param=param, retry_after=retry_after)
+
+
+class InvalidRequest(EncoreError):
+    """The request is malformed."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class Unprocessable(InvalidRequest):
+    """The request is well-formed, but a value is not allowed."""
+
+    status = 422
+    code = "invalid_value"
+
+
+class UnknownField(Unprocessable):
+    """The request names a field that does not exist."""
+
+    code = "unknown_field"
+
+
+class Contradiction(Unprocessable):
+    """Two fields say different things about the same quantity."""
+
+    code = "contradiction"
+
+
+class NotFound(InvalidRequest):
+    """There is no such thing."""
+
+    status = 404
+    code = "not_found"
+
+
+class TooLarge(InvalidRequest):
+    """The body is over the limit."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class Conflict(InvalidRequest):
+    """The thing exists already or is held by somebody else."""
+
+    status = 409
+    code = "conflict"
+
+
+class RangeNotSatisfiable(InvalidRequest):
+    """The Range header lies beyond the content."""
+
+    status = 416
+    code = "range_not_satisfiable"
+
+
+class Busy(InvalidRequest):
+    """Too much is queued; try again after `retry_after` seconds."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class Unavailable(EncoreError):
+    """The service cannot take this now; try again after `retry_after` seconds."""
+
+    status = 503
+    code = "unavailable"
+
+
+class RenderFailed(EncoreError):
+    """The video could not be made."""
+
+    code = "render_failed"
+
+
+class RenderCancelled(RenderFailed):
+    """The render was cancelled before it finished."""
+
+    code = "render_cancelled"
+
+
+class FingerprintMismatch(EncoreError):
+    """The job's key was made for other weights than this replica runs (a rolling update)."""
+
+    status = 503
+    code = "fingerprint_mismatch"
+
+
+class CorruptEntry(EncoreError):
+    """Stored bytes do not have the length or digest they were stored with."""
+
+    code = "corrupt_entry"
+
+
+class TierError(EncoreError):
+    """A cache tier could not be reached or refused; callers treat it as a miss."""
+
+    code = "tier_error"

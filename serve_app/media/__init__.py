@@ -1,0 +1,1 @@
+"""MP4 files from frames; see `media`."""

@@ -1,0 +1,1 @@
+"""Model families behind three Protocols; see `model`."""

@@ -1,0 +1,89 @@
+"""Model families behind three Protocols: TextEncoder, Denoiser, Decoder.
+
+The engine uses the parts, never a whole pipeline object, because pipelines keep call state on `self` and a
+step engine has many jobs in flight. Importing this module imports no torch: routers read ModelCards and count
+tokens, only the actors that compute load weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from serve_app.core import Frames, ModelCard, VideoSpec
+from serve_app.errors import NotFound
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TextEncoder(Protocol):
+    """Prompts to context vectors."""
+
+    def encode(self, prompts: Sequence[str]) -> list[torch.Tensor]:
+        """Return one float32 CPU tensor [num_tokens, context_dim] per prompt, trimmed to its real tokens."""
+        ...
+
+
+class Denoiser(Protocol):
+    """One forward pass of the diffusion model over jobs of one shape, whatever step each is at."""
+
+    def latent_shape(self, spec: VideoSpec) -> tuple[int, int, int, int]:
+        """Return [channels, latent_frames, latent_height, latent_width] of one job."""
+        ...
+
+    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, context: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Predict the flow velocity for a batch.
+
+        latents: [batch, channels, frames, height, width]; timesteps: [batch], noise level 1 (pure noise) to 0;
+        context: one [num_tokens, context_dim] per batch member, lengths may differ. Returns latents' shape.
+        """
+        ...
+
+
+class Decoder(Protocol):
+    """Latents to pixels."""
+
+    def decode(self, latents: torch.Tensor) -> Frames:
+        """Decode one job's latents [channels, frames, height, width] to uint8 RGB [num_frames, H, W, 3]."""
+        ...
+
+
+class Family(Protocol):
+    """One model by name: its card, and its three parts on demand."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model accepts and its fingerprints; cheap, no weights are read."""
+        ...
+
+    def count_tokens(self, prompt: str) -> int:
+        """Count the tokens the text encoder would see, specials included; cheap, no torch."""
+        ...
+
+    def load_text_encoder(self, device: str) -> TextEncoder:
+        """Load the text encoder onto `device`."""
+        ...
+
+    def load_denoiser(self, device: str) -> Denoiser:
+        """Load the denoiser onto `device`."""
+        ...
+
+    def load_decoder(self, device: str) -> Decoder:
+        """Load the latent decoder onto `device`."""
+        ...
+
+
+def load_family(name: str) -> Family:
+    """Return the family that serves `name` (a card's name or alias); NotFound names the known ones."""
+    for known, make in _families().items():
+        family = make()
+        if name in (known, *family.card.aliases):
+            return family
+    raise NotFound(f"There is no model '{name}'; known: {', '.join(_families())}.", param="model")
+
+
+def _families() -> dict[str, Callable[[], Family]]:
+    from serve_app.model.native import native
+
+    return {"native/demo": native.demo}

@@ -1,0 +1,1 @@
+"""Prompt normalisation; see `prompt`."""
