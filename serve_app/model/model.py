@@ -28,6 +28,11 @@ class TextEncoder(Protocol):
 class Denoiser(Protocol):
     """One forward pass of the diffusion model over jobs of one shape, whatever step each is at."""
 
+    @property
+    def sampler_shift(self) -> float:
+        """The timestep shift of the flow-matching schedule this model is sampled with."""
+        ...
+
     def latent_shape(self, spec: VideoSpec) -> tuple[int, int, int, int]:
         """Return [channels, latent_frames, latent_height, latent_width] of one job."""
         ...
@@ -36,7 +41,8 @@ class Denoiser(Protocol):
         """Predict the flow velocity for a batch.
 
         latents: [batch, channels, frames, height, width]; timesteps: [batch], noise level 1 (pure noise) to 0;
-        context: one [num_tokens, context_dim] per batch member, lengths may differ. Returns latents' shape.
+        context: one [num_tokens, context_dim] per batch member, lengths may differ. Inputs may be on any device;
+        returns float32 of latents' shape on the denoiser's.
         """
         ...
 
@@ -45,7 +51,10 @@ class Decoder(Protocol):
     """Latents to pixels."""
 
     def decode(self, latents: torch.Tensor) -> Frames:
-        """Decode one job's latents [channels, frames, height, width] to uint8 RGB [num_frames, H, W, 3]."""
+        """Decode one job's latents [channels, frames, height, width] to uint8 RGB [num_frames, H, W, 3].
+
+        The engine hands over float16, fresh or stored; latents may be on any device.
+        """
         ...
 
 

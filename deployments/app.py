@@ -1,0 +1,33 @@
+"""The application: four deployments bound to each other, from one Settings.
+
+`serve run deployments.app:build`, a config in `deployments/config/`, and the launcher all come here. The options given
+here are what the code itself needs; resources and scaling are an operator's choice and live in the config. No postponed
+annotations in this file: Ray reads the type of `build`'s parameter to validate what a config gives it.
+"""
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application, Deployment
+
+from deployments.diffusion import Diffusion
+from deployments.router import CacheRouter
+from deployments.text_encoder import TextEncoder
+from deployments.video_encoder import VideoEncoder
+from serve_app.service.wiring import open_planner
+from serve_app.settings import Settings
+
+
+def build(settings: Settings) -> Application:
+    """Return the application `encore`; raises NotFound for an unknown model, before anything is started."""
+    open_planner(settings)
+    args = settings.args()
+    video_encoder = _deployment(VideoEncoder, max_ongoing_requests=8, graceful_shutdown_timeout_s=60).bind(args)
+    diffusion = _deployment(Diffusion, max_ongoing_requests=128, graceful_shutdown_timeout_s=120)
+    text_encoder = _deployment(TextEncoder, max_ongoing_requests=64)
+    router = _deployment(serve.ingress()(CacheRouter), name="CacheRouter", max_ongoing_requests=2_000)
+    return router.bind(args, text_encoder.bind(args), diffusion.bind(args, video_encoder))
+
+
+def _deployment(cls: Any, *, name: str | None = None, **options: Any) -> Deployment:
+    return serve.deployment(name=name or cls.__name__, **options)(cls)

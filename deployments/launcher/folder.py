@@ -1,0 +1,79 @@
+"""The cache folder: who holds it, its secret, and where things lie in it.
+
+lock      held while a server runs on the folder; contains its process id
+secret    32 random bytes in hex, made once; every name in the shared tiers is an HMAC under it
+valkey/   L2 and job records: append-only file of the embedded Valkey
+l3/       finished videos
+logs/     what the child processes print
+run/      sockets and generated files of the running server
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from serve_app.errors import Conflict
+
+_LONGEST_SOCKET_PATH = 80  # a Unix socket's path must fit in 108 bytes, with the names that are appended
+
+
+class CacheFolder:
+    """One server's folder, locked until `release`; raises Conflict when another server holds it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().resolve()
+        self.valkey, self.l3, self.logs = (self._made(name) for name in ("valkey", "l3", "logs"))
+        self._lock = self._locked()
+        self.run = self._run_folder()
+        self.secret = self._secret()
+
+    def release(self) -> None:
+        """Let another server have the folder; the data stay."""
+        shutil.rmtree(self.run, ignore_errors=True)
+        self._lock.close()
+
+    def _made(self, name: str) -> Path:
+        try:
+            (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise Conflict(f"The cache folder {self.root} cannot be used: {error.strerror}.") from error
+        return self.root / name
+
+    def _locked(self) -> IO[str]:
+        lock = (self.root / "lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise Conflict(
+                f"The cache folder {self.root} is in use by the server with process id {holder}. "
+                "Stop that one, or give this one a folder of its own with --cache-dir."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        return lock
+
+    def _run_folder(self) -> Path:
+        run = self.root / "run"
+        if len(str(run)) > _LONGEST_SOCKET_PATH:
+            return Path(tempfile.mkdtemp(prefix="encore-"))
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir(mode=0o700)
+        return run
+
+    def _secret(self) -> str:
+        path = self.root / "secret"
+        if not path.exists():
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
+        return path.read_text().strip()

@@ -1,0 +1,165 @@
+"""The launcher: owns the machine's part of a local server, so that Ray only serves.
+
+In order: lock the cache folder, find ports, start Valkey, start Ray and deploy, say that it is ready, wait. On Ctrl-C
+or SIGTERM, at any point, the same backwards: stop accepting and drain (Serve), stop Ray, stop Valkey, end whatever
+descendant is left. The whole takes at most fifteen seconds; what would take longer is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from deployments.launcher.environment import Ports, choose_ports, environment
+from deployments.launcher.folder import CacheFolder
+from deployments.launcher.ports import LOOPBACK, FreePorts, demanded
+from deployments.launcher.processes import become_subreaper, end, end_descendants, spawn
+from deployments.launcher.talk import FILE_VARIABLE, Listener
+from deployments.launcher.valkey import EmbeddedValkey
+from serve_app.errors import EncoreError, Unavailable
+
+LOCAL_CONFIG = Path(__file__).parents[1] / "config" / "local.yaml"
+DEFAULT_PORT = 8000
+DRAIN_SECONDS = 10.0
+VALKEY_SECONDS = 3.0
+REST_SECONDS = 1.0
+
+Say = Callable[[str], None]
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM."""
+
+
+def launch(
+    cache_dir: Path, *, port: int | None, overrides: dict[str, Any], config: Path = LOCAL_CONFIG, say: Say = print
+) -> int:
+    """Serve until interrupted; return the exit status. Raises EncoreError when the server cannot start.
+
+    port: a number that must be free, or None for the first free one from 8000 on. overrides: Settings fields that
+    replace those of the config's `args`. say: gets what a person should read.
+    """
+    become_subreaper()
+    with _interruptible(), ExitStack() as undo:
+        try:
+            ports, listener, valkey, server = _start(undo, cache_dir, port, overrides, config, say)
+            while server.poll() is None:
+                for event in listener.new():
+                    _report(event, ports, cache_dir, say)
+                if not valkey.is_alive():
+                    raise Unavailable("Valkey ended; see valkey.log in the cache folder's logs.")
+                time.sleep(0.1)
+            raise Unavailable(f"The server process ended by itself; see {cache_dir}/logs/server.log.")
+        except Interrupted:
+            say("Stopping ...")
+    return 0
+
+
+def _start(
+    undo: ExitStack, cache_dir: Path, port: int | None, overrides: dict[str, Any], config: Path, say: Say
+) -> tuple[Ports, Listener, EmbeddedValkey, Any]:
+    folder = CacheFolder(cache_dir)
+    undo.callback(folder.release)
+    undo.callback(end_descendants, REST_SECONDS)
+    ports = _ports(port, say)
+    valkey = EmbeddedValkey(folder)
+    undo.callback(valkey.stop, VALKEY_SECONDS)
+    say(f"Starting on {folder.root} (a first start takes about half a minute) ...")
+    valkey.wait_until_ready()
+    listener = Listener(folder.run / "events")
+    rendered = folder.run / "config.json"
+    tiers = {"redis_url": valkey.url, "l3_url": folder.l3.as_uri()}
+    rendered.write_text(json.dumps(_render(config, ports.http, tiers | overrides)))
+    server = spawn(
+        [sys.executable, "-m", "deployments.launcher.server", str(rendered), str(ports.dashboard), str(ports.metrics)],
+        env=environment(folder, ports) | {FILE_VARIABLE: str(listener.path)},
+        log=folder.logs / "server.log",
+    )
+    undo.callback(end, server, DRAIN_SECONDS)
+    return ports, listener, valkey, server
+
+
+def _ports(port: int | None, say: Say) -> Ports:
+    free = FreePorts()
+    if port is not None:
+        return choose_ports(demanded(port, "the API"), free)
+    http = free.near(DEFAULT_PORT)
+    if http != DEFAULT_PORT:
+        say(f"Port {DEFAULT_PORT} is busy; using {http}.")
+    return choose_ports(http, free)
+
+
+def _render(config: Path, http_port: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return the config as a dict, with this machine's port and tiers filled in."""
+    rendered: dict[str, Any] = yaml.safe_load(config.read_text())
+    rendered["http_options"] = {**rendered.get("http_options", {}), "host": LOOPBACK, "port": http_port}
+    application = rendered["applications"][0]
+    application["args"] = {**application.get("args", {}), **overrides}
+    return rendered
+
+
+def _report(event: dict[str, Any], ports: Ports, cache_dir: Path, say: Say) -> None:
+    state = event["state"]
+    if state == "failed":
+        lines = event["message"].strip().splitlines() or ["no reason given"]
+        raise Unavailable(f"The application could not be deployed: {lines[-1]} (more in {cache_dir}/logs/server.log)")
+    if state != "ready":
+        say({"ray": "Ray is starting ...", "deploying": "Loading the model ..."}[state])
+        return
+    url = f"http://{LOOPBACK}:{ports.http}"
+    say(
+        "\nEncore is ready.\n"
+        f"  API            {url}/v1/videos\n"
+        f"  Docs           {url}/docs\n"
+        f"  Ray dashboard  http://{LOOPBACK}:{ports.dashboard}\n"
+        f"  Metrics        http://{LOOPBACK}:{ports.metrics}/metrics\n"
+        f"  Cache folder   {cache_dir.expanduser().resolve()}\n"
+        f"  HAProxy        statistics on {ports.haproxy_stats}, metrics on {ports.haproxy_metrics} (loopback only)\n"
+        f'  Try            encore generate "a red circle moves left" -o out.mp4\n'
+        "  Stop           Ctrl-C\n"
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into Interrupted; later ones are ignored while the undoing runs."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(kind, signal.SIG_IGN)
+        raise Interrupted
+
+    previous = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for kind, handler in previous.items():
+            signal.signal(kind, handler)
+
+
+def main(arguments: dict[str, Any]) -> int:
+    """Run `launch` for the command line; errors are one line on standard error and exit status 1."""
+    try:
+        return launch(
+            Path(arguments["cache_dir"]),
+            port=arguments["port"],
+            overrides=arguments["overrides"],
+            config=Path(arguments["config"]) if arguments["config"] else LOCAL_CONFIG,
+            say=lambda text: print(text, flush=True),  # noqa: T201 - this is a program
+        )
+    except EncoreError as error:
+        print(f"encore: {error.message}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

@@ -1,0 +1,102 @@
+"""Child processes that do not outlive their parent, and a way to end every last descendant.
+
+Ray starts daemons that leave their process group and are re-parented when their starter dies. On Linux the launcher
+makes itself the subreaper, so all of them stay its descendants and can be found; a child also gets SIGKILL from the
+kernel should the launcher be killed outright. Elsewhere only direct children are ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def become_subreaper() -> None:
+    """Let orphaned descendants be re-parented to this process instead of to init."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _die_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def spawn(command: Sequence[str], *, env: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start `command` in a session of its own (a Ctrl-C at the terminal reaches only the launcher)."""
+    with log.open("ab") as out:
+        return subprocess.Popen(  # noqa: S603 - our own commands
+            command,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - the launcher has one thread
+        )
+
+
+def end(process: subprocess.Popen[bytes], patience: float) -> None:
+    """Ask `process` to end; after `patience` seconds, make it."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(max(0.0, patience))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def end_descendants(patience: float) -> None:
+    """End every remaining descendant: ask first, after `patience` seconds kill; reap what is re-parented to us."""
+    deadline = time.monotonic() + patience
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        _signal_all(kind)
+        while descendants() and (kind is signal.SIGKILL or time.monotonic() < deadline):
+            _reap()
+            if kind is signal.SIGKILL:
+                _signal_all(kind)
+            time.sleep(0.02)
+
+
+def _signal_all(kind: signal.Signals) -> None:
+    for pid in descendants():
+        try:
+            os.kill(pid, kind)
+        except ProcessLookupError:
+            continue
+
+
+def descendants() -> list[int]:
+    """Return the process ids below this one, nearest first; empty where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, _, rest = stat.read_text().partition(" (")
+        except OSError:
+            continue  # it ended while we looked
+        parent = int(rest.rpartition(") ")[2].split()[1])
+        children.setdefault(parent, []).append(int(pid))
+    found, level = [], children.get(os.getpid(), [])
+    while level:
+        found += level
+        level = [pid for parent in level for pid in children.get(parent, [])]
+    return found
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return

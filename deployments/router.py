@@ -1,0 +1,140 @@
+"""CacheRouter: the HTTP ingress and the typed handle, both over one VideoService. A thin shell.
+
+The router is the ingress itself, so that a hit in its memory never makes another hop. Misses go through handles:
+embeddings travel from TextEncoder to Diffusion by reference, and the render's events come back as a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from deployments.metrics import ServeMetrics
+from serve_app.api.api import build_api
+from serve_app.core import RenderEvent, RenderRequest
+from serve_app.errors import EncoreError, FingerprintMismatch, RenderFailed, Unavailable
+from serve_app.schema import parse_request
+from serve_app.service.service import Answer
+from serve_app.service.wiring import open_service
+from serve_app.settings import Settings
+from serve_app.telemetry import Telemetry
+
+logger = logging.getLogger("ray.serve")
+
+RETRIES = 2
+"""How often a render is asked for again when its replica died under it; the key makes that safe."""
+
+
+class CacheRouter:
+    """The four verbs `generate`, `explain`, `invalidate`, `stats` for handles, and the same service over HTTP."""
+
+    def __init__(
+        self, args: dict[str, Any], text_encoder: DeploymentHandle[Any], diffusion: DeploymentHandle[Any]
+    ) -> None:
+        self._settings = Settings(**args)
+        self._service = open_service(
+            self._settings, HandleRenderer(text_encoder, diffusion), ReplicaPeers(), Telemetry(ServeMetrics())
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_api(self._service, max_body_bytes=self._settings.max_body_bytes)
+
+    async def generate(self, prompt: str, **fields: Any) -> Answer:
+        """Return the finished video; `fields` as in POST /v1/videos. Raises EncoreError."""
+        return await self._service.generate(parse_request({"prompt": prompt} | fields))
+
+    async def explain(self, prompt: str, **fields: Any) -> dict[str, Any]:
+        """Return the normalised prompt, the keys and which tier holds the video; renders nothing."""
+        return await self._service.explain(parse_request({"prompt": prompt} | fields))
+
+    async def invalidate(self, key: str) -> dict[str, Any]:
+        """Delete the video of `key` from every tier."""
+        return await self._service.invalidate(key)
+
+    async def stats(self) -> dict[str, Any]:
+        """Return the counts of one replica."""
+        return await self._service.stats()
+
+    def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
+        """Drop videos and jobs from this replica's memory; its peers call it."""
+        self._service.forget(keys, job_ids)
+
+    async def __del__(self) -> None:
+        await self._service.aclose()
+
+
+class HandleRenderer:
+    """serve_app's Renderer over the deployments TextEncoder and Diffusion."""
+
+    def __init__(self, text_encoder: DeploymentHandle[Any], diffusion: DeploymentHandle[Any]) -> None:
+        self._text_encoder = text_encoder
+        self._diffusion = diffusion
+
+    async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
+        """Yield the render's events; asks again, from the beginning, when a replica died or left under it."""
+        for attempt in range(RETRIES + 1):
+            try:
+                async for event in self._attempt(request):
+                    yield event
+                return
+            except (RayTaskError, RayActorError, RayServeException) as error:
+                failure = _as_failure(error)
+                if not isinstance(failure, Unavailable | FingerprintMismatch) or attempt == RETRIES:
+                    raise failure from error
+                logger.warning("render attempt %d of %s failed: %s", attempt + 1, request.keys.video, failure)
+                await asyncio.sleep(attempt)
+
+    async def _attempt(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
+        keys, spec = request.keys, request.spec
+        embeds = self._text_encoder.embed.remote(
+            (keys.prompt, keys.negative_prompt), (spec.prompt, spec.negative_prompt)
+        )
+        stream: Any = self._diffusion.options(stream=True).render.remote(request, embeds)
+        async for event in stream:
+            yield event
+
+    async def cancel(self, key: str) -> None:
+        """End the render of `key` on whichever replica runs it."""
+        await self._diffusion.broadcast("cancel", key).results_async()
+
+    async def stats(self) -> dict[str, Any]:
+        """Return the load of one Diffusion replica."""
+        try:
+            stats: dict[str, Any] = await self._diffusion.stats.remote()
+        except (RayActorError, RayServeException) as error:
+            return {"error": type(error).__name__}
+        return stats
+
+
+class ReplicaPeers:
+    """All replicas of this deployment, this one too."""
+
+    async def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
+        """Make every replica forget; one that is just starting or dying has nothing to forget."""
+        context = serve.get_replica_context()
+        handle = serve.get_deployment_handle(context.deployment, app_name=context.app_name)
+        try:
+            await handle.broadcast("forget", keys, job_ids).results_async()
+        except (RayActorError, RayServeException):
+            logger.exception("not every replica could be told to forget")
+
+
+def _as_failure(error: Exception) -> EncoreError:
+    """Map what a handle raises; Unavailable and FingerprintMismatch are worth another replica."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, EncoreError):
+        return cause
+    if isinstance(cause, BackPressureError):
+        return Unavailable("The renderer is overloaded.", retry_after=5)
+    if isinstance(cause, RayActorError | RayServeException):
+        return Unavailable("The renderer died while it worked on this video.", retry_after=1)
+    logger.error("the renderer failed: %s", error)
+    return RenderFailed(f"The render failed: {type(cause).__name__}.")

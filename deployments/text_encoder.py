@@ -1,0 +1,39 @@
+"""TextEncoder: prompt embeddings with a cache of their own. A thin shell over service.embedding."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from deployments.metrics import ServeMetrics
+from deployments.threads import limit_torch_threads
+from serve_app.model.model import load_family
+from serve_app.service.embedding import PromptEmbedder, PromptEmbeds
+from serve_app.service.wiring import compute_device, open_cache, open_tiers
+from serve_app.settings import Settings
+from serve_app.telemetry import Telemetry
+
+
+class TextEncoder:
+    """Embeds prompt and negative prompt in one call."""
+
+    async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        settings = Settings(**args)
+        telemetry = Telemetry(ServeMetrics())
+        limit_torch_threads(settings)
+        encoder = await asyncio.to_thread(load_family(settings.model).load_text_encoder, compute_device(settings))
+        tiers = open_tiers(settings, telemetry)
+        self._cache = open_cache("embedding", settings, tiers, telemetry, l1_bytes=settings.embedding_l1_bytes)
+        self._embedder = PromptEmbedder(encoder, self._cache, telemetry)
+
+    async def embed(self, keys: Sequence[str], prompts: Sequence[str]) -> PromptEmbeds:
+        """Return the embeddings of [prompt, negative prompt] named by their keys; raises RenderFailed."""
+        return await self._embedder.embed(keys, prompts)
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counts of this replica's embedding cache."""
+        return self._cache.stats()
+
+    async def __del__(self) -> None:
+        await self._cache.aclose()

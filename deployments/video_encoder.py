@@ -1,0 +1,33 @@
+"""VideoEncoder: frames to a stored MP4, on CPUs. A thin shell over service.finishing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deployments.metrics import ServeMetrics
+from serve_app.core import Finished, Frames, RenderRequest
+from serve_app.service.finishing import Finisher
+from serve_app.service.wiring import open_cache, open_tiers
+from serve_app.settings import Settings
+from serve_app.telemetry import Telemetry
+
+
+class VideoEncoder:
+    """Encodes and stores."""
+
+    def __init__(self, args: dict[str, Any]) -> None:
+        settings = Settings(**args)
+        telemetry = Telemetry(ServeMetrics())
+        self._cache = open_cache("video", settings, open_tiers(settings, telemetry), telemetry)
+        self._finisher = Finisher(self._cache, telemetry)
+
+    async def finish(self, request: RenderRequest, frames: Frames, render_seconds: float) -> Finished:
+        """Encode `frames`, store the file, return it with the tiers that have it; raises RenderFailed."""
+        return await self._finisher.finish(request, frames, render_seconds)
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counts of this replica's writes."""
+        return self._cache.stats()
+
+    async def __del__(self) -> None:
+        await self._cache.aclose()

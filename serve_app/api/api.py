@@ -1,0 +1,27 @@
+"""The HTTP application over one VideoService: routes, errors in the OpenAI form, documentation that works offline."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from serve_app import __version__
+from serve_app.api.body import BodyLimit
+from serve_app.api.failures import register_failures
+from serve_app.api.routes import router
+from serve_app.service.service import VideoService
+
+_DESCRIPTION = """
+Text to video, rendered once and played many times. The routes under `/v1/videos` speak the OpenAI Videos API; every
+answer about a video says how it came to be (`cache.outcome`, and `Cache-Status`, RFC 9211).
+"""
+
+
+def build_api(service: VideoService, *, max_body_bytes: int) -> FastAPI:
+    """Return the ASGI application; bodies over `max_body_bytes` are a 413."""
+    app: FastAPI = FastAPIOffline(title="Encore", version=__version__, description=_DESCRIPTION, redoc_url=None)
+    app.state.service = service
+    app.include_router(router)
+    register_failures(app)
+    app.add_middleware(BodyLimit, max_body_bytes=max_body_bytes)
+    return app

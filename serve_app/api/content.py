@@ -1,0 +1,67 @@
+"""A stored video over HTTP: strong ETag, 304, and single byte ranges (RFC 9110, sections 13 and 14).
+
+Several ranges in one request are answered with the whole file, which RFC 9110 allows and browsers accept.
+"""
+
+from __future__ import annotations
+
+import re
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serve_app.core import Entry
+from serve_app.errors import RangeNotSatisfiable
+
+_RANGE = re.compile(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)", re.ASCII | re.IGNORECASE)
+
+
+def content_response(request: Request, entry: Entry, headers: dict[str, str]) -> Response:
+    """Answer a GET or HEAD for `entry`; `headers` are added to every answer."""
+    etag = f'"{entry.digest}"'
+    headers = headers | {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
+    if _matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    wanted = _wanted_range(request, etag, entry.size)
+    if wanted is None:
+        return _body(request, entry.data, 200, headers)
+    first, last = wanted
+    headers["Content-Range"] = f"bytes {first}-{last}/{entry.size}"
+    return _body(request, entry.data[first : last + 1], 206, headers)
+
+
+def _body(request: Request, data: bytes, status: int, headers: dict[str, str]) -> Response:
+    if request.method == "HEAD":
+        headers = headers | {"Content-Length": str(len(data))}
+        data = b""
+    return Response(data, status, headers, media_type="video/mp4")
+
+
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    if if_none_match is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return "*" in tags or etag in tags
+
+
+def _wanted_range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
+    """Return (first, last) byte, None for the whole; raises RangeNotSatisfiable."""
+    header = request.headers.get("range")
+    if header is None or request.headers.get("if-range", etag) != etag:
+        return None
+    parsed = _RANGE.fullmatch(header.strip())
+    if parsed is None or not (parsed[1] or parsed[2]):
+        return None
+    if not parsed[1]:
+        first, last = max(0, size - _bounded(parsed[2])), size - 1
+    else:
+        first, last = _bounded(parsed[1]), min(_bounded(parsed[2]) if parsed[2] else size, size - 1)
+        if parsed[2] and _bounded(parsed[2]) < first:
+            return None  # not a valid range at all: RFC 9110 says ignore it
+    if first > last:
+        raise RangeNotSatisfiable(f"The range {header[:100]} lies beyond the {size} bytes of this video.")
+    return first, last
+
+
+def _bounded(digits: str) -> int:
+    return int(digits[:18])

@@ -1,0 +1,194 @@
+"""The routes, one line of story each: read the request, ask the service, shape the answer. No business rules here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serve_app.api.body import read_request
+from serve_app.api.cache_status import cache_status
+from serve_app.api.content import content_response
+from serve_app.core import ModelCard
+from serve_app.errors import Unprocessable
+from serve_app.schema import CacheInfo, VideoError, VideoObject, VideoRequest
+from serve_app.service.jobs import Job
+from serve_app.service.service import VideoService
+
+router = APIRouter()
+
+_REQUEST_SCHEMA = VideoRequest.model_json_schema()
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _REQUEST_SCHEMA, "example": {"prompt": "a red circle moves left"}},
+            "multipart/form-data": {"schema": _REQUEST_SCHEMA},
+        },
+    }
+}
+_MP4: dict[int | str, dict[str, Any]] = {200: {"content": {"video/mp4": {}}, "description": "the MP4"}}
+
+
+def _service(request: Request) -> VideoService:
+    service: VideoService = request.app.state.service
+    return service
+
+
+@router.post("/v1/videos", response_model=VideoObject, openapi_extra=_BODY, tags=["videos"])
+async def create(request: Request) -> Response:
+    """Accept a video job; poll it, or follow its progress, by its id."""
+    return _job_response(await _service(request).submit(await read_request(request)))
+
+
+@router.post("/v1/videos/sync", responses=_MP4, response_class=Response, openapi_extra=_BODY, tags=["videos"])
+async def generate(request: Request) -> Response:
+    """Wait for the video and return the MP4 itself."""
+    answer = await _service(request).generate(await read_request(request))
+    headers = {
+        "Cache-Status": cache_status(answer.outcome, stored=answer.stored),
+        "ETag": f'"{answer.entry.digest}"',
+        "X-Encore-Outcome": answer.outcome.value,
+        "X-Encore-Key": answer.keys.video,
+        "X-Encore-Seed": str(answer.spec.seed),
+        "X-Encore-Stored": "true" if answer.stored else "false",
+    }
+    if answer.embedding is not None:
+        headers["X-Encore-Embedding"] = answer.embedding
+    return Response(answer.entry.data, headers=headers, media_type="video/mp4")
+
+
+@router.get("/v1/videos", tags=["videos"])
+async def list_videos(
+    request: Request,
+    after: Annotated[str | None, Query(description="the last id of the page before", max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> dict[str, Any]:
+    """List jobs, newest first unless `order=asc`."""
+    page = await _service(request).jobs(after=after, limit=limit, order=order)
+    data = [_video(job).model_dump() for job in page.jobs]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": page.has_more,
+    }
+
+
+@router.get("/v1/videos/{video_id}", response_model=VideoObject, tags=["videos"])
+async def retrieve(request: Request, video_id: str) -> Response:
+    """Return a job's state; `progress` is the share of denoising steps really done."""
+    return _job_response(await _service(request).job(video_id))
+
+
+@router.delete("/v1/videos/{video_id}", tags=["videos"])
+async def delete(request: Request, video_id: str) -> dict[str, Any]:
+    """Delete a job; a render nobody else waits for ends at its next step. Shared videos stay cached."""
+    await _service(request).delete(video_id)
+    return {"id": video_id, "object": "video.deleted", "deleted": True}
+
+
+@router.api_route(
+    "/v1/videos/{video_id}/content", methods=["GET", "HEAD"], responses=_MP4, response_class=Response, tags=["videos"]
+)
+async def content(request: Request, video_id: str) -> Response:
+    """Return a completed job's MP4; understands If-None-Match and Range."""
+    variant = request.query_params.get("variant", "video")
+    if variant != "video":
+        raise Unprocessable(f"'variant' {variant[:40]} is not available; there is 'video'.", param="variant")
+    entry, job, outcome = await _service(request).content(video_id)
+    headers = {"Cache-Status": cache_status(outcome), "X-Encore-Key": job.keys.video}
+    return content_response(request, entry, headers)
+
+
+@router.post("/v1/explain", openapi_extra=_BODY, tags=["cache"])
+async def explain(request: Request) -> dict[str, Any]:
+    """Tell what a request means: normalised prompt, keys, and which tier holds its video. Renders nothing."""
+    return await _service(request).explain(await read_request(request))
+
+
+@router.post("/invalidate", tags=["cache"])
+async def invalidate(request: Request, key: str) -> dict[str, Any]:
+    """Delete the video of a key from every tier."""
+    return await _service(request).invalidate(key)
+
+
+@router.get("/v1/stats", tags=["cache"])
+async def stats(request: Request) -> dict[str, Any]:
+    """Return counts of the replica that answers; the cluster's sums are in the metrics."""
+    return await _service(request).stats()
+
+
+@router.get("/v1/models", tags=["server"])
+async def models(request: Request) -> dict[str, Any]:
+    """List the models with their ranges and defaults."""
+    return {"object": "list", "data": [_model(_service(request).planner.card)]}
+
+
+@router.get("/healthz", tags=["server"])
+async def healthz() -> dict[str, str]:
+    """Say that this replica answers."""
+    return {"status": "ok"}
+
+
+def _job_response(job: Job) -> Response:
+    return Response(
+        _video(job).model_dump_json(),
+        headers={"Cache-Status": cache_status(job.outcome)},
+        media_type="application/json",
+    )
+
+
+def _video(job: Job) -> VideoObject:
+    spec = job.spec
+    return VideoObject(
+        id=job.id,
+        model=spec.model,
+        status=job.status.value,
+        progress=job.progress,
+        created_at=int(job.created_at),
+        completed_at=None if job.completed_at is None else int(job.completed_at),
+        expires_at=int(job.expires_at),
+        prompt=job.prompt,
+        size=spec.size,
+        seconds=f"{spec.seconds:g}",
+        error=None if job.error_code is None else VideoError(code=job.error_code, message=job.error_message or ""),
+        seed=spec.seed,
+        num_frames=spec.num_frames,
+        fps=spec.fps,
+        cache=None
+        if job.outcome is None
+        else CacheInfo(outcome=job.outcome.value, key=job.keys.video, embedding=job.embedding),
+    )
+
+
+def _model(card: ModelCard) -> dict[str, Any]:
+    def whole(name: str) -> dict[str, int]:
+        allowed = getattr(card, name)
+        return {
+            "minimum": allowed.minimum, "maximum": allowed.maximum, "step": allowed.step, "default": allowed.default
+        }  # fmt: skip
+
+    names = ("width", "height", "num_frames", "fps", "num_inference_steps")
+    guidance = card.guidance_scale
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": card.created,
+        "owned_by": "encore",
+        "family": card.family,
+        "description": card.description,
+        "aliases": list(card.aliases),
+        "fingerprint": card.model_fingerprint,
+        "max_prompt_tokens": card.max_prompt_tokens,
+        "parameters": {name: whole(name) for name in names}
+        | {
+            "guidance_scale": {
+                "minimum": guidance.minimum, "maximum": guidance.maximum, "default": guidance.default
+            }
+        },
+    }  # fmt: skip

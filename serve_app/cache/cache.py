@@ -1,0 +1,208 @@
+"""The tiers as one cache: walk L1, L2, L3; what is found lower is copied up; what breaks is a miss.
+
+`get_now` answers from this process's memory without awaiting anything; everything else may touch the network but never
+raises because of it. A value is stored when a durable tier has it, and if L3 already had the key (GPUs are not
+bit-reproducible) the earlier bytes are adopted, so that everybody gets one video. Copying up and extending TTLs
+happen in the background, in tasks with an empty context: under Ray Serve they would be cancelled with the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from aiocache.base import BaseCache
+from opentelemetry import context as otel
+
+from serve_app.cache.breaker import Breaker
+from serve_app.cache.debounce import Debounce
+from serve_app.cache.memory import MemoryTier
+from serve_app.cache.name import Kind
+from serve_app.cache.remote import RemoteTier
+from serve_app.cache.store import AiocacheStore, ObjectStore
+from serve_app.core import Entry, Outcome
+from serve_app.telemetry import Telemetry, TierRead, TierWritten
+
+_BACKGROUND_TASKS = 64
+"""At most so many copies and extensions under way; beyond that they are left out, a slow tier must not fill memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """`tiers`: the durable tiers that have the value, empty when none does; `entry`: the one to serve from now on."""
+
+    tiers: tuple[str, ...]
+    entry: Entry
+
+
+class TieredCache:
+    """Entries of one `kind` in up to three tiers, any of which may be None.
+
+    secret: the deployment's, for names in shared tiers. l2: bytes by name with a TTL of its own (a RedisTier, or
+    any aiocache backend with a NullSerializer). touch_interval: seconds between two extensions of one key's life in
+    the shared tiers by hits above them. Tiers may be shared by caches of several kinds; `aclose` closes them.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        *,
+        secret: bytes,
+        l1: MemoryTier | None = None,
+        l2: BaseCache | None = None,
+        l3: ObjectStore | None = None,
+        telemetry: Telemetry | None = None,
+        touch_interval: float = 3600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.kind = kind
+        self._telemetry = telemetry or Telemetry()
+        self._l1 = l1
+        stores = {"l2": AiocacheStore(l2) if l2 is not None else None, "l3": l3}
+        self._remotes = [
+            RemoteTier(
+                tier,
+                kind,
+                store,
+                secret=secret,
+                telemetry=self._telemetry,
+                breaker=Breaker(f"{tier}/{kind}", clock=clock),
+            )
+            for tier, store in stores.items()
+            if store is not None
+        ]
+        self._recent = Debounce(touch_interval, clock=clock)
+        self._background: dict[asyncio.Task[Any], str] = {}
+        self._generation = 0
+        self._l1_hits = self._l1_misses = 0
+
+    def get_now(self, key: str) -> Entry | None:
+        """Return the entry from L1, or None; awaits nothing. A miss is counted by the `get` that follows it."""
+        if self._l1 is None:
+            return None
+        started = time.perf_counter()
+        entry = self._l1.get_now(key)
+        if entry is not None:
+            self._l1_hits += 1
+            self._telemetry.emit(TierRead("l1", self.kind, "hit", time.perf_counter() - started, entry.size))
+            self._touch(key, self._remotes)
+        return entry
+
+    async def get(self, key: str) -> tuple[Entry, Outcome] | None:
+        """Return the verified entry and the tier it was found in, None when no tier could give it."""
+        entry = self.get_now(key)
+        if entry is not None:
+            return entry, Outcome.L1
+        if self._l1 is not None:
+            self._l1_misses += 1
+            self._telemetry.emit(TierRead("l1", self.kind, "miss", 0.0))
+        generation = self._generation
+        for index, remote in enumerate(self._remotes):
+            entry = await remote.read(key)
+            if entry is not None:
+                # Deleted while we read: it may be answered once more, but not be copied up again.
+                if generation == self._generation:
+                    self._copy_up(entry, self._remotes[:index], self._remotes[index + 1 :])
+                return entry, Outcome(remote.tier)
+        return None
+
+    @property
+    def durable(self) -> bool:
+        """Whether there is a shared tier that, as far as is known, can be reached: what is put would be stored."""
+        return any(remote.reachable for remote in self._remotes)
+
+    def remember(self, entry: Entry) -> None:
+        """Keep in L1 alone an entry that somebody else has stored already; `entry` must be verified."""
+        self._keep(entry)
+
+    async def put(self, entry: Entry) -> Stored:
+        """Store `entry` in every tier, the shared ones concurrently; raises nothing for a tier's sake.
+
+        Its meta must be JSON (TypeError, ValueError).
+        """
+        written = await asyncio.gather(*(remote.write(entry) for remote in self._remotes))
+        held = {remote.tier: kept for remote, kept in zip(self._remotes, written, strict=True) if kept is not None}
+        adopted = held.get("l3", entry)
+        if adopted.digest != entry.digest and "l2" in held and await self._remotes[0].write(adopted) is None:
+            await self._remotes[0].delete(entry.key)  # better none than two different videos
+            del held["l2"]
+        self._recent.due(entry.key)
+        self._keep(adopted)
+        return Stored(tuple(held), adopted)
+
+    async def delete(self, key: str) -> tuple[str, ...]:
+        """Remove `key` everywhere; return the tiers it was removed from (`where` tells which could not be asked).
+
+        From the bottom up: once a tier has forgotten the key and copies begun before have ended, nothing puts the
+        key back into the tier above.
+        """
+        removed = []
+        for remote in reversed(self._remotes):
+            if await remote.delete(key):
+                removed.append(remote.tier)
+            self._generation += 1
+            await self._settled(task for task, of in self._background.items() if of == key)
+        if self.forget(key):
+            removed.append("l1")
+        return tuple(reversed(removed))
+
+    def forget(self, key: str) -> bool:
+        """Drop `key` from this process's memory alone; True when it was there."""
+        self._generation += 1
+        self._recent.forget(key)
+        return self._l1 is not None and self._l1.delete_now(key)
+
+    async def where(self, key: str) -> dict[str, bool | None]:
+        """Tell for each tier there is whether it has `key`; None when it could not be asked."""
+        found = await asyncio.gather(*(remote.contains(key) for remote in self._remotes))
+        here: dict[str, bool | None] = {} if self._l1 is None else {"l1": self._l1.contains_now(key)}
+        return here | {remote.tier: has for remote, has in zip(self._remotes, found, strict=True)}
+
+    def stats(self) -> dict[str, Any]:
+        """Return per tier what was read and written with which result, since this process began."""
+        stats: dict[str, Any] = {"kind": self.kind}
+        if self._l1 is not None:
+            stats["l1"] = {"hit": self._l1_hits, "miss": self._l1_misses, **self._l1.stats()}
+        return stats | {remote.tier: remote.stats() for remote in self._remotes}
+
+    async def aclose(self) -> None:
+        """Wait for the background work, then close the tiers; closing twice is harmless."""
+        await self._settled(self._background)
+        await asyncio.gather(*(remote.aclose() for remote in self._remotes))
+
+    def _keep(self, entry: Entry) -> None:
+        if self._l1 is not None and not self._l1.set_now(entry.key, entry):
+            self._telemetry.emit(TierWritten("l1", self.kind, "too_large", 0.0, entry.size))
+
+    def _copy_up(self, entry: Entry, above: list[RemoteTier], below: list[RemoteTier]) -> None:
+        self._keep(entry)
+        for remote in above:
+            self._spawn(entry.key, remote.write(entry))
+        self._touch(entry.key, below)  # the tier that was read extended the value's life itself
+
+    def _touch(self, key: str, remotes: list[RemoteTier]) -> None:
+        if self._remotes and self._recent.due(key):
+            for remote in remotes:
+                self._spawn(key, remote.touch(key))
+
+    def _spawn(self, key: str, work: Coroutine[Any, Any, object]) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # `get_now` outside a loop: nowhere to run it
+            work.close()
+            return
+        if len(self._background) >= _BACKGROUND_TASKS:
+            work.close()
+            return
+        context = contextvars.Context()
+        context.run(otel.attach, otel.get_current())  # the span goes along, so that the trace stays one tree
+        task = loop.create_task(work, context=context)
+        self._background[task] = key
+        task.add_done_callback(lambda done: self._background.pop(done, None))
+
+    async def _settled(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,32 @@
+"""What a key is called outside this process: an HMAC, so that storage tells nobody which prompts were asked for.
+
+Keys are hashes of prompts, and prompts can be guessed; only who has the deployment's secret can go from a guess to
+a stored object. It also means that no string of a client ever becomes a path or a Redis key: stores take nothing but
+these names, and `checked` holds them to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from typing import Literal, get_args
+
+Kind = Literal["video", "embedding", "latents"]
+"""The stage whose output is stored."""
+
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+def storage_name(secret: bytes, kind: Kind, key: str) -> str:
+    """Return the 64 hex digits that name `key` of `kind` in every shared tier (HMAC-SHA256 under `secret`)."""
+    if kind not in get_args(Kind):
+        raise ValueError(f"unknown kind {kind!r}; known: {', '.join(get_args(Kind))}")
+    return hmac.new(secret, f"{kind}\0{key}".encode(), hashlib.sha256).hexdigest()
+
+
+def checked(name: str) -> str:
+    """Return `name` if it is a storage name; anything else is a bug in the caller and raises ValueError."""
+    if not _NAME.fullmatch(name):
+        raise ValueError("not a storage name: 64 lower-case hex digits are")
+    return name

@@ -1,0 +1,136 @@
+"""L2: a Redis or Valkey shared by all replicas; reading is one round trip that also extends the value's life.
+
+It is an aiocache `BaseCache` over bytes, so any aiocache backend could stand in for it. It answers or raises
+TierError within `deadline` seconds: timeouts are short and redis-py's own retries with back-off are off, because
+a miss is cheaper than a wait. TTLs are retention, not freshness; each is spread by ±`jitter` so that what was stored
+together does not vanish together. `increment`, `raw` and aiocache's locks stay unimplemented: values are content.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from aiocache.base import BaseCache
+from aiocache.serializers import NullSerializer
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from serve_app.cache.script import Script
+from serve_app.errors import TierError
+
+WEEK = 7 * 24 * 3600.0
+_READ = Script("read")
+_T = TypeVar("_T")
+
+
+class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
+    """Bytes by name under `redis://`, `rediss://` or `unix://`.
+
+    ttl: seconds a value is kept after its last use. max_value_bytes: larger values are refused (`set` gives False).
+    connect_timeout, socket_timeout: seconds for one connect and one socket read or write, and for a free connection
+    out of max_connections; deadline: seconds for a whole call. uniform: random numbers in [0, 1) for the jitter.
+    """
+
+    NAME = "redis"
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        ttl: float = WEEK,
+        jitter: float = 0.1,
+        max_value_bytes: int = 64 << 20,
+        connect_timeout: float = 0.5,
+        socket_timeout: float = 0.5,
+        deadline: float = 2.0,
+        max_connections: int = 32,
+        uniform: Callable[[], float] = random.random,
+        **options: Any,
+    ) -> None:
+        super().__init__(serializer=NullSerializer(encoding=None), timeout=None, ttl=ttl, **options)
+        self.max_value_bytes = max_value_bytes
+        self._jitter = jitter
+        self._uniform = uniform
+        self._deadline = deadline
+        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=max_connections,
+            timeout=socket_timeout,
+            socket_connect_timeout=connect_timeout,
+            socket_timeout=socket_timeout,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self.client: Redis = Redis.from_pool(pool)
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:
+        """Run a script of `scripts/` on this server; raises TierError."""
+        return await self._ask(script.run(self.client, keys, args))
+
+    async def _ask(self, call: Awaitable[_T]) -> _T:
+        """Await `call`; whatever it raises is a TierError: a broken server can make the parser raise anything."""
+        try:
+            async with asyncio.timeout(self._deadline):
+                return await call
+        except Exception as error:
+            raise TierError(f"Redis: {type(error).__name__}: {error}") from error
+
+    def _milliseconds(self, ttl: float) -> int:
+        spread = 1 + self._jitter * (2 * self._uniform() - 1)
+        return max(1, round(ttl * 1000 * spread))
+
+    # What aiocache's public methods call.
+
+    async def _get(self, key: str, encoding: str | None = None, _conn: Any = None) -> bytes | None:
+        milliseconds = 0 if self.ttl is None else self._milliseconds(self.ttl)
+        value: bytes | None = await self.run(_READ, [key], [milliseconds])
+        return value
+
+    async def _multi_get(self, keys: list[str], encoding: str | None = None, _conn: Any = None) -> list[bytes | None]:
+        return [await self._get(key) for key in keys]
+
+    async def _set(
+        self, key: str, value: bytes, ttl: float | None = None, _cas_token: Any = None, _conn: Any = None
+    ) -> bool:
+        if len(value) > self.max_value_bytes:
+            return False
+        await self._ask(self.client.set(key, value, px=self._milliseconds(ttl) if ttl else None))
+        return True
+
+    async def _multi_set(self, pairs: list[tuple[str, bytes]], ttl: float | None = None, _conn: Any = None) -> bool:
+        kept = [await self._set(key, value, ttl) for key, value in pairs]
+        return all(kept)
+
+    async def _add(self, key: str, value: bytes, ttl: float | None = None, _conn: Any = None) -> bool:
+        if len(value) > self.max_value_bytes:
+            return False
+        if not await self._ask(self.client.set(key, value, px=self._milliseconds(ttl) if ttl else None, nx=True)):
+            raise ValueError(f"{key} already exists")  # aiocache's contract of `add`
+        return True
+
+    async def _exists(self, key: str, _conn: Any = None) -> bool:
+        return bool(await self._ask(self.client.exists(key)))
+
+    async def _expire(self, key: str, ttl: float, _conn: Any = None) -> bool:
+        if not ttl:  # aiocache: 0 takes the TTL away
+            return bool(await self._ask(self.client.persist(key)))
+        return bool(await self._ask(self.client.pexpire(key, self._milliseconds(ttl))))
+
+    async def _delete(self, key: str, _conn: Any = None) -> int:
+        return int(await self._ask(self.client.unlink(key)))
+
+    async def _clear(self, namespace: str | None = None, _conn: Any = None) -> bool:
+        if not namespace:
+            raise ValueError("clear needs a namespace: the server may hold more than this cache")
+        await self._ask(self._clear_all(f"{namespace}*"))
+        return True
+
+    async def _clear_all(self, pattern: str) -> None:
+        async for key in self.client.scan_iter(match=pattern, count=1000):
+            await self.client.unlink(key)
+
+    async def _close(self, *args: Any, _conn: Any = None, **kwargs: Any) -> None:
+        await self._ask(self.client.aclose())

@@ -1,0 +1,161 @@
+"""One shared tier as the walk sees it: entries in, entries out, never an exception.
+
+Here meet, once for every kind of store: the secret name, the frame and its check, the circuit breaker, the span and
+the event. A store that fails, hangs or lies is a miss with a counter. What does not verify is deleted, so that the next
+render can take its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from serve_app.cache.breaker import Breaker, State
+from serve_app.cache.entry import pack, unpack
+from serve_app.cache.name import Kind, storage_name
+from serve_app.cache.store import ObjectStore, Touchable
+from serve_app.core import Entry
+from serve_app.errors import CorruptEntry, TierError
+from serve_app.telemetry import Telemetry, TierRead, TierWritten, span
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_LARGE = 1 << 20
+"""Frames above this many bytes are hashed in a thread (a millisecond and more); below, the hop would cost more."""
+
+
+class RemoteTier:
+    """`store` as the tier `l2` or `l3` of one kind of value."""
+
+    def __init__(
+        self,
+        tier: str,
+        kind: Kind,
+        store: ObjectStore,
+        *,
+        secret: bytes,
+        telemetry: Telemetry,
+        breaker: Breaker | None = None,
+        timer: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.tier = tier
+        self.kind = kind
+        self.breaker = breaker or Breaker(tier)
+        self._store = store
+        self._secret = secret
+        self._telemetry = telemetry
+        self._timer = timer
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the tier is worth asking, as far as is known: its breaker lets attempts through."""
+        return self.breaker.state is not State.OPEN
+
+    async def read(self, key: str) -> Entry | None:
+        """Return the verified entry of `key`, None when there is none or the tier is broken."""
+        started = self._timer()
+        with span("tier", tier=self.tier, kind=self.kind, operation="read") as current:
+            result, entry = await self._read(key)
+            current.set_attribute("encore.result", result)
+        self._counts[result] += 1
+        seconds = self._timer() - started
+        self._telemetry.emit(TierRead(self.tier, self.kind, result, seconds, entry.size if entry else 0))
+        return entry
+
+    async def write(self, entry: Entry) -> Entry | None:
+        """Store `entry`; return what the tier holds now (an earlier one, if it is write-once), None if nothing."""
+        started = self._timer()
+        with span("tier", tier=self.tier, kind=self.kind, operation="write") as current:
+            result, held = await self._write(entry)
+            current.set_attribute("encore.result", result)
+        self._counts[f"write_{result}"] += 1
+        self._telemetry.emit(TierWritten(self.tier, self.kind, result, self._timer() - started, entry.size))
+        return held
+
+    async def delete(self, key: str) -> bool | None:
+        """Remove `key`: whether it was there, None when the tier could not be asked."""
+        return await self._ask(self._store.delete, key)
+
+    async def contains(self, key: str) -> bool | None:
+        """Tell whether `key` is there, unverified; None when the tier could not be asked."""
+        return await self._ask(self._store.contains, key)
+
+    async def touch(self, key: str) -> None:
+        """Let `key` live longer, where the store knows of such a thing."""
+        store = self._store
+        if isinstance(store, Touchable):
+            await self._ask(store.touch, key)
+
+    def stats(self) -> dict[str, Any]:
+        """Return how many reads and writes had which result, and the breaker's state."""
+        return {**self._counts, "breaker": str(self.breaker.state)}
+
+    async def aclose(self) -> None:
+        """Close the store."""
+        try:
+            await self._store.aclose()
+        except Exception as error:
+            self._log(error)
+
+    async def _read(self, key: str) -> tuple[str, Entry | None]:
+        name = self._name(key)
+        try:
+            with self.breaker.attempt():
+                frame = await self._store.get(name)
+        except Exception as error:
+            self._log(error)
+            return "error", None
+        if frame is None:
+            return "miss", None
+        try:
+            return "hit", await _verified(key, frame)
+        except CorruptEntry as error:
+            logger.warning("%s held a corrupt %s, deleted: %s", self.tier, self.kind, error)
+            await self.delete(key)
+            return "corrupt", None
+
+    async def _write(self, entry: Entry) -> tuple[str, Entry | None]:
+        frame = pack(entry)
+        for _ in range(2):  # again only when what was there before turned out corrupt
+            try:
+                with self.breaker.attempt():
+                    held = await self._store.put(self._name(entry.key), frame)
+            except Exception as error:
+                self._log(error)
+                return "error", None
+            if held is None:
+                return "too_large", None
+            if held is frame:
+                return "stored", entry
+            try:
+                return "exists", await _verified(entry.key, held)
+            except CorruptEntry:
+                await self.delete(entry.key)
+        return "error", None
+
+    async def _ask(self, call: Callable[[str], Awaitable[_T]], key: str) -> _T | None:
+        try:
+            with self.breaker.attempt():
+                return await call(self._name(key))
+        except Exception as error:
+            self._log(error)
+            self._counts["error"] += 1
+            return None
+
+    def _name(self, key: str) -> str:
+        return storage_name(self._secret, self.kind, key)
+
+    def _log(self, error: Exception) -> None:
+        """Tell of a failure: a TierError is expected trouble, anything else wants its traceback."""
+        expected = isinstance(error, TierError)
+        logger.log(logging.DEBUG if expected else logging.ERROR, "%s: %s", self.tier, error, exc_info=not expected)
+
+
+async def _verified(key: str, frame: bytes) -> Entry:
+    return unpack(key, frame) if len(frame) <= _LARGE else await asyncio.to_thread(unpack, key, frame)

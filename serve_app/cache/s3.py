@@ -1,0 +1,155 @@
+"""L3 in S3 or a compatible store: write-once objects through conditional PUTs, one client kept open.
+
+`If-None-Match: *` makes the first writer win; 412 means the object is there and its bytes are adopted. Some compatible
+stores ignore that header silently and some refuse it (501), so the name is looked up before as well: there a
+race of two writers can still replace equal work by equal work, nothing worse. Retries are off and timeouts short,
+because a miss is cheaper than a wait. botocore's default checksums are off too: some stores reject them, and frames
+carry digests of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import aioboto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from serve_app.cache.name import checked
+from serve_app.errors import TierError
+
+_EXISTS = 412
+_CONFLICT = 409  # AWS: another conditional write of this name is under way
+_NOT_IMPLEMENTED = 501
+
+
+class S3Store:
+    """Frames as objects `prefix/ab/<name>` of one bucket.
+
+    endpoint_url: None for AWS, else the compatible store. Credentials and region default to where AWS tools look
+    for them. connect_timeout, timeout: seconds for connecting and for a whole call.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        access_key_id: str | None = None,
+        secret_access_key: str | None = None,
+        connect_timeout: float = 0.5,
+        timeout: float = 5.0,
+    ) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._endpoint_url = endpoint_url
+        self._timeout = timeout
+        self._session = aioboto3.Session(access_key_id, secret_access_key, region_name=region)
+        self._config = Config(
+            connect_timeout=connect_timeout,
+            read_timeout=timeout,
+            retries={"total_max_attempts": 1},
+            max_pool_connections=32,
+            s3={"addressing_style": "path" if endpoint_url else "auto"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        self._open = AsyncExitStack()
+        self._client: Any = None
+        self._opening = asyncio.Lock()
+
+    async def get(self, name: str) -> bytes | None:
+        """Return the object's bytes, None when there is no such object."""
+        async with self._call(name) as (client, where):
+            return await _get(client, where)
+
+    async def put(self, name: str, data: bytes) -> bytes | None:
+        """Store `data` unless the name is taken; return what is stored."""
+        async with self._call(name) as (client, where):
+            while True:
+                held = await _get(client, where) if await _exists(client, where) else None
+                if held is not None:
+                    return held
+                if await _put_first(client, where, data):
+                    return data
+                # Somebody was first and is read in the next round; if it was deleted since, the name is free again.
+
+    async def delete(self, name: str) -> bool:
+        """Remove the object; True when it was there."""
+        async with self._call(name) as (client, where):
+            existed = await _exists(client, where)
+            await client.delete_object(**where)
+            return existed
+
+    async def contains(self, name: str) -> bool:
+        """Tell whether the object is there."""
+        async with self._call(name) as (client, where):
+            return await _exists(client, where)
+
+    async def aclose(self) -> None:
+        """Close the client's connections."""
+        async with self._opening:
+            self._client = None
+            await self._open.aclose()
+
+    @asynccontextmanager
+    async def _call(self, name: str) -> AsyncIterator[tuple[Any, dict[str, str]]]:
+        where = {"Bucket": self._bucket, "Key": f"{self._prefix}{checked(name)[:2]}/{name}"}
+        try:
+            async with asyncio.timeout(self._timeout):
+                yield await self._connected(), where
+        except Exception as error:  # botocore, aiohttp and the XML parser each have a tree of their own
+            raise TierError(f"S3: {type(error).__name__}: {error}") from error
+
+    async def _connected(self) -> Any:
+        async with self._opening:
+            if self._client is None:
+                client = self._session.client("s3", endpoint_url=self._endpoint_url, config=self._config)
+                self._client = await self._open.enter_async_context(client)
+            return self._client
+
+
+async def _get(client: Any, where: dict[str, str]) -> bytes | None:
+    try:
+        answer = await client.get_object(**where)
+    except ClientError as error:
+        if _status(error) == 404 and error.response["Error"]["Code"] != "NoSuchBucket":
+            return None
+        raise
+    async with answer["Body"] as body:
+        data: bytes = await body.read()
+    return data
+
+
+async def _exists(client: Any, where: dict[str, str]) -> bool:
+    try:
+        await client.head_object(**where)
+    except ClientError as error:
+        if _status(error) == 404:
+            return False
+        raise
+    return True
+
+
+async def _put_first(client: Any, where: dict[str, str], data: bytes) -> bool:
+    """Put `data` if the name is free; False when it is not."""
+    try:
+        await client.put_object(**where, Body=data, IfNoneMatch="*")
+    except ClientError as error:
+        if _status(error) == _NOT_IMPLEMENTED:
+            await client.put_object(**where, Body=data)
+        elif _status(error) in (_EXISTS, _CONFLICT):
+            return False
+        else:
+            raise
+    return True
+
+
+def _status(error: ClientError) -> int:
+    status: int = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    return status

@@ -1,0 +1,113 @@
+"""Where frames rest by storage name, whatever is behind: the one seam between the walk and the shared tiers.
+
+`ObjectStore` is what L3 implements natively (folder, S3) and what `AiocacheStore` makes of an aiocache backend, so
+that the walk, the breaker and the checks exist once. Stores know names and bytes, never keys or entries.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+from urllib.parse import unquote, urlsplit
+
+from aiocache.base import BaseCache
+
+from serve_app.cache.folder import FolderStore
+from serve_app.cache.name import checked
+from serve_app.errors import TierError
+from serve_app.telemetry import Telemetry
+
+
+class ObjectStore(Protocol):
+    """Bytes by storage name (64 hex digits; anything else is ValueError). Every method may raise TierError."""
+
+    async def get(self, name: str) -> bytes | None:
+        """Return the stored bytes, None when there are none."""
+        ...
+
+    async def put(self, name: str, data: bytes) -> bytes | None:
+        """Store `data`; return the bytes the store holds now, None when it refuses a value of this size.
+
+        The same object comes back when it was stored. A write-once store that had the name before keeps what it
+        has, and returns that.
+        """
+        ...
+
+    async def delete(self, name: str) -> bool:
+        """Remove `name`; True when it was there."""
+        ...
+
+    async def contains(self, name: str) -> bool:
+        """Tell whether `name` is there."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections; a later call opens them again, a second close does nothing."""
+        ...
+
+
+@runtime_checkable
+class Touchable(Protocol):
+    """A store whose values live longer when they are used."""
+
+    async def touch(self, name: str) -> None:
+        """Count `name` as used now; nothing happens when it is not there."""
+        ...
+
+
+class AiocacheStore:
+    """Any aiocache backend that takes bytes, as an ObjectStore; a later value overwrites an earlier one."""
+
+    def __init__(self, cache: BaseCache) -> None:
+        self._cache = cache
+
+    async def get(self, name: str) -> bytes | None:
+        """Return the stored bytes, None when there are none."""
+        value = await self._cache.get(checked(name))
+        if value is None or isinstance(value, bytes):
+            return value
+        raise TierError(f"The backend gave {type(value).__name__} instead of bytes.")
+
+    async def put(self, name: str, data: bytes) -> bytes | None:
+        """Store `data` and return it; None when the backend refuses it."""
+        return data if await self._cache.set(checked(name), data) else None
+
+    async def delete(self, name: str) -> bool:
+        """Remove `name`; True when it was there."""
+        return bool(await self._cache.delete(checked(name)))
+
+    async def contains(self, name: str) -> bool:
+        """Tell whether `name` is there."""
+        return bool(await self._cache.exists(checked(name)))
+
+    async def touch(self, name: str) -> None:
+        """Give `name` the backend's full TTL again."""
+        if self._cache.ttl is not None:
+            await self._cache.expire(checked(name), self._cache.ttl)
+
+    async def aclose(self) -> None:
+        """Close the backend's connections."""
+        await self._cache.close()
+
+
+def open_store(
+    url: str,
+    *,
+    max_bytes: int | None = None,
+    telemetry: Telemetry | None = None,
+    endpoint_url: str | None = None,
+    region: str | None = None,
+) -> ObjectStore:
+    """Return the L3 that `url` names: `file:///path` (bounded by `max_bytes`) or `s3://bucket/prefix`.
+
+    endpoint_url and region are for S3 alone; its credentials come from where AWS tools look for them. Raises
+    ValueError for any other URL, TierError when the folder cannot be made.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+        return FolderStore(Path(unquote(parts.path)), max_bytes=max_bytes, telemetry=telemetry)
+    if parts.scheme == "s3" and parts.netloc:
+        from serve_app.cache.s3 import S3Store  # half a second of imports that a folder does not need
+
+        return S3Store(parts.netloc, parts.path.strip("/"), endpoint_url=endpoint_url, region=region)
+    raise ValueError("the object store is file:///path or s3://bucket/prefix")

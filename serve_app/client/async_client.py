@@ -1,0 +1,145 @@
+"""The awaited Python client: `client.Encore` once more, for programs with an event loop.
+
+    async with AsyncEncore() as encore:
+        video = await encore.generate("a red circle moves left", seed=7)
+
+Nothing is decided here: one contract suite runs over both clients, so that they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+
+from serve_app.client import calls, failures
+from serve_app.client.calls import Call, Fields, Order, Pause, Steps
+from serve_app.client.client import POLL_INTERVAL, OnProgress
+from serve_app.client.connection import Connection
+from serve_app.client.replies import Explanation, Generated, Invalidated, Job, JobPage, Model
+
+T = TypeVar("T")
+
+
+class AsyncEncore:
+    """The awaited client for one event loop; parameters and methods are those of `Encore`."""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        timeout: float = 30.0,
+        render_timeout: float = 600.0,
+        headers: Mapping[str, str] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = Connection.to(base_url, timeout, render_timeout, headers)
+        self._http = httpx.AsyncClient(transport=transport, **self._connection.options())
+        self._sleep = sleep
+        self._clock = clock
+
+    @property
+    def base_url(self) -> str:
+        """The server's address."""
+        return self._connection.base_url
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def create(self, prompt: str, **fields: Unpack[Fields]) -> Job:
+        """Ask for a video and return its job at once."""
+        return await self._send(calls.create(prompt, fields))
+
+    async def retrieve(self, video_id: str) -> Job:
+        """Look at a job; NotFound when there is none."""
+        return await self._send(calls.retrieve(video_id))
+
+    async def list(self, *, after: str | None = None, limit: int | None = None, order: Order | None = None) -> JobPage:
+        """Return one page of the jobs, newest first unless `order` is `asc`, after the job with id `after`."""
+        return await self._send(calls.list_jobs(after, limit, order))
+
+    async def list_all(self, *, limit: int | None = None, order: Order | None = None) -> AsyncIterator[Job]:
+        """Yield every job, fetching pages of `limit` as they are needed."""
+        after: str | None = None
+        while True:
+            page = await self.list(after=after, limit=limit, order=order)
+            for job in page.data:
+                yield job
+            after = page.last_id
+            if not page.has_more or after is None:
+                return
+
+    async def delete(self, video_id: str) -> bool:
+        """Delete a job; a render in progress is cancelled unless others wait for it."""
+        return await self._send(calls.delete(video_id))
+
+    async def content(self, video_id: str) -> bytes:
+        """Return the MP4 file of a completed job."""
+        return await self._send(calls.content(video_id))
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        on_progress: OnProgress | None = None,
+        poll_interval: float = POLL_INTERVAL,
+        **fields: Unpack[Fields],
+    ) -> Generated:
+        """Create a job, follow it and download its file; see `Encore.generate`."""
+        timeout = self._connection.render_timeout
+        return await self._drive(calls.generation(prompt, fields, on_progress, poll_interval, timeout, self._clock))
+
+    async def generate_sync(self, prompt: str, **fields: Unpack[Fields]) -> Generated:
+        """Return the video of one single exchange; see `Encore.generate_sync`."""
+        started = self._clock()
+        generated = await self._send(calls.sync(prompt, fields))
+        return calls.timed(generated, self._clock() - started)
+
+    async def explain(self, prompt: str, **fields: Unpack[Fields]) -> Explanation:
+        """Return what a request means, its keys, and which tiers hold the video; nothing is rendered."""
+        return await self._send(calls.explain(prompt, fields))
+
+    async def invalidate(self, key: str) -> Invalidated:
+        """Remove a key from every tier."""
+        return await self._send(calls.invalidate(key))
+
+    async def models(self) -> tuple[Model, ...]:
+        """Return the models on offer."""
+        return await self._send(calls.models())
+
+    async def stats(self) -> dict[str, Any]:
+        """Return the server's counters."""
+        return await self._send(calls.stats())
+
+    async def health(self) -> bool:
+        """Return whether the server says that it is well; Unavailable when nobody answers."""
+        return await self._send(calls.health())
+
+    async def _send(self, call: Call[T]) -> T:
+        try:
+            response = await self._http.request(**self._connection.request(call))
+        except httpx.RequestError as error:
+            raise failures.of_transport(error, self.base_url) from error
+        return call.answer(response)
+
+    async def _drive(self, steps: Steps[T]) -> T:
+        answer: Any = None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            answer = await (self._sleep(step.seconds) if isinstance(step, Pause) else self._send(step))

@@ -1,0 +1,184 @@
+"""Every call of the API once, as a value: what to send and how to read the answer.
+
+These are pure functions, so the sync and the async client share all of it and differ only in how a call is carried
+out. `generation` is a conversation of several calls; it is a generator that asks its driver for calls and pauses,
+as httpx's own authentication flows do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from serve_app.client import failures, replies
+from serve_app.client.replies import Explanation, Generated, Invalidated, Job, JobPage, Model
+from serve_app.core import JobStatus
+from serve_app.errors import EncoreError, Unavailable
+
+T = TypeVar("T")
+Order = Literal["asc", "desc"]
+
+
+class Fields(TypedDict, total=False):
+    """What a request may say beside the prompt; None is the same as absent. Defaults and ranges are the model's."""
+
+    negative_prompt: str | None
+    model: str | None
+    seed: int | Literal["random"] | None
+    size: str | None
+    width: int | None
+    height: int | None
+    num_frames: int | None
+    seconds: float | str | None
+    fps: int | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One HTTP exchange. A `slow` one may last as long as a render."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    json: Mapping[str, Any] | None = None
+    slow: bool = False
+
+    def answer(self, response: httpx.Response) -> T:
+        """Read the answer, or raise the error it stands for."""
+        if not response.is_success:
+            raise failures.of_response(response)
+        try:
+            return self.read(response)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise failures.of_reply(error, response) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait before the next call."""
+
+    seconds: float
+
+
+def create(prompt: str, fields: Fields) -> Call[Job]:
+    """Ask for a video; the answer is its job."""
+    return Call("POST", "/v1/videos", replies.job, json=_body(prompt, fields))
+
+
+def retrieve(video_id: str) -> Call[Job]:
+    """Look at a job."""
+    return Call("GET", _video(video_id), replies.job)
+
+
+def list_jobs(after: str | None, limit: int | None, order: Order | None) -> Call[JobPage]:
+    """Read one page of the jobs."""
+    asked = {"after": after, "limit": limit, "order": order}
+    return Call("GET", "/v1/videos", replies.page, params={k: v for k, v in asked.items() if v is not None})
+
+
+def delete(video_id: str) -> Call[bool]:
+    """Delete a job, and cancel its render unless others wait for it."""
+    return Call("DELETE", _video(video_id), replies.deleted)
+
+
+def content(video_id: str) -> Call[bytes]:
+    """Download a finished video."""
+    return Call("GET", f"{_video(video_id)}/content", replies.content)
+
+
+def sync(prompt: str, fields: Fields) -> Call[Generated]:
+    """Ask for a video and wait for the file in one exchange."""
+    return Call("POST", "/v1/videos/sync", replies.video, json=_body(prompt, fields), slow=True)
+
+
+def explain(prompt: str, fields: Fields) -> Call[Explanation]:
+    """Ask what a request means, without rendering."""
+    return Call("POST", "/v1/explain", replies.explanation, json=_body(prompt, fields))
+
+
+def invalidate(key: str) -> Call[Invalidated]:
+    """Remove a key from all tiers."""
+    return Call("POST", "/invalidate", replies.invalidated, params={"key": key})
+
+
+def models() -> Call[tuple[Model, ...]]:
+    """List the models."""
+    return Call("GET", "/v1/models", replies.models)
+
+
+def stats() -> Call[dict[str, Any]]:
+    """Read the server's counters."""
+    return Call("GET", "/v1/stats", replies.figures)
+
+
+def health() -> Call[bool]:
+    """Ask whether the server is well."""
+    return Call("GET", "/healthz", replies.healthy)
+
+
+Steps = Generator[Call[Any] | Pause, Any, T]
+
+
+def generation(
+    prompt: str,
+    fields: Fields,
+    on_progress: Callable[[int], None] | None,
+    poll_interval: float,
+    render_timeout: float,
+    clock: Callable[[], float],
+) -> Steps[Generated]:
+    """Create a job, follow it to its end, download the file; the driver carries out what is yielded.
+
+    Raises the error the job failed with, or Unavailable (the job goes on) after `render_timeout` seconds.
+    """
+    started = clock()
+    job: Job = yield create(prompt, fields)
+    told = _tell(on_progress, job, -1)
+    while not job.status.is_final:
+        if clock() - started > render_timeout:
+            raise Unavailable(f"Job {job.id} is still {job.status} at {job.progress} % after {render_timeout:g} s.")
+        yield Pause(poll_interval)
+        job = yield retrieve(job.id)
+        told = _tell(on_progress, job, told)
+    if job.status is JobStatus.FAILED:
+        raise _failure(job)
+    data: bytes = yield content(job.id)
+    return _generated(job, data, clock() - started)
+
+
+def timed(generated: Generated, seconds: float) -> Generated:
+    """Add how long the caller waited."""
+    return replace(generated, seconds=seconds)
+
+
+def _tell(on_progress: Callable[[int], None] | None, job: Job, told: int) -> int:
+    if on_progress is not None and job.progress != told and job.status is not JobStatus.FAILED:
+        on_progress(job.progress)
+    return job.progress
+
+
+def _failure(job: Job) -> EncoreError:
+    if job.error is None:
+        return failures.of_job("", f"Job {job.id} failed without saying why.")
+    return failures.of_job(job.error.code, job.error.message)
+
+
+def _generated(job: Job, data: bytes, seconds: float) -> Generated:
+    if job.cache is None or job.cache.outcome is None or job.cache.key is None:
+        raise EncoreError(f"Job {job.id} is completed but does not say how it was made.")
+    return Generated(data, job.cache.outcome, job.cache.key, job.cache.embedding, seconds, job)
+
+
+def _video(video_id: str) -> str:
+    return f"/v1/videos/{quote(video_id, safe='')}"
+
+
+def _body(prompt: str, fields: Fields) -> dict[str, Any]:
+    return {"prompt": prompt, **{name: value for name, value in fields.items() if value is not None}}

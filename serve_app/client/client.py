@@ -1,0 +1,154 @@
+"""The blocking Python client; `async_client` has the same methods, awaited.
+
+    with Encore() as encore:
+        video = encore.generate("a red circle moves left", seed=7, on_progress=print)
+
+Requests are built and answers read by the pure functions in `calls`; here they are only carried out. Every failure
+is one of serve_app.errors; there are no retries, because only the caller knows what a second try is worth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+
+from serve_app.client import calls, failures
+from serve_app.client.calls import Call, Fields, Order, Pause, Steps
+from serve_app.client.connection import Connection
+from serve_app.client.replies import Explanation, Generated, Invalidated, Job, JobPage, Model
+
+T = TypeVar("T")
+OnProgress = Callable[[int], None]
+
+POLL_INTERVAL = 0.25  # seconds; a poll costs the server about a millisecond
+
+
+class Encore:
+    """The blocking client; threads may share it. Close it, or use it as a context manager.
+
+    base_url: the server, else the environment's ENCORE_URL, else http://127.0.0.1:8000; nothing is sent before the
+    first call. timeout: seconds of silence after which a call is given up (connecting: at most 5); render_timeout:
+    the same for a whole render. headers: sent with every call, for an operator's gateway.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        timeout: float = 30.0,
+        render_timeout: float = 600.0,
+        headers: Mapping[str, str] | None = None,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = Connection.to(base_url, timeout, render_timeout, headers)
+        self._http = httpx.Client(transport=transport, **self._connection.options())
+        self._sleep = sleep
+        self._clock = clock
+
+    @property
+    def base_url(self) -> str:
+        """The server's address."""
+        return self._connection.base_url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def create(self, prompt: str, **fields: Unpack[Fields]) -> Job:
+        """Ask for a video and return its job at once."""
+        return self._send(calls.create(prompt, fields))
+
+    def retrieve(self, video_id: str) -> Job:
+        """Look at a job; NotFound when there is none."""
+        return self._send(calls.retrieve(video_id))
+
+    def list(self, *, after: str | None = None, limit: int | None = None, order: Order | None = None) -> JobPage:
+        """Return one page of the jobs, newest first unless `order` is `asc`, after the job with id `after`."""
+        return self._send(calls.list_jobs(after, limit, order))
+
+    def list_all(self, *, limit: int | None = None, order: Order | None = None) -> Iterator[Job]:
+        """Yield every job, fetching pages of `limit` as they are needed."""
+        after: str | None = None
+        while True:
+            page = self.list(after=after, limit=limit, order=order)
+            yield from page.data
+            after = page.last_id
+            if not page.has_more or after is None:
+                return
+
+    def delete(self, video_id: str) -> bool:
+        """Delete a job; a render in progress is cancelled unless others wait for it."""
+        return self._send(calls.delete(video_id))
+
+    def content(self, video_id: str) -> bytes:
+        """Return the MP4 file of a completed job."""
+        return self._send(calls.content(video_id))
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        on_progress: OnProgress | None = None,
+        poll_interval: float = POLL_INTERVAL,
+        **fields: Unpack[Fields],
+    ) -> Generated:
+        """Create a job, follow it and download its file.
+
+        `on_progress` gets the render's percentage whenever it changed. Raises what the job failed with; Unavailable
+        after `render_timeout`, while the job goes on.
+        """
+        timeout = self._connection.render_timeout
+        return self._drive(calls.generation(prompt, fields, on_progress, poll_interval, timeout, self._clock))
+
+    def generate_sync(self, prompt: str, **fields: Unpack[Fields]) -> Generated:
+        """Return the video of one single exchange: the quickest way to a cached one, and no job is made."""
+        started = self._clock()
+        return calls.timed(self._send(calls.sync(prompt, fields)), self._clock() - started)
+
+    def explain(self, prompt: str, **fields: Unpack[Fields]) -> Explanation:
+        """Return what a request means, its keys, and which tiers hold the video; nothing is rendered."""
+        return self._send(calls.explain(prompt, fields))
+
+    def invalidate(self, key: str) -> Invalidated:
+        """Remove a key from every tier."""
+        return self._send(calls.invalidate(key))
+
+    def models(self) -> tuple[Model, ...]:
+        """Return the models on offer."""
+        return self._send(calls.models())
+
+    def stats(self) -> dict[str, Any]:
+        """Return the server's counters."""
+        return self._send(calls.stats())
+
+    def health(self) -> bool:
+        """Return whether the server says that it is well; Unavailable when nobody answers."""
+        return self._send(calls.health())
+
+    def _send(self, call: Call[T]) -> T:
+        try:
+            response = self._http.request(**self._connection.request(call))
+        except httpx.RequestError as error:
+            raise failures.of_transport(error, self.base_url) from error
+        return call.answer(response)
+
+    def _drive(self, steps: Steps[T]) -> T:
+        answer: Any = None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            answer = self._sleep(step.seconds) if isinstance(step, Pause) else self._send(step)

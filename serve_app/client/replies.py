@@ -1,0 +1,224 @@
+"""What the server answers, as frozen values, and the pure functions that read them from JSON.
+
+The names are the wire's. Fields that a newer server adds stay readable in `extra`, so an old client keeps working;
+a field that is missing or has another meaning is an EncoreError, never a half-filled value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from serve_app.core import JobStatus, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInfo:
+    """How a job was answered: `outcome` (None until it is known), the video's key, and `hit` or `miss` for the text."""
+
+    outcome: Outcome | None
+    key: str | None
+    embedding: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed: a stable `code` and a message for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job. `progress` is in percent, times are Unix seconds, `seconds` is playing time, `size` is WIDTHxHEIGHT."""
+
+    id: str
+    model: str
+    status: JobStatus
+    progress: int
+    created_at: int
+    completed_at: int | None
+    expires_at: int | None
+    prompt: str | None
+    seconds: float
+    size: str
+    seed: int | None
+    error: JobError | None
+    cache: CacheInfo | None
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Part of the list of jobs; the next part starts `after=last_id`."""
+
+    data: tuple[Job, ...]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A finished video. `seconds` is how long the caller waited; `job` is None when there was one call and no job."""
+
+    data: bytes
+    outcome: Outcome
+    key: str
+    embedding: str | None
+    seconds: float
+    job: Job | None
+
+
+@dataclass(frozen=True, slots=True)
+class StageKeys:
+    """The keys of the chain, each 64 hex digits."""
+
+    prompt: str
+    latents: str
+    video: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a request means and where it is: `spec` is the resolved VideoSpec, `tiers` maps l1, l2, l3 to whether they
+    hold the finished video (None: not known).
+    """
+
+    prompt: str
+    normalised: str
+    spec: Mapping[str, Any]
+    keys: StageKeys
+    tiers: Mapping[str, bool | None]
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Invalidated:
+    """A key that was removed, and the tiers it was removed from."""
+
+    key: str
+    deleted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model the server offers; everything else it tells about it is in `extra`."""
+
+    id: str
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+def job(response: httpx.Response) -> Job:
+    """Read the job object of `POST /v1/videos` and `GET /v1/videos/{id}`."""
+    return job_of(_object(response))
+
+
+def job_of(body: Mapping[str, Any]) -> Job:
+    """Read one job object, alone or out of a list."""
+    error, cache = body.get("error"), body.get("cache")
+    return Job(
+        id=body["id"],
+        model=body["model"],
+        status=JobStatus(body["status"]),
+        progress=int(body["progress"]),
+        created_at=int(body["created_at"]),
+        completed_at=body.get("completed_at"),
+        expires_at=body.get("expires_at"),
+        prompt=body.get("prompt"),
+        seconds=float(body["seconds"]),
+        size=body["size"],
+        seed=body.get("seed"),
+        error=JobError(error["code"], error["message"]) if error else None,
+        cache=_cache(cache) if cache else None,
+        extra=_others(body, Job, "object"),
+    )
+
+
+def page(response: httpx.Response) -> JobPage:
+    """Read `GET /v1/videos`."""
+    body = _object(response)
+    return JobPage(
+        data=tuple(job_of(each) for each in body["data"]),
+        first_id=body["first_id"],
+        last_id=body["last_id"],
+        has_more=bool(body["has_more"]),
+    )
+
+
+def deleted(response: httpx.Response) -> bool:
+    """Read `DELETE /v1/videos/{id}`."""
+    return bool(_object(response)["deleted"])
+
+
+def content(response: httpx.Response) -> bytes:
+    """Read `GET /v1/videos/{id}/content`."""
+    return response.content
+
+
+def video(response: httpx.Response) -> Generated:
+    """Read `POST /v1/videos/sync`: the file is the body, how it was made is in the headers; `seconds` is still 0."""
+    return Generated(
+        data=response.content,
+        outcome=Outcome(response.headers["x-encore-outcome"]),
+        key=response.headers["x-encore-key"],
+        embedding=response.headers.get("x-encore-embedding"),
+        seconds=0.0,
+        job=None,
+    )
+
+
+def explanation(response: httpx.Response) -> Explanation:
+    """Read `POST /v1/explain`."""
+    body = _object(response)
+    keys = body["keys"]
+    return Explanation(
+        prompt=body["prompt"],
+        normalised=body["normalised"],
+        spec=dict(body["spec"]),
+        keys=StageKeys(keys["prompt"], keys["latents"], keys["video"]),
+        tiers=dict(body["tiers"]),
+        extra=_others(body, Explanation),
+    )
+
+
+def invalidated(response: httpx.Response) -> Invalidated:
+    """Read `POST /invalidate`."""
+    body = _object(response)
+    return Invalidated(body["key"], tuple(body["deleted"]))
+
+
+def models(response: httpx.Response) -> tuple[Model, ...]:
+    """Read `GET /v1/models`."""
+    return tuple(Model(each["id"], _others(each, Model, "object")) for each in _object(response)["data"])
+
+
+def figures(response: httpx.Response) -> dict[str, Any]:
+    """Read an open-ended object (`GET /v1/stats`)."""
+    return _object(response)
+
+
+def healthy(response: httpx.Response) -> bool:
+    """Read `GET /healthz`."""
+    return bool(_object(response)["status"] == "ok")
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    body = response.json()
+    if not isinstance(body, dict):
+        raise TypeError("the body is not a JSON object")
+    return body
+
+
+def _cache(body: Mapping[str, Any]) -> CacheInfo:
+    outcome = body.get("outcome")
+    return CacheInfo(Outcome(outcome) if outcome else None, body.get("key"), body.get("embedding"))
+
+
+def _others(body: Mapping[str, Any], known: type, *ignored: str) -> dict[str, Any]:
+    names = {*known.__dataclass_fields__, *ignored}  # type: ignore[attr-defined]
+    return {name: value for name, value in body.items() if name not in names}

@@ -1,0 +1,128 @@
+"""The family `native`: the architecture of this project's brief, as a card and three parts on demand.
+
+The card, its fingerprints and token counting need no torch, because routers use them; torch and transformers are
+imported by the `load_*` methods, in the actors that compute. Weights come from a `Weights` source: seeded random
+ones until the demo is trained.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from serve_app.core import FloatRange, IntRange, ModelCard
+from serve_app.model.native import tokenizer
+from serve_app.model.native.config import (
+    DECODER_REVISION,
+    DEMO,
+    DENOISER_REVISION,
+    TEXT_ENCODER_REVISION,
+    NativeConfig,
+)
+from serve_app.model.native.weights import SeededWeights, Weights
+
+if TYPE_CHECKING:
+    from serve_app.model.model import Decoder, Denoiser, Family, TextEncoder
+
+
+@functools.cache
+def demo() -> Family:
+    """Return `native/demo`, one instance per process."""
+    return NativeFamily(DEMO, SeededWeights(seed=2))
+
+
+@dataclass(frozen=True)
+class NativeFamily:
+    """One preset with its weights, as a Family."""
+
+    config: NativeConfig
+    weights: Weights
+
+    @functools.cached_property
+    def card(self) -> ModelCard:
+        """The grid of the brief; fingerprints of what this preset and these weights compute."""
+        side = IntRange(minimum=32, maximum=128, default=64, step=16)
+        return ModelCard(
+            name=f"native/{self.config.name}",
+            family="native",
+            description="A few million weights over 64x64 frames, for laptops and tests.",
+            model_fingerprint=self._model_fingerprint(),
+            text_encoder_fingerprint=self._text_encoder_fingerprint(),
+            decoder_fingerprint=self._decoder_fingerprint(),
+            width=side,
+            height=side,
+            num_frames=IntRange(minimum=8, maximum=24, default=16),
+            fps=IntRange(minimum=1, maximum=30, default=16),
+            num_inference_steps=IntRange(minimum=1, maximum=50, default=16),
+            guidance_scale=FloatRange(minimum=1.0, maximum=15.0, default=3.0),
+            max_prompt_tokens=self.config.text_encoder.max_tokens,
+            aliases=(f"encore-{self.config.name}",),
+            created=1_795_305_600,
+        )
+
+    def count_tokens(self, prompt: str) -> int:
+        """Count the prompt's UTF-8 bytes and the two specials."""
+        return tokenizer.count_tokens(prompt)
+
+    def load_text_encoder(self, device: str) -> TextEncoder:
+        """Build the CLIP text encoder on `device`; imports transformers."""
+        import torch
+
+        from serve_app.model.native.text_encoder import NativeTextEncoder, TextEncoderNet
+
+        net = TextEncoderNet(self.config.text_encoder)
+        self.weights.fill(net, "text_encoder")
+        return NativeTextEncoder(net, self.config.text_encoder, getattr(torch, self.config.dtype), device)
+
+    def load_denoiser(self, device: str) -> Denoiser:
+        """Build the denoiser on `device`."""
+        from serve_app.model.native.denoiser import DenoiserNet, NativeDenoiser
+
+        net = DenoiserNet(self.config.denoiser)
+        self.weights.fill(net, "denoiser")
+        return NativeDenoiser(net, self.config, device)
+
+    def load_decoder(self, device: str) -> Decoder:
+        """Build the per-frame decoder on `device`."""
+        import torch
+
+        from serve_app.model.native.autoencoder import FrameDecoder, NativeDecoder
+
+        net = FrameDecoder(self.config.autoencoder)
+        self.weights.fill(net, "decoder")
+        return NativeDecoder(net, getattr(torch, self.config.dtype), device)
+
+    def _model_fingerprint(self) -> str:
+        return fingerprint(
+            revision=DENOISER_REVISION,
+            config=asdict(self.config.denoiser),
+            weights=self.weights.identity,
+            dtype=self.config.dtype,
+            sampler={"name": "flow-match-euler", "shift": self.config.sampler_shift},
+        )
+
+    def _text_encoder_fingerprint(self) -> str:
+        return fingerprint(
+            revision=TEXT_ENCODER_REVISION,
+            config=asdict(self.config.text_encoder),
+            weights=self.weights.identity,
+            dtype=self.config.dtype,
+            tokenizer="utf-8-bytes",
+        )
+
+    def _decoder_fingerprint(self) -> str:
+        return fingerprint(
+            revision=DECODER_REVISION,
+            config=asdict(self.config.autoencoder),
+            weights=self.weights.identity,
+            dtype=self.config.dtype,
+        )
+
+
+def fingerprint(**parts: Any) -> str:
+    """Return 64 hex digits: SHA-256 over the canonical JSON (sorted, compact, ASCII) of `parts`."""
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()

@@ -1,0 +1,68 @@
+"""The CLIP text encoder over bytes, with a linear projection to the denoiser's 768-dim context.
+
+Prompts are encoded one at a time, never padded together: an embedding is stored under the key of its own prompt, so
+it must not depend, not even in its last bit, on what else was asked in the same call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from serve_app.errors import Unprocessable
+from serve_app.model.native.config import TextEncoderConfig
+from serve_app.model.native.tokenizer import BOS, EOS, PAD, VOCAB_SIZE, tokenize
+
+
+class TextEncoderNet(nn.Module):
+    """transformers' CLIPTextModel and the projection, which is the identity when the sizes agree."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.clip = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=VOCAB_SIZE,
+                hidden_size=config.hidden_size,
+                intermediate_size=config.intermediate_size,
+                projection_dim=config.context_dim,
+                num_hidden_layers=config.num_layers,
+                num_attention_heads=config.num_heads,
+                max_position_embeddings=config.max_tokens,
+                bos_token_id=BOS,
+                eos_token_id=EOS,
+                pad_token_id=PAD,
+            )
+        )
+        same = config.hidden_size == config.context_dim
+        self.projection = nn.Identity() if same else nn.Linear(config.hidden_size, config.context_dim)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return [b, k, context_dim] for token ids [b, k]."""
+        hidden = self.clip(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return cast(Tensor, self.projection(hidden))
+
+
+class NativeTextEncoder:
+    """The network as the TextEncoder of the family, on one device."""
+
+    def __init__(self, net: TextEncoderNet, config: TextEncoderConfig, dtype: torch.dtype, device: str) -> None:
+        self._net = net.to(device, dtype).eval().requires_grad_(False)
+        self._max_tokens = config.max_tokens
+        self._device = device
+
+    def encode(self, prompts: Sequence[str]) -> list[Tensor]:
+        """Return one float32 CPU tensor [num_tokens, context_dim] per prompt; Unprocessable when one is too long."""
+        return [self._encode_one(prompt) for prompt in prompts]
+
+    @torch.inference_mode()
+    def _encode_one(self, prompt: str) -> Tensor:
+        tokens = tokenize(prompt)
+        if len(tokens) > self._max_tokens:
+            message = f"The prompt has {len(tokens)} tokens; the model reads at most {self._max_tokens}."
+            raise Unprocessable(message, param="prompt")
+        embeds = self._net(torch.tensor([tokens], device=self._device))[0]
+        return cast(Tensor, embeds.float().cpu())

@@ -1,0 +1,58 @@
+"""Where a part's weights come from: an `identity` for its fingerprint, and `fill` to put them into a module.
+
+Until the demo is trained its weights are drawn from a seed, always on the CPU, so that every device and every
+replica holds the same ones. A safetensors checkpoint comes in here as a second class with the same two members,
+its identity the remembered digest of the file. Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Weights(Protocol):
+    """A source of weights for the named parts of one model."""
+
+    @property
+    def identity(self) -> str:
+        """What a fingerprint says of these weights; cheap, and equal only for equal weights."""
+        ...
+
+    def fill(self, module: nn.Module, part: str) -> None:
+        """Overwrite every parameter of `module`, a CPU module freshly built as `part`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SeededWeights:
+    """Random weights from a seed: matrices ~ N(0, 1/fan_in), biases 0, norm gains 1.
+
+    No gate starts at zero, unlike in training (adaLN-zero): every layer, cross-attention included, shows in the video.
+    """
+
+    seed: int
+
+    @property
+    def identity(self) -> str:
+        """The seed and torch's public version, whose generator turns it into numbers."""
+        return f"seeded:{self.seed}:torch-{version('torch').partition('+')[0]}"
+
+    def fill(self, module: nn.Module, part: str) -> None:
+        """Draw the parameters in the order of `named_parameters`; torch's global generator is not used."""
+        import torch
+
+        digest = hashlib.sha256(f"{self.seed}:{part}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                if parameter.ndim > 1:
+                    fan_in = parameter[0].numel()
+                    parameter.normal_(0.0, fan_in**-0.5, generator=generator)
+                else:
+                    parameter.fill_(0.0 if name.endswith("bias") else 1.0)

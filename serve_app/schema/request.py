@@ -1,0 +1,76 @@
+"""What a client may ask for: one model for JSON, for multipart forms (where all values are strings) and for handles.
+
+The wire is generous about form (`"7"` and `7`, `size` or `width`+`height`, `seconds` or `num_frames`) and strict about
+names: a field nobody reads would be an ignored option, and an ignored option is a wrong hit.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from serve_app.errors import UnknownField, Unprocessable
+
+MAX_SEED = 2**63 - 1
+DEFAULT_SEED = 42
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted, not true or false")
+    return value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+
+
+class VideoRequest(BaseModel):
+    """A request for one video. Only `prompt` is needed; ranges and defaults are the model's (GET /v1/models)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    prompt: str = Field(description="what the video shows")
+    negative_prompt: str | None = Field(None, description="what it should not show")
+    model: str | None = Field(None, description="a model this server has; absent: its own")
+    seed: WholeNumber | Literal["random"] | None = Field(
+        None, description="0 to 2^63-1, or `random`, which draws one and returns it; absent: 42"
+    )
+    size: str | None = Field(None, description="WIDTHxHEIGHT in pixels")
+    width: WholeNumber | None = Field(None, description="pixels; together with height, instead of size")
+    height: WholeNumber | None = Field(None, description="pixels; together with width, instead of size")
+    num_frames: WholeNumber | None = Field(None, description="frames; or give seconds")
+    seconds: Number | None = Field(None, description="playing time; without fps, a frame rate that fits is picked")
+    fps: WholeNumber | None = Field(None, description="frames per second")
+    num_inference_steps: WholeNumber | None = Field(None, description="denoising steps")
+    guidance_scale: Number | None = Field(None, description="how closely to follow the prompt; 1 is no guidance")
+
+    def drawn_seed(self) -> int:
+        """Return the seed to use; `random` draws a new one at every call, so call once per request."""
+        if self.seed == "random":
+            return secrets.randbelow(2**31)
+        return DEFAULT_SEED if self.seed is None else self.seed
+
+
+def parse_request(fields: Mapping[str, Any]) -> VideoRequest:
+    """Validate wire fields; raises UnknownField or Unprocessable naming the first field at fault."""
+    try:
+        return VideoRequest.model_validate(fields)
+    except ValidationError as error:
+        raise _refusal(error) from None
+
+
+def _refusal(error: ValidationError) -> Unprocessable:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    param = str(first["loc"][0])[:100] if first["loc"] else None
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(VideoRequest.model_fields)
+        return UnknownField(f"Unknown field '{param}'. Known fields: {known}.", param=param)
+    if first["type"] == "missing":
+        return Unprocessable(f"'{param}' is required.", param=param)
+    if param == "seed":
+        return Unprocessable("'seed' must be a whole number from 0 to 2^63-1 or \"random\".", param="seed")
+    return Unprocessable(f"'{param}' is not valid: {first['msg']}.", param=param)

@@ -1,0 +1,168 @@
+"""From the generous wire to one VideoSpec on the model's own grid (design §5.2).
+
+Whatever two forms say the same thing resolve to equal specs. Nothing is rounded silently: a value off the grid is
+refused with the nearest allowed ones, and two fields that disagree are refused by name. Prompts pass through as they
+are here; the service normalises them.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from serve_app.core import IntRange, ModelCard, VideoSpec
+from serve_app.errors import Contradiction, NotFound, Unprocessable
+from serve_app.schema.request import MAX_SEED, VideoRequest
+
+_SIZE = re.compile(r"(\d{1,6})[x\u00d7X*](\d{1,6})", re.ASCII)
+
+
+def resolve(request: VideoRequest, card: ModelCard) -> VideoSpec:
+    """Return the spec that `request` means on the model of `card`.
+
+    Raises NotFound for another model, Contradiction for fields that disagree, Unprocessable off the grid.
+    """
+    if request.model is not None and request.model not in (card.name, *card.aliases):
+        raise NotFound(f"There is no model '{request.model[:100]}' here; this server has {card.name}.", param="model")
+    width, height = _size(request, card)
+    num_frames, fps = _length(request, card)
+    return VideoSpec(
+        model=card.name,
+        prompt=request.prompt,
+        negative_prompt=card.default_negative_prompt if request.negative_prompt is None else request.negative_prompt,
+        seed=_seed(request),
+        width=width,
+        height=height,
+        num_frames=num_frames,
+        fps=fps,
+        num_inference_steps=_on_grid("num_inference_steps", request.num_inference_steps, card.num_inference_steps),
+        guidance_scale=_guidance_scale(request, card),
+    )
+
+
+def _seed(request: VideoRequest) -> int:
+    seed = request.drawn_seed()
+    if not 0 <= seed <= MAX_SEED:
+        raise Unprocessable("'seed' must be from 0 to 2^63-1.", param="seed")
+    return seed
+
+
+def _guidance_scale(request: VideoRequest, card: ModelCard) -> float:
+    allowed = card.guidance_scale
+    if request.guidance_scale is None:
+        return allowed.default
+    if request.guidance_scale not in allowed:
+        raise Unprocessable(
+            f"'guidance_scale' must be from {allowed.minimum:g} to {allowed.maximum:g} for {card.name}.",
+            param="guidance_scale",
+        )
+    return request.guidance_scale + 0.0
+
+
+def _on_grid(name: str, value: int | None, allowed: IntRange) -> int:
+    if value is None:
+        return allowed.default
+    if value not in allowed:
+        raise Unprocessable(f"'{name}' {_shown(value)} is not allowed: {_describe(allowed, value)}.", param=name)
+    return value
+
+
+def _describe(allowed: IntRange, value: int) -> str:
+    steps = f" in steps of {allowed.step}" if allowed.step > 1 else ""
+    nearest = " and ".join(map(str, allowed.nearest(value)))
+    return f"it goes from {allowed.minimum} to {allowed.maximum}{steps}, nearest {nearest}"
+
+
+def _shown(value: int) -> str:
+    return str(value) if abs(value) < 10**12 else "of that magnitude"
+
+
+def _size(request: VideoRequest, card: ModelCard) -> tuple[int, int]:
+    width, height = request.width, request.height
+    if (width is None) != (height is None):
+        missing = "height" if height is None else "width"
+        raise Unprocessable(f"'width' and 'height' go together; '{missing}' is missing.", param=missing)
+    if request.size is not None:
+        parsed = _SIZE.fullmatch(request.size.strip())
+        if parsed is None:
+            raise Unprocessable("'size' must be WIDTHxHEIGHT, for example 64x64.", param="size")
+        from_size = (int(parsed[1]), int(parsed[2]))
+        if width is not None and (width, height) != from_size:
+            raise Contradiction(f"'size' says {request.size} and 'width' x 'height' say otherwise.", param="size")
+        width, height = from_size
+        _sizes_on_grid(width, height, card)
+    return _on_grid("width", width, card.width), _on_grid("height", height, card.height)
+
+
+def _sizes_on_grid(width: int, height: int, card: ModelCard) -> None:
+    for side, value, allowed in (("width", width, card.width), ("height", height, card.height)):
+        if value not in allowed:
+            raise Unprocessable(
+                f"'size' {width}x{height} is not allowed: its {side} {_describe(allowed, value)}.", param="size"
+            )
+
+
+def _length(request: VideoRequest, card: ModelCard) -> tuple[int, int]:
+    """Return (num_frames, fps); `seconds` is exact arithmetic, so 0.1 + 0.2 never decides."""
+    fps = None if request.fps is None else _on_grid("fps", request.fps, card.fps)
+    if request.seconds is None:
+        return (
+            _on_grid("num_frames", request.num_frames, card.num_frames),
+            card.fps.default if fps is None else fps,
+        )
+    seconds = _seconds(request.seconds)
+    if request.num_frames is not None:
+        num_frames = _on_grid("num_frames", request.num_frames, card.num_frames)
+        return num_frames, _agreed_fps(num_frames, seconds, fps, card)
+    if fps is None:
+        fps = _fitting_fps(seconds, card)
+    frames = seconds * fps
+    if frames.denominator != 1 or int(frames) not in card.num_frames:
+        raise Unprocessable(_unfitting(seconds, fps, card), param="seconds")
+    return int(frames), fps
+
+
+def _seconds(seconds: float) -> Fraction:
+    if not 0 < seconds <= 3600:
+        raise Unprocessable("'seconds' must be more than 0 and at most 3600.", param="seconds")
+    return Fraction(seconds).limit_denominator(10_000)
+
+
+def _agreed_fps(num_frames: int, seconds: Fraction, fps: int | None, card: ModelCard) -> int:
+    implied = num_frames / seconds
+    if fps is not None and implied != fps:
+        raise Contradiction(
+            f"'num_frames' {num_frames} at 'fps' {fps} last {num_frames / fps:g} seconds, not {float(seconds):g}.",
+            param="seconds",
+        )
+    if implied.denominator != 1 or int(implied) not in card.fps:
+        raise Contradiction(
+            f"'num_frames' {num_frames} in {float(seconds):g} 'seconds' need {float(implied):g} frames per second, "
+            f"which {card.name} cannot do.",
+            param="seconds",
+        )
+    return int(implied)
+
+
+def _fitting_fps(seconds: Fraction, card: ModelCard) -> int:
+    """Pick the frame rate nearest the default at which `seconds` is an allowed number of frames; ties go up."""
+    rates = range(card.fps.minimum, card.fps.maximum + 1, card.fps.step)
+    fitting = [fps for fps in rates if (seconds * fps).denominator == 1 and int(seconds * fps) in card.num_frames]
+    if not fitting:
+        shortest = card.num_frames.minimum / card.fps.maximum
+        longest = card.num_frames.maximum / card.fps.minimum
+        raise Unprocessable(
+            f"'seconds' {float(seconds):g} fits no frame rate of {card.name}: {card.num_frames.minimum} to "
+            f"{card.num_frames.maximum} frames at {card.fps.minimum} to {card.fps.maximum} per second "
+            f"({shortest:.3g} to {longest:g} seconds).",
+            param="seconds",
+        )
+    return min(fitting, key=lambda fps: (abs(fps - card.fps.default), -fps))
+
+
+def _unfitting(seconds: Fraction, fps: int, card: ModelCard) -> str:
+    nearest = " and ".join(f"{n / fps:g}" for n in card.num_frames.nearest(round(seconds * fps)))
+    return (
+        f"'seconds' {float(seconds):g} at 'fps' {fps} are {float(seconds * fps):g} frames; {card.name} makes "
+        f"{card.num_frames.minimum} to {card.num_frames.maximum}, so nearest is {nearest} seconds."
+    )

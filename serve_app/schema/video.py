@@ -1,0 +1,44 @@
+"""What a client gets: the OpenAI `Video` object, with Encore's extras (`seed`, `cache`) beside the standard fields."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+
+class CacheInfo(BaseModel):
+    """How the video was made; null until that is known."""
+
+    outcome: str = Field(description="l1, l2, l3, joined, latents, resumed or rendered")
+    key: str = Field(description="key(video): the same key is the same file")
+    embedding: str | None = Field(None, description="hit or miss, where a prompt embedding was needed")
+
+
+class VideoError(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class VideoObject(BaseModel):
+    """A video job, as the OpenAI Videos API shows it."""
+
+    id: str
+    object: Literal["video"] = "video"
+    model: str
+    status: Literal["queued", "in_progress", "completed", "failed"]
+    progress: int = Field(description="percent of the denoising steps done; 100 when completed")
+    created_at: int = Field(description="Unix seconds")
+    completed_at: int | None = None
+    expires_at: int | None = Field(None, description="when the job record is forgotten, Unix seconds")
+    prompt: str | None = None
+    size: str = Field(description="WIDTHxHEIGHT")
+    seconds: str = Field(description="playing time, as a decimal string")
+    remixed_from_video_id: str | None = None
+    error: VideoError | None = None
+    seed: int
+    num_frames: int
+    fps: int
+    cache: CacheInfo | None = None

@@ -1,0 +1,51 @@
+"""How a flight of a video ends, and the seams the service needs: somebody who renders, peers that must forget."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from serve_app.cache.flight import Flight
+from serve_app.core import Entry, Outcome, RenderEvent, RenderRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """What everybody on a flight gets; `stored` is False when no durable tier could take the video."""
+
+    entry: Entry
+    outcome: Outcome
+    embedding: str | None
+    stored: bool
+
+    def outcome_for(self, led: bool) -> Outcome:
+        """Return the outcome as one passenger should tell it: who only waited for a render `joined` it."""
+        return self.outcome if led or self.outcome.is_hit else Outcome.JOINED
+
+
+VideoFlight = Flight[Landing, RenderEvent]
+
+
+class Renderer(Protocol):
+    """Whoever can make a video that no tier has: deployments behind handles, or one process in tests."""
+
+    def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
+        """Yield Started, Progress as it happens, and Finished; raises EncoreError."""
+        ...
+
+    async def cancel(self, key: str) -> None:
+        """End the render of key(video) at its next step, wherever it runs."""
+        ...
+
+    async def stats(self) -> dict[str, Any]:
+        """Return what the renderer knows of its load."""
+        ...
+
+
+class Peers(Protocol):
+    """The other router replicas."""
+
+    async def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
+        """Make every replica's memory forget these videos and jobs."""
+        ...

@@ -1,0 +1,124 @@
+"""Job records in Redis: one value per job with the job's own expiry, and one sorted set by creation time for listing.
+
+Names are HMACs under the deployment secret like everything in shared tiers. If Redis is away, records of this process
+are kept in its memory, so that a job submitted here is still answered here; that counts as an error of the tier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Awaitable, Callable
+from importlib import resources
+from typing import TypeVar, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from serve_app.service.jobs import Job, MemoryJobs, Order, Page, gone, unknown
+from serve_app.telemetry import Telemetry, TierRead
+
+T = TypeVar("T")
+_DELETED = b"deleted"
+
+
+class RedisJobs:
+    """A JobStore that every replica shares; whoever gave it `redis` closes that."""
+
+    def __init__(
+        self, redis: Redis, *, secret: bytes, telemetry: Telemetry, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._redis = redis
+        self._secret = secret
+        self._telemetry = telemetry
+        self._clock = clock
+        self._here = MemoryJobs()
+        self._index = self._name("index")
+        script = resources.files("serve_app.cache").joinpath("scripts/job_update.lua").read_text()
+        self._update = redis.register_script(script)
+
+    async def add(self, job: Job) -> None:
+        """Store a new record; one round trip."""
+
+        async def shared() -> None:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.set(self._name(job.id), job.to_json(), exat=int(job.expires_at))
+            pipe.zadd(self._index, {job.id: job.created_at})
+            pipe.zremrangebyscore(self._index, "-inf", self._clock() - (job.expires_at - job.created_at))
+            await pipe.execute()
+
+        await self._either(shared, lambda: self._here.add(job))
+
+    async def update(self, job: Job) -> bool:
+        """Replace an existing record, in one script, so a deleted job stays deleted."""
+
+        async def shared() -> bool:
+            replaced = await self._update(keys=[self._name(job.id)], args=[job.to_json()])
+            return bool(replaced) or await self._here.update(job)
+
+        return await self._either(shared, lambda: self._here.update(job))
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return the record or None; NotFound if it was deleted."""
+
+        async def shared() -> Job | None:
+            data = cast(bytes | None, await self._redis.get(self._name(job_id)))
+            if data == _DELETED:
+                raise gone(job_id)
+            return await self._here.get(job_id) if data is None else Job.from_json(data)
+
+        return await self._either(shared, lambda: self._here.get(job_id))
+
+    async def delete(self, job_id: str) -> bool:
+        """Put a tombstone where the record was, as long-lived as a record."""
+
+        async def shared() -> bool:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.set(self._name(job_id), _DELETED, get=True, ex=30 * 86_400)
+            pipe.zrem(self._index, job_id)
+            old, _ = await pipe.execute()
+            return old not in (None, _DELETED)
+
+        here = await self._here.delete(job_id)
+        return await self._either(shared, lambda: self._here.delete(job_id)) or here
+
+    async def page(self, *, after: str | None, limit: int, order: Order) -> Page:
+        """Return up to `limit` jobs by creation time; records that expired meanwhile are skipped."""
+
+        async def shared() -> Page:
+            start = 0 if after is None else await self._rank(after, order) + 1
+            jobs: list[Job] = []
+            while len(jobs) <= limit:
+                members = await self._redis.zrange(self._index, start, start + limit, desc=order == "desc")
+                ids = cast(list[bytes], members)
+                if not ids:
+                    break
+                start += len(ids)
+                names = [self._name(job_id.decode()) for job_id in ids]
+                records = cast(list[bytes | None], await self._redis.mget(names))
+                jobs += [Job.from_json(data) for data in records if data is not None and data != _DELETED]
+            return Page(tuple(jobs[:limit]), len(jobs) > limit)
+
+        return await self._either(shared, lambda: self._here.page(after=after, limit=limit, order=order))
+
+    async def aclose(self) -> None:
+        """Leave the connections to their owner."""
+
+    async def _rank(self, job_id: str, order: Order) -> int:
+        rank = self._redis.zrank if order == "asc" else self._redis.zrevrank
+        found = cast(int | None, await rank(self._index, job_id))
+        if found is None:
+            raise unknown(job_id)
+        return found
+
+    async def _either(self, shared: Callable[[], Awaitable[T]], here: Callable[[], Awaitable[T]]) -> T:
+        began = time.perf_counter()
+        try:
+            return await shared()
+        except (RedisError, OSError):
+            self._telemetry.emit(TierRead("l2", "job", "error", time.perf_counter() - began))
+            return await here()
+
+    def _name(self, part: str) -> str:
+        return "encore:job:" + hmac.new(self._secret, f"job:{part}".encode(), hashlib.sha256).hexdigest()

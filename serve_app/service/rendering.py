@@ -1,0 +1,91 @@
+"""From embeddings to a finished video on one engine, whoever asked and whoever still listens.
+
+The core of the Diffusion deployment, as plain Python. A render is a flight of its own: the stream that a router reads
+only watches it, so a router that dies meanwhile costs nothing, and a second request for the same video on this replica
+watches the same flight. Only `cancel` ends a render early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import torch
+
+from serve_app.cache.flight import Flight, Flights
+from serve_app.core import Finished, Frames, Progress, RenderEvent, RenderRequest, Started
+from serve_app.engine.engine import StepEngine
+from serve_app.errors import FingerprintMismatch
+from serve_app.service.embedding import PromptEmbeds
+
+Finish = Callable[[RenderRequest, Frames, float], Awaitable[Finished]]
+RenderFlight = Flight[Finished, RenderEvent]
+
+
+class RenderWorker:
+    """Renders on `engine` and hands frames to `finish`; refuses keys made for other weights."""
+
+    def __init__(self, engine: StepEngine, finish: Finish, model_fingerprint: str) -> None:
+        self._engine = engine
+        self._finish = finish
+        self._model_fingerprint = model_fingerprint
+        self._flights: Flights[Finished, RenderEvent] = Flights()
+
+    async def render(self, request: RenderRequest, embeds: PromptEmbeds) -> AsyncIterator[RenderEvent]:
+        """Yield Started, Progress as it happens, and Finished; raises what the render raised.
+
+        Progress that nobody has read yet is replaced by newer progress, so a slow reader holds nothing up.
+        """
+        if request.model_fingerprint != self._model_fingerprint:
+            raise FingerprintMismatch("This replica runs other weights; try again shortly.", retry_after=1)
+        flight, _ = self._flights.board(request.keys.video, lambda flight: self._carry(request, embeds, flight))
+        news = _Latest(flight)
+        flight.hold()  # never released: a render does not end because its listeners do
+        while (event := await news.next()) is not None:
+            yield event
+        yield await flight.result()
+
+    def cancel(self, key: str) -> bool:
+        """End the render of key(video) at its next step; False when it is not running here."""
+        flight = self._flights.find(key)
+        return flight is not None and flight.task.cancel()
+
+    async def _carry(self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight) -> Finished:
+        flight.publish(Started(embeds.embedding))
+        guided = request.spec.guidance_scale != 1.0
+        rendering = await self._engine.render(
+            request.keys.video,
+            request.spec,
+            _tensor(embeds.prompt_embeds),
+            _tensor(embeds.negative_prompt_embeds) if guided else None,
+            lambda step, total: flight.publish(Progress(step, total)),
+        )
+        return await self._finish(request, rendering.frames, rendering.denoise_seconds + rendering.decode_seconds)
+
+
+def _tensor(array: object) -> torch.Tensor:
+    return torch.tensor(array)  # a copy: what comes out of Ray's object store is read-only
+
+
+class _Latest:
+    """News of a flight for one slow reader: Started is kept, of Progress only the newest."""
+
+    def __init__(self, flight: RenderFlight) -> None:
+        self._pending: dict[type, RenderEvent] = {}
+        self._wake = asyncio.Event()
+        self._flight = flight
+        flight.watch(self._hear)
+        flight.task.add_done_callback(lambda _: self._wake.set())
+
+    def _hear(self, event: RenderEvent) -> None:
+        self._pending[type(event)] = event
+        self._wake.set()
+
+    async def next(self) -> RenderEvent | None:
+        """Return the oldest pending news, None when the flight has landed and all is told."""
+        while not self._pending:
+            if self._flight.task.done():
+                return None
+            self._wake.clear()
+            await self._wake.wait()
+        return self._pending.pop(next(iter(self._pending)))

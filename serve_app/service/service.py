@@ -1,0 +1,298 @@
+"""The story of one request: plan it, look where it may be already, share a flight if not, render at last.
+
+HTTP, Python handles, the client and the command line all end here. A hit in this process' memory is answered without
+awaiting anything; everything else goes through one flight per key, in which the shared tiers are asked once for all who
+wait. The words for how a request was answered are core.Outcome's.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, cast
+
+from serve_app.cache.cache import TieredCache
+from serve_app.cache.flight import Flights
+from serve_app.core import Entry, Finished, Keys, Outcome, RenderEvent, RenderRequest, Started, VideoSpec
+from serve_app.errors import Busy, EncoreError, InvalidRequest, NotFound, RenderFailed, Unavailable
+from serve_app.schema import VideoRequest
+from serve_app.service.desk import Desk
+from serve_app.service.jobs import Job, JobStore, Order, Page, unknown
+from serve_app.service.landing import Landing, Peers, Renderer, VideoFlight
+from serve_app.service.plan import Plan, Planner
+from serve_app.service.receipt import issue, new_job_id, read
+from serve_app.telemetry import Answered, Telemetry, span
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one router takes on: renders it started, requests that wait for one, and for how long records live."""
+
+    max_queued: int = 64
+    max_waiting: int = 1_500
+    linger_seconds: float = 30.0
+    job_ttl_seconds: float = 7 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished video and how it came; `seconds` is what the caller waited."""
+
+    entry: Entry
+    outcome: Outcome
+    keys: Keys
+    spec: VideoSpec
+    embedding: str | None
+    stored: bool
+    seconds: float
+
+
+class VideoService:
+    """One router's service; `cache` holds videos, `renderer` makes those that no tier has."""
+
+    def __init__(
+        self,
+        planner: Planner,
+        cache: TieredCache,
+        renderer: Renderer,
+        jobs: JobStore,
+        *,
+        secret: bytes,
+        telemetry: Telemetry,
+        peers: Peers,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.planner = planner
+        self._cache = cache
+        self._renderer = renderer
+        self._secret = secret
+        self._telemetry = telemetry
+        self._peers = peers
+        self._limits = limits or Limits()
+        self._clock = clock
+        self._flights: Flights[Landing, RenderEvent] = Flights(self._limits.linger_seconds)
+        self._desk = Desk(jobs, self._board_job, ended=self._job_ended, clock=clock)
+        self._waiting = 0
+        self._render_seconds = 1.0
+        self._outcomes: Counter[str] = Counter()
+
+    async def generate(self, request: VideoRequest) -> Answer:
+        """Return the video that `request` means, from wherever it comes soonest.
+
+        Raises Busy over the limits, RenderFailed, and what planning raises (Unprocessable, NotFound).
+        """
+        began = time.perf_counter()
+        plan = self.planner.plan(request)
+        entry = self._cache.get_now(plan.keys.video)
+        if entry is not None:
+            return self._answer(plan, Landing(entry, Outcome.L1, None, True), True, began)
+        if self._waiting >= self._limits.max_waiting:
+            raise self._busy("requests are waiting")
+        self._waiting += 1
+        try:
+            found = await self._overflow(plan.keys)
+            if found is not None:
+                return self._answer(plan, found, True, began)
+            flight, led = self._board(plan.spec, plan.keys)
+            landing = await flight.wait()
+        except EncoreError:
+            self._outcomes["failed"] += 1
+            self._telemetry.emit(Answered("failed", time.perf_counter() - began, 0))
+            raise
+        finally:
+            self._waiting -= 1
+        return self._answer(plan, landing, led, began)
+
+    async def submit(self, request: VideoRequest) -> Job:
+        """Accept `request` as a job and return it at once, completed already if this router has the video.
+
+        Raises Busy over the limits, Unavailable when no durable tier could keep the result.
+        """
+        began = time.perf_counter()
+        plan = self.planner.plan(request)
+        now = self._clock()
+        entry = self._cache.get_now(plan.keys.video)
+        found = Outcome.L1
+        if entry is None:
+            if not self._cache.durable:
+                raise Unavailable("No storage can take the video of a job; try /v1/videos/sync.", retry_after=5)
+            overflow = await self._overflow(plan.keys)
+            entry, found = (None, found) if overflow is None else (overflow.entry, overflow.outcome)
+        if entry is not None:
+            job = self._receipt_job(
+                issue(self._secret, plan.keys.video, now), plan.asked, plan.spec, plan.keys, now, found
+            )
+            self._desk.file(job)
+            self._count(found, began, entry.size)
+            return job
+        return await self._desk.accept(
+            Job(
+                id=new_job_id(), prompt=plan.asked, spec=plan.spec, keys=plan.keys,
+                created_at=now, updated_at=now, expires_at=now + self._limits.job_ttl_seconds,
+            )
+        )  # fmt: skip
+
+    async def job(self, job_id: str) -> Job:
+        """Return the newest state of a job; raises NotFound."""
+        job = await self._desk.find(job_id)
+        return job if job is not None else await self._from_receipt(job_id)
+
+    async def jobs(self, *, after: str | None, limit: int, order: Order) -> Page:
+        """Return one page of jobs; raises NotFound if `after` is unknown."""
+        return await self._desk.page(after=after, limit=limit, order=order)
+
+    async def delete(self, job_id: str) -> None:
+        """Delete a job, never its video: others may have the same one. Raises NotFound."""
+        job = await self.job(job_id)
+        await self._desk.delete(job.id)
+        await self._peers.forget((), (job_id,))
+
+    async def content(self, job_id: str) -> tuple[Entry, Job, Outcome]:
+        """Return a completed job's video and the tier it came from.
+
+        Raises NotFound for an unknown job, one that is not completed, and one whose video is gone.
+        """
+        job = await self.job(job_id)
+        if job.error_code is not None:
+            raise NotFound(f"Video '{job.id}' failed: {job.error_message}", param="video_id")
+        if job.outcome is None:
+            raise NotFound(f"Video '{job.id}' is not ready yet: {job.status}, {job.progress} %.", param="video_id")
+        entry = self._cache.get_now(job.keys.video)
+        if entry is not None:
+            return entry, job, Outcome.L1
+        found = await self._cache.get(job.keys.video)
+        if found is None:
+            raise NotFound(f"The content of video '{job.id}' is no longer stored.", param="video_id")
+        return found[0], job, found[1]
+
+    async def explain(self, request: VideoRequest) -> dict[str, Any]:
+        """Return what `request` means, its keys, and which tier holds its video; renders nothing."""
+        plan = self.planner.plan(request)
+        return plan.explained() | {"tiers": await self._cache.where(plan.keys.video)}
+
+    async def invalidate(self, key: str) -> dict[str, Any]:
+        """Delete the video of `key` from every tier and every router's memory; raises InvalidRequest."""
+        if not _KEY.fullmatch(key):
+            raise InvalidRequest("'key' must be the 64 hex digits of a video's key.", param="key")
+        deleted = await self._cache.delete(key)
+        await self._peers.forget((key,), ())
+        return {"key": key, "deleted": list(deleted)}
+
+    def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
+        """Drop videos and jobs from this process' memory; a peer asked for it."""
+        for key in keys:
+            self._cache.forget(key)
+        for job_id in job_ids:
+            self._desk.forget(job_id)
+
+    async def stats(self) -> dict[str, Any]:
+        """Return counts of this router and its tiers, and what the renderer tells."""
+        return {
+            "model": self.planner.card.name,
+            "outcomes": dict(self._outcomes),
+            "flights": len(self._flights),
+            "waiting": self._waiting,
+            "jobs": self._desk.stats(),
+            "cache": self._cache.stats(),
+            "renderer": await self._renderer.stats(),
+        }
+
+    async def aclose(self) -> None:
+        """Finish background writes and close the tiers."""
+        await self._desk.aclose()
+        await self._cache.aclose()
+
+    async def _board_job(self, job: Job) -> tuple[VideoFlight, bool]:
+        return self._board(job.spec, job.keys)
+
+    def _board(self, spec: VideoSpec, keys: Keys) -> tuple[VideoFlight, bool]:
+        return self._flights.board(keys.video, lambda flight: self._carry(spec, keys, flight))
+
+    async def _carry(self, spec: VideoSpec, keys: Keys, flight: VideoFlight) -> Landing:
+        """Look in every tier once for all on this flight (L1 again: it may have landed meanwhile), then render."""
+        with span("router", model=spec.model):
+            found = await self._cache.get(keys.video)
+            if found is not None:
+                return Landing(found[0], found[1], None, True)
+            return await self._render(spec, keys, flight)
+
+    async def _overflow(self, keys: Keys) -> Landing | None:
+        """With every place taken, still answer what a tier has; None means there is a place (or a flight to join).
+
+        Raises Busy. After None no await may come before `board`, or the place could be gone.
+        """
+        if self._flights.find(keys.video) is not None or len(self._flights) < self._limits.max_queued:
+            return None
+        found = await self._cache.get(keys.video)
+        if found is None:
+            raise self._busy("renders are queued")
+        return Landing(found[0], found[1], None, True)
+
+    async def _render(self, spec: VideoSpec, keys: Keys, flight: VideoFlight) -> Landing:
+        embedding: str | None = None
+        began = time.perf_counter()
+        request = RenderRequest(spec, keys, self.planner.card.model_fingerprint)
+        try:
+            async with aclosing(cast(Any, self._renderer.render(request))) as events:
+                async for event in events:
+                    flight.publish(event)
+                    if isinstance(event, Started):
+                        embedding = event.embedding
+                    elif isinstance(event, Finished):
+                        self._render_seconds += 0.2 * (time.perf_counter() - began - self._render_seconds)
+                        self._cache.remember(event.entry)
+                        return Landing(event.entry, Outcome.RENDERED, embedding, bool(event.stored))
+        finally:
+            if flight.abandoned:
+                await self._renderer.cancel(keys.video)
+        raise RenderFailed("The renderer ended without a video.")
+
+    async def _from_receipt(self, job_id: str) -> Job:
+        receipt = read(self._secret, job_id)
+        if receipt is None:
+            raise unknown(job_id)
+        found = await self._cache.get(receipt.key)
+        if found is None:
+            raise NotFound(f"The content of video '{job_id}' is no longer stored.", param="video_id")
+        spec = VideoSpec(**found[0].meta["spec"])
+        keys = Keys("", "", "", receipt.key)
+        job = self._receipt_job(job_id, spec.prompt, spec, keys, receipt.created_at, Outcome.L1)
+        self._desk.file(job)
+        return job
+
+    def _receipt_job(
+        self, job_id: str, prompt: str, spec: VideoSpec, keys: Keys, created_at: float, outcome: Outcome
+    ) -> Job:
+        job = Job(
+            id=job_id, prompt=prompt, spec=spec, keys=keys, created_at=created_at, updated_at=created_at,
+            expires_at=created_at + self._limits.job_ttl_seconds,
+        )  # fmt: skip
+        return job.completed(outcome, None, created_at)
+
+    def _job_ended(self, job: Job, landing: Landing | None) -> None:
+        outcome = "failed" if job.outcome is None else job.outcome
+        self._outcomes[outcome] += 1
+        size = 0 if landing is None else landing.entry.size
+        self._telemetry.emit(Answered(outcome, self._clock() - job.created_at, size))
+
+    def _answer(self, plan: Plan, landing: Landing, led: bool, began: float) -> Answer:
+        outcome = landing.outcome_for(led)
+        seconds = self._count(outcome, began, landing.entry.size)
+        return Answer(landing.entry, outcome, plan.keys, plan.spec, landing.embedding, landing.stored, seconds)
+
+    def _count(self, outcome: Outcome, began: float, size: int) -> float:
+        seconds = time.perf_counter() - began
+        self._outcomes[outcome] += 1
+        self._telemetry.emit(Answered(outcome, seconds, size))
+        return seconds
+
+    def _busy(self, what: str) -> Busy:
+        wait = min(600, max(1, round(self._render_seconds * len(self._flights))))
+        return Busy(f"Too many {what}; try again in {wait} s.", retry_after=wait)

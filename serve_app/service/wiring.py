@@ -1,0 +1,107 @@
+"""From Settings to parts: the one place below `deployments` that reads them; all else gets plain arguments."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from serve_app.cache.cache import TieredCache
+from serve_app.cache.memory import MemoryTier
+from serve_app.cache.name import Kind
+from serve_app.cache.redis import RedisTier
+from serve_app.cache.store import ObjectStore, open_store
+from serve_app.media.media import encoder_fingerprint
+from serve_app.model.model import Family, load_family
+from serve_app.service.jobs import JobStore, MemoryJobs
+from serve_app.service.landing import Peers, Renderer
+from serve_app.service.plan import Planner
+from serve_app.service.redis_jobs import RedisJobs
+from serve_app.service.service import Limits, VideoService
+from serve_app.settings import UNSET_SECRET, Settings
+from serve_app.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedTiers:
+    """The tiers that all processes share, opened once per process."""
+
+    l2: RedisTier | None
+    l3: ObjectStore | None
+
+
+def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
+    """Open L2 and L3 as configured; nothing is asked of them yet. Raises ValueError for a URL of no known kind."""
+    if settings.secret.get_secret_value() == UNSET_SECRET and settings.redis_url:
+        logger.warning("ENCORE_SECRET is not set: whoever can list the shared tiers can guess prompts from names")
+    l2 = l3 = None
+    if settings.redis_url is not None:
+        l2 = RedisTier(
+            settings.redis_url,
+            ttl=settings.l2_ttl_seconds,
+            max_value_bytes=settings.l2_max_value_bytes,
+            connect_timeout=settings.redis_timeout_seconds,
+            socket_timeout=settings.redis_timeout_seconds,
+        )
+    if settings.l3_url is not None:
+        l3 = open_store(
+            settings.l3_url,
+            max_bytes=settings.l3_max_bytes,
+            telemetry=telemetry,
+            endpoint_url=settings.s3_endpoint_url,
+        )
+    return SharedTiers(l2, l3)
+
+
+def open_cache(
+    kind: Kind, settings: Settings, tiers: SharedTiers, telemetry: Telemetry, *, l1_bytes: int | None = None
+) -> TieredCache:
+    """Return the cache of one kind of value over `tiers`, with `l1_bytes` of this process' memory above them."""
+    return TieredCache(
+        kind,
+        secret=settings.secret_bytes,
+        l1=None if l1_bytes is None else MemoryTier(l1_bytes, telemetry=telemetry),
+        l2=tiers.l2,
+        l3=tiers.l3,
+        telemetry=telemetry,
+    )
+
+
+def open_planner(settings: Settings, family: Family | None = None) -> Planner:
+    """Return the planner of the configured model; raises NotFound for an unknown one."""
+    return Planner(
+        family or load_family(settings.model), encoder_fingerprint(), max_prompt_chars=settings.max_prompt_chars
+    )
+
+
+def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry: Telemetry) -> VideoService:
+    """Return a router's service over its own connections."""
+    tiers = open_tiers(settings, telemetry)
+    jobs: JobStore = MemoryJobs()
+    if tiers.l2 is not None:
+        jobs = RedisJobs(tiers.l2.client, secret=settings.secret_bytes, telemetry=telemetry)
+    return VideoService(
+        open_planner(settings),
+        open_cache("video", settings, tiers, telemetry, l1_bytes=settings.l1_bytes),
+        renderer,
+        jobs,
+        secret=settings.secret_bytes,
+        telemetry=telemetry,
+        peers=peers,
+        limits=Limits(
+            max_queued=settings.max_queued,
+            max_waiting=settings.max_waiting,
+            linger_seconds=settings.linger_seconds,
+            job_ttl_seconds=settings.job_ttl_seconds,
+        ),
+    )
+
+
+def compute_device(settings: Settings) -> str:
+    """Return the torch device to compute on; `auto` takes a GPU where there is one."""
+    if settings.device != "auto":
+        return settings.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

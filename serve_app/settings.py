@@ -1,0 +1,86 @@
+"""Every knob of a server in one place: the argument of `deployments.app:build` and the `args` of a config YAML.
+
+Only the wiring reads this; everything below gets plain arguments. Values come from the caller (YAML, command line),
+then from `ENCORE_*` environment variables, then from the defaults here. Unknown keys are refused. Secrets come from
+the environment alone, so they cannot end in a file that is committed or in Ray's control store.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+MIB = 2**20
+DAY = 86_400
+SECRETS = frozenset({"secret"})
+UNSET_SECRET = "encore-without-a-secret"  # noqa: S105 - a placeholder; launcher and cluster.yaml set a real one
+
+
+class Settings(BaseSettings):
+    """Configuration of one Encore application; sizes in bytes, times in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ENCORE_",
+        env_ignore_empty=True,  # start scripts export every variable, those without a value too
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,  # a secret that is refused must not be repeated in a log
+    )
+
+    model: str = Field("native/demo", description="the model this application serves")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where Diffusion and TextEncoder compute")
+    torch_threads: PositiveInt | None = Field(
+        None,
+        description="torch threads per Diffusion and TextEncoder replica; none: the cores Ray gives it, at least 1",
+    )
+    max_batch_size: PositiveInt = Field(4, description="most jobs in one forward pass of the denoiser")
+
+    redis_url: str | None = Field(None, description="L2 and job records: redis://, rediss:// or unix://; none: no L2")
+    redis_timeout_seconds: PositiveFloat = Field(0.5, description="longest wait for one answer of L2")
+    l3_url: str | None = Field(None, description="object store: file:///folder or s3://bucket/prefix; none: no L3")
+    s3_endpoint_url: str | None = Field(None, description="an S3-compatible store's address; none: AWS")
+    l3_timeout_seconds: PositiveFloat = Field(5.0, description="longest wait for one answer of an S3 store")
+    secret: SecretStr = Field(
+        SecretStr(UNSET_SECRET), description="names in shared tiers are HMACs under it; ENCORE_SECRET only"
+    )
+
+    l1_bytes: PositiveInt = Field(256 * MIB, description="finished videos kept in each router's memory")
+    l2_ttl_seconds: PositiveInt = Field(7 * DAY, description="how long L2 keeps a value since its last use")
+    l2_max_value_bytes: PositiveInt = Field(64 * MIB, description="larger values go to L3 only")
+    l3_max_bytes: PositiveInt = Field(20 * 1024 * MIB, description="bound of a local L3 folder")
+    embedding_l1_bytes: PositiveInt = Field(128 * MIB, description="prompt embeddings kept in TextEncoder's memory")
+
+    max_body_bytes: PositiveInt = Field(MIB, description="larger request bodies are a 413")
+    max_prompt_chars: PositiveInt = Field(2_000, description="longer prompts are a 422, whatever the model could take")
+    max_queued: PositiveInt = Field(64, description="renders waiting or running per router; more is a 429")
+    max_waiting: PositiveInt = Field(1_500, description="requests that wait for a render per router; more is a 429")
+    linger_seconds: float = Field(30.0, ge=0, description="a render nobody waits for any more goes on this long")
+    job_ttl_seconds: PositiveInt = Field(7 * DAY, description="how long a job record is kept; `expires_at` says so")
+
+    otlp_endpoint: str | None = Field(None, description="where spans go (OTLP over HTTP); none: no tracing")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then the environment; a secret among the arguments is an error."""
+        given = SECRETS & set(init_settings())
+        if given:
+            raise ValueError(f"{', '.join(sorted(given))} may only come from the environment (ENCORE_SECRET)")
+        return init_settings, env_settings
+
+    def args(self) -> dict[str, Any]:
+        """Return everything but the secrets, as plain JSON-able values: what travels to the replicas."""
+        return self.model_dump(mode="json", exclude=set(SECRETS))
+
+    @property
+    def secret_bytes(self) -> bytes:
+        """The key of every HMAC."""
+        return self.secret.get_secret_value().encode()

@@ -1,0 +1,494 @@
+"""The step engine over a tiny denoiser whose passes can be held, and once over the real demo model."""
+
+import asyncio
+import dataclasses
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from serve_app.core import Frames, VideoSpec
+from serve_app.engine.engine import Rendering, StepEngine
+from serve_app.errors import Conflict, RenderCancelled, RenderFailed, Unavailable
+from serve_app.model.model import load_family
+from serve_app.telemetry.telemetry import Event, Rendered, StepRun, Telemetry
+
+
+class TinyDenoiser:
+    """Velocity = the first number of each row's context; `gate` holds passes, an infinite context raises."""
+
+    sampler_shift = 3.0
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.passes: list[tuple[float, ...]] = []
+        self.threads: set[tuple[str, int]] = set()
+
+    def latent_shape(self, spec: VideoSpec) -> tuple[int, int, int, int]:
+        return 1, spec.num_frames, spec.height // 16, spec.width // 16
+
+    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, context: Sequence[torch.Tensor]) -> torch.Tensor:
+        self.passes.append(tuple(float(tokens[0, 0]) for tokens in context))
+        self.threads.add((threading.current_thread().name, torch.get_num_threads()))
+        assert self.gate.wait(10)
+        values = torch.stack([tokens[0, 0] for tokens in context])
+        if values.isinf().any():
+            raise RuntimeError("a kernel failed")
+        return torch.zeros_like(latents) + values[:, None, None, None, None]
+
+
+class TinyDecoder:
+    """Every latent number becomes one grey pixel; `gate` holds decodes."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.calls: list[torch.Tensor] = []
+        self.error: Exception | None = None
+
+    def decode(self, latents: torch.Tensor) -> Frames:
+        self.calls.append(latents)
+        assert self.gate.wait(10)
+        if self.error:
+            raise self.error
+        grey = (latents[0].float() * 32 + 128).clamp(0, 255).to(torch.uint8).numpy()
+        return np.repeat(grey[..., None], 3, axis=-1)
+
+
+class Bench:
+    """An engine, its parts, the events it emitted and a short way to ask for renders."""
+
+    def __init__(self, max_batch_size: int = 4) -> None:
+        self.denoiser, self.decoder, self.now = TinyDenoiser(), TinyDecoder(), 0.0
+        self.events: list[Event] = []
+        self.engine = StepEngine(
+            self.denoiser,
+            self.decoder,
+            max_batch_size=max_batch_size,
+            telemetry=Telemetry(self.events.append),
+            torch_threads=1,
+            stuck_seconds=60,
+            clock=lambda: self.now,
+        )
+
+    def render(
+        self,
+        name: str,
+        value: float = 1.0,
+        steps: int = 3,
+        guidance_scale: float = 1.0,
+        width: int = 32,
+        on_step: Callable[[int, int], None] = lambda done, total: None,
+    ) -> asyncio.Task[Rendering]:
+        spec = VideoSpec(
+            model="tiny",
+            prompt="",
+            negative_prompt="",
+            seed=1,
+            width=width,
+            height=32,
+            num_frames=8,
+            fps=16,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+        )
+        negative = torch.tensor([[-1.0]]) if guidance_scale != 1.0 else None
+        return asyncio.create_task(self.engine.render(name, spec, torch.tensor([[value]]), negative, on_step))
+
+    def rendered(self) -> list[Rendered]:
+        return [event for event in self.events if isinstance(event, Rendered)]
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async for made in _running(Bench()):
+        yield made
+
+
+@pytest.fixture
+async def narrow() -> AsyncIterator[Bench]:
+    async for made in _running(Bench(max_batch_size=1)):
+        yield made
+
+
+async def _running(bench: Bench) -> AsyncIterator[Bench]:
+    await bench.engine.start()
+    yield bench
+    bench.denoiser.gate.set()
+    bench.decoder.gate.set()
+    await bench.engine.stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in other threads
+            await asyncio.sleep(0.001)
+
+
+async def test_a_render_returns_frames_and_where_its_time_went(bench: Bench) -> None:
+    """Frames of the spec's shape, the steps done, and one event per pass and per job."""
+    rendering = await bench.render("a", steps=3)
+    assert rendering.frames.shape == (8, 2, 2, 3)
+    assert rendering.frames.dtype == np.uint8
+    assert rendering.steps == 3
+    assert [event for event in bench.events if isinstance(event, StepRun)] == [StepRun(1, 0.0)] * 3
+    assert bench.rendered() == [Rendered("completed", 0.0, 0.0, 0.0, 3)]
+
+
+async def test_times_are_told_by_phase(narrow: Bench) -> None:
+    """Waiting for a slot, denoising and decoding are counted apart, in seconds of the injected clock."""
+    narrow.denoiser.gate.clear()
+    first, second = narrow.render("a", steps=1), narrow.render("b", steps=1)
+    await until(lambda: len(narrow.denoiser.passes) == 1)
+    narrow.now = 2.0
+    narrow.denoiser.gate.set()
+    narrow.decoder.gate.clear()
+    await until(lambda: len(narrow.decoder.calls) == 1 and narrow.engine.stats()["decoding"] == 2)
+    narrow.now = 5.0
+    narrow.decoder.gate.set()
+    one, other = await first, await second
+    assert (one.queue_seconds, one.denoise_seconds, one.decode_seconds) == (0.0, 2.0, 3.0)
+    assert (other.queue_seconds, other.denoise_seconds) == (2.0, 0.0)
+
+
+async def test_progress_is_real_and_monotone(bench: Bench) -> None:
+    """Each step is reported once, in order, on the event loop, after its pass and before the next one."""
+    told: list[tuple[int, int, int, bool]] = []
+    loop_thread = threading.get_ident()
+
+    def on_step(done: int, total: int) -> None:
+        told.append((done, total, len(bench.denoiser.passes), threading.get_ident() == loop_thread))
+
+    await bench.render("a", steps=4, on_step=on_step)
+    assert told == [(i, 4, i, True) for i in (1, 2, 3, 4)]
+
+
+async def test_a_listener_that_fails_breaks_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception in on_step is logged and the video is finished."""
+
+    def on_step(done: int, total: int) -> None:
+        raise KeyError(done)
+
+    assert (await bench.render("a", on_step=on_step)).steps == 3
+    assert "progress listener of job a failed" in caplog.text
+
+
+async def test_guidance_is_paid_only_by_who_asked(bench: Bench) -> None:
+    """A guided and an unguided job share a pass of three rows: two conditional ones, then one unconditional."""
+    bench.denoiser.gate.clear()
+    tasks = [
+        bench.render("warm", value=9),
+        bench.render("a", value=1, guidance_scale=3.0),
+        bench.render("b", value=2, guidance_scale=1.0),
+    ]
+    await until(lambda: bench.engine.stats()["queued"] + bench.engine.stats()["running"] == 3)
+    bench.denoiser.gate.set()
+    await asyncio.gather(*tasks)
+    assert (9.0, 1.0, 2.0, -1.0) in bench.denoiser.passes
+
+
+async def test_a_job_joins_and_leaves_at_step_boundaries(bench: Bench) -> None:
+    """A short job that comes while a long one runs shares its next passes and is done long before it."""
+    bench.denoiser.gate.clear()
+    long = bench.render("long", value=1, steps=50)
+    await until(lambda: len(bench.denoiser.passes) == 1)
+    short = bench.render("short", value=2, steps=2)
+    await asyncio.sleep(0)
+    bench.denoiser.gate.set()
+    await short
+    await long
+    assert bench.denoiser.passes[:4] == [(1.0,), (1.0, 2.0), (1.0, 2.0), (1.0,)]
+    assert len(bench.denoiser.passes) == 50
+
+
+async def test_shapes_alternate(bench: Bench) -> None:
+    """Jobs of different shapes never share a pass and take turns."""
+    bench.denoiser.gate.clear()
+    tasks = [bench.render("a", value=1, width=32), bench.render("b", value=2, width=64)]
+    await until(lambda: len(bench.denoiser.passes) == 1)
+    bench.denoiser.gate.set()
+    await asyncio.gather(*tasks)
+    assert bench.denoiser.passes == [(1.0,), (2.0,)] * 3
+
+
+async def test_cancel_frees_the_slot_at_the_next_step(narrow: Bench) -> None:
+    """The cancelled render raises at once, its pass in flight is thrown away, and the next job has the slot."""
+    narrow.denoiser.gate.clear()
+    victim, other = narrow.render("victim", value=1, steps=50), narrow.render("other", value=2, steps=1)
+    await until(lambda: len(narrow.denoiser.passes) == 1)
+    assert narrow.engine.cancel("victim")
+    assert not narrow.engine.cancel("victim")
+    with pytest.raises(RenderCancelled):
+        await victim
+    narrow.denoiser.gate.set()
+    assert (await other).steps == 1
+    assert narrow.denoiser.passes == [(1.0,), (2.0,)]
+    assert [event.result for event in narrow.rendered()] == ["cancelled", "completed"]
+    assert not narrow.engine.cancel("nobody")
+
+
+async def test_a_queued_job_is_cancelled_without_a_step(narrow: Bench) -> None:
+    """A job that never got a slot leaves the queue and costs nothing."""
+    narrow.denoiser.gate.clear()
+    first, queued = narrow.render("first", steps=1), narrow.render("queued")
+    await until(lambda: narrow.engine.stats()["queued"] == 1 and narrow.engine.stats()["running"] == 1)
+    assert narrow.engine.cancel("queued")
+    with pytest.raises(RenderCancelled):
+        await queued
+    narrow.denoiser.gate.set()
+    await first
+    assert len(narrow.denoiser.passes) == 1
+
+
+async def test_cancelling_the_awaiting_task_frees_the_slot(narrow: Bench) -> None:
+    """A waiter that goes away takes its job along."""
+    narrow.denoiser.gate.clear()
+    victim, other = narrow.render("victim", steps=50), narrow.render("other", value=2, steps=1)
+    await until(lambda: len(narrow.denoiser.passes) == 1)
+    victim.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await victim
+    assert narrow.engine.stats()["backlog_steps"] == 1
+    narrow.denoiser.gate.set()
+    await other
+    assert len(narrow.denoiser.passes) == 2
+    assert narrow.rendered()[0].result == "cancelled"
+
+
+async def test_an_id_can_come_back_while_its_cancelled_pass_runs(bench: Bench) -> None:
+    """A pass begun for a cancelled job does not count for a new job of the same id."""
+    bench.denoiser.gate.clear()
+    victim = bench.render("a", steps=5)
+    await until(lambda: len(bench.denoiser.passes) == 1)
+    bench.engine.cancel("a")
+    with pytest.raises(RenderCancelled):
+        await victim
+    again = bench.render("a", steps=2)
+    await asyncio.sleep(0)
+    bench.denoiser.gate.set()
+    assert (await again).steps == 2
+    assert len(bench.denoiser.passes) == 3
+
+
+async def test_a_listener_may_cancel_its_own_job(bench: Bench) -> None:
+    """Cancelling from on_step works at any step, the last one included."""
+    for step in (1, 3):
+        render = bench.render(
+            "a", steps=3, on_step=lambda done, total, at=step: done == at and bench.engine.cancel("a")
+        )
+        with pytest.raises(RenderCancelled):
+            await render
+    assert bench.engine.stats()["backlog_steps"] == 0
+
+
+async def test_a_job_is_cancelled_while_it_decodes(bench: Bench) -> None:
+    """A decode under way is finished and thrown away; one that waits is never begun."""
+    bench.decoder.gate.clear()
+    tasks = [bench.render("a", steps=1), bench.render("b", steps=1)]
+    await until(lambda: bench.engine.stats()["decoding"] == 2 and len(bench.decoder.calls) == 1)
+    assert bench.engine.cancel("a")
+    assert bench.engine.cancel("b")
+    bench.decoder.gate.set()
+    for task in tasks:
+        with pytest.raises(RenderCancelled):
+            await task
+    assert len(bench.decoder.calls) == 1
+
+
+async def test_denoising_goes_on_while_a_video_is_decoded(bench: Bench) -> None:
+    """With the decoder held, another job still gets all its steps."""
+    bench.decoder.gate.clear()
+    first = bench.render("a", steps=1)
+    await until(lambda: len(bench.decoder.calls) == 1)
+    done: list[int] = []
+    second = bench.render("b", steps=5, on_step=lambda step, total: done.append(step))
+    await until(lambda: done == [1, 2, 3, 4, 5])
+    assert not first.done()
+    bench.decoder.gate.set()
+    await asyncio.gather(first, second)
+
+
+async def test_nan_fails_one_job_alone(bench: Bench) -> None:
+    """A job whose latents become NaN fails at that step; the one beside it is finished."""
+    bench.denoiser.gate.clear()
+    bad, good = bench.render("bad", value=float("nan"), steps=9), bench.render("good", steps=3)
+    await asyncio.sleep(0)
+    bench.denoiser.gate.set()
+    with pytest.raises(RenderFailed, match="not finite"):
+        await bad
+    assert (await good).steps == 3
+    assert len(bench.denoiser.passes) == 3
+
+
+async def test_a_model_exception_fails_its_batch_and_no_more(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Jobs of the failed pass get RenderFailed without the foreign text; a later job renders."""
+    with pytest.raises(RenderFailed) as caught:
+        await bench.render("a", value=float("inf"))
+    assert "kernel" not in str(caught.value)
+    assert "a kernel failed" in caplog.text
+    assert (await bench.render("b")).steps == 3
+    bench.engine.check_health()
+    assert [event.result for event in bench.rendered()] == ["failed", "completed"]
+
+
+async def test_a_decoder_exception_fails_that_job(bench: Bench) -> None:
+    """What the decoder raises becomes RenderFailed, and the engine decodes the next video."""
+    bench.decoder.error = RuntimeError("out of memory")
+    with pytest.raises(RenderFailed, match="decoding"):
+        await bench.render("a")
+    bench.decoder.error = None
+    assert (await bench.render("b")).steps == 3
+
+
+async def test_latents_are_rounded_to_half_precision_before_decoding(bench: Bench) -> None:
+    """The decoder only ever sees float16, and latents beyond its range are a failure, not a white video."""
+    await bench.render("a")
+    assert bench.decoder.calls[0].dtype == torch.float16
+    with pytest.raises(RenderFailed, match="out of range"):
+        await bench.render("b", value=1e6)
+
+
+async def test_one_id_renders_once_at_a_time(bench: Bench) -> None:
+    """A second render of an id that is in the engine is a Conflict, and the first one is not harmed."""
+    bench.denoiser.gate.clear()
+    first, second = bench.render("a"), bench.render("a")
+    with pytest.raises(Conflict):
+        await second
+    bench.denoiser.gate.set()
+    assert (await first).steps == 3
+
+
+async def test_steps_run_in_a_thread_of_their_own_with_explicit_torch_threads(bench: Bench) -> None:
+    """Passes run in one named thread whose torch thread count is the one asked for."""
+    await bench.render("a")
+    assert bench.denoiser.threads == {("encore-denoise_0", 1)}
+
+
+async def test_stats_count_jobs_by_phase(narrow: Bench) -> None:
+    """Queued, running and backlog follow the jobs; everything is zero again at the end, and counters stay."""
+    narrow.denoiser.gate.clear()
+    tasks = [narrow.render("a", steps=3), narrow.render("b", steps=4)]
+    await until(lambda: len(narrow.denoiser.passes) == 1)
+    stats = narrow.engine.stats()
+    assert (stats["queued"], stats["running"], stats["backlog_steps"], stats["max_batch_size"]) == (1, 1, 7, 1)
+    narrow.denoiser.gate.set()
+    await asyncio.gather(*tasks)
+    stats = narrow.engine.stats()
+    assert (stats["queued"], stats["running"], stats["decoding"], stats["backlog_steps"]) == (0, 0, 0, 0)
+    assert (stats["steps_done"], stats["passes"]) == (7, 7)
+
+
+async def test_health_tells_a_stuck_thread(bench: Bench) -> None:
+    """A pass or a decode longer than stuck_seconds is unhealthy, and healthy again when it ends."""
+    for gate, thread in ((bench.denoiser.gate, "denoise"), (bench.decoder.gate, "decode")):
+        gate.clear()
+        calls = len(bench.decoder.calls)
+        task = bench.render("a", steps=1)
+        if thread == "decode":
+            await until(lambda calls=calls: len(bench.decoder.calls) > calls)
+        else:
+            await until(lambda: len(bench.denoiser.passes) == 1)
+        bench.engine.check_health()
+        bench.now += 61
+        with pytest.raises(Unavailable, match=f"{thread} thread has been stuck for 61 s"):
+            bench.engine.check_health()
+        gate.set()
+        await task
+        bench.engine.check_health()
+
+
+async def test_an_engine_that_does_not_run_says_so() -> None:
+    """Before start and after stop, health and render both answer Unavailable; stopping twice is harmless."""
+    bench = Bench()
+    with pytest.raises(Unavailable):
+        bench.engine.check_health()
+    with pytest.raises(Unavailable):
+        await bench.render("a")
+    await bench.engine.start()
+    bench.engine.check_health()
+    await bench.engine.stop()
+    await bench.engine.stop()
+    with pytest.raises(Unavailable):
+        bench.engine.check_health()
+    with pytest.raises(Unavailable):
+        await bench.render("b")
+
+
+async def test_stop_answers_everybody(narrow: Bench) -> None:
+    """Running and queued jobs get Unavailable when the engine stops; nobody waits for ever."""
+    narrow.denoiser.gate.clear()
+    tasks = [narrow.render("a"), narrow.render("b")]
+    await until(lambda: len(narrow.denoiser.passes) == 1)
+    stopping = asyncio.create_task(narrow.engine.stop())
+    for task in tasks:
+        with pytest.raises(Unavailable):
+            await task
+    narrow.denoiser.gate.set()
+    await stopping
+
+
+async def test_a_render_leaves_three_spans(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queue wait, denoise and decode are spans in that order, with numbers as their only attributes."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("serve_app.telemetry.tracing.trace.get_tracer", provider.get_tracer)
+    await bench.render("a")
+    spans = exporter.get_finished_spans()
+    assert [each.name for each in spans] == ["encore.queue_wait", "encore.denoise", "encore.decode"]
+    assert all(isinstance(value, int) for each in spans for value in (each.attributes or {}).values())
+
+
+async def test_the_demo_model_renders_alike_alone_and_in_a_batch_while_the_loop_stays_free() -> None:
+    """Over the real model: company changes no pixel by more than rounding, and the event loop answers meanwhile."""
+    family = load_family("native/demo")
+    engine = StepEngine(
+        family.load_denoiser("cpu"),
+        family.load_decoder("cpu"),
+        max_batch_size=3,
+        telemetry=Telemetry(),
+        torch_threads=1,
+    )
+    await engine.start()
+    spec = VideoSpec(
+        model="native/demo",
+        prompt="",
+        negative_prompt="",
+        seed=5,
+        width=64,
+        height=64,
+        num_frames=8,
+        fps=16,
+        num_inference_steps=4,
+        guidance_scale=3.0,
+    )
+    context, negative = torch.randn(9, 768), torch.randn(2, 768)
+
+    async def render(name: str, spec: VideoSpec, context: torch.Tensor) -> Frames:
+        return (await engine.render(name, spec, context, negative, lambda done, total: None)).frames
+
+    lags: list[float] = []
+
+    async def watch_the_loop() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.001)
+            lags.append(time.perf_counter() - began - 0.001)
+
+    alone = await render("alone", spec, context)
+    watcher = asyncio.create_task(watch_the_loop())
+    other = dataclasses.replace(spec, seed=6, num_inference_steps=7, guidance_scale=1.0)
+    together, _, _ = await asyncio.gather(
+        render("a", spec, context), render("b", other, torch.randn(40, 768)), render("c", spec, torch.randn(4, 768))
+    )
+    watcher.cancel()
+    await engine.stop()
+    assert np.abs(alone.astype(int) - together).max() <= 3
+    assert len(lags) > 20
+    assert sorted(lags)[len(lags) * 9 // 10] < 0.05

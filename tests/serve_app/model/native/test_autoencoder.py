@@ -1,0 +1,47 @@
+import torch
+
+from serve_app.model.native.autoencoder import ChannelLayerNorm, FrameDecoder, FrameEncoder
+from serve_app.model.native.config import DEMO
+from serve_app.model.native.weights import SeededWeights
+
+
+def test_encoder_and_decoder_are_mirror_images() -> None:
+    """64x64 pixels become 8 channels of 8x8 and come back as 64x64 pixels."""
+    encoder, decoder = FrameEncoder(DEMO.autoencoder), FrameDecoder(DEMO.autoencoder)
+    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        mean, log_variance = encoder(pixels)
+        assert mean.shape == log_variance.shape == (2, 8, 8, 8)
+        assert decoder(mean).shape == pixels.shape
+
+
+def test_frames_are_decoded_one_by_one() -> None:
+    """A frame decodes to the same pixels alone and among others, so any number of frames works."""
+    decoder = FrameDecoder(DEMO.autoencoder)
+    SeededWeights(0).fill(decoder, "test")
+    latents = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(decoder(latents)[1:2], decoder(latents[1:2]), atol=1e-4, rtol=0)
+
+
+def test_the_latents_scale_is_undone_before_decoding() -> None:
+    """Unit-scale latents under a recorded mean and deviation decode like the encoder's own."""
+    decoder = FrameDecoder(DEMO.autoencoder)
+    latents = torch.randn(1, 8, 4, 4)
+    with torch.no_grad():
+        expected = decoder(latents)
+        decoder.latent_mean.fill_(0.5)
+        decoder.latent_std.fill_(2.0)
+        torch.testing.assert_close(decoder((latents - 0.5) / 2.0), expected, atol=1e-4, rtol=0)
+
+
+def test_the_norm_stays_within_one_position() -> None:
+    """Changing one pixel's channels changes no other pixel's output, unlike a GroupNorm."""
+    norm = ChannelLayerNorm(6)
+    x = torch.randn(1, 6, 4, 4)
+    changed = x.clone()
+    changed[0, :, 0, 0] = torch.randn(6) * 100
+    with torch.no_grad():
+        differs = (norm(x) != norm(changed)).any(dim=1)[0]
+    assert differs.sum() == 1
+    assert bool(differs[0, 0])

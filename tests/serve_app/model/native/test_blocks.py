@@ -1,0 +1,60 @@
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+
+from serve_app.model.native.blocks import FactorisedConv, VideoBlock, attend, video_positions
+from serve_app.model.native.weights import SeededWeights
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_written_out_attention_is_scaled_dot_product_attention(masked: bool) -> None:
+    """The CPU's form agrees with torch's own, with and without a mask."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
+    allowed = (torch.arange(7) < torch.tensor([[4], [7]]))[:, None, None, :] if masked else None
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+    torch.testing.assert_close(attend(q, k, v, allowed), expected)
+
+
+def test_a_factorised_convolution_is_a_three_dimensional_one_in_two_parts() -> None:
+    """Its two 2-D calls equal Conv3d 1x3x3, SiLU, Conv3d 3x1x1 with the same weights."""
+    torch.manual_seed(0)
+    conv, x = FactorisedConv(4), torch.randn(2, 5, 6, 8, 4)
+    spatial, temporal = conv.spatial, conv.temporal
+    video = x.permute(0, 4, 1, 2, 3)
+    video = F.silu(F.conv3d(video, spatial.weight[:, :, None], spatial.bias, padding=(0, 1, 1)))
+    video = F.conv3d(video, temporal.weight[..., None], temporal.bias, padding=(1, 0, 0))
+    torch.testing.assert_close(conv(x), video.permute(0, 2, 3, 4, 1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dim", [96, 192, 100])
+def test_positions_are_distinct_and_of_unit_scale(dim: int) -> None:
+    """Every place of the largest demo video differs from every other, and sines and cosines have unit amplitude."""
+    positions = video_positions(24, 8, 8, dim, torch.device("cpu"))
+    assert positions.shape == (1, 24, 8, 8, dim)
+    flat = positions.reshape(-1, dim)
+    distances = torch.cdist(flat, flat) + 10 * torch.eye(len(flat))
+    assert float(distances.min()) > 0.1
+    assert 0.9 < float(flat.max()) <= 1.0
+
+
+def test_positions_know_where_the_canvas_stops() -> None:
+    """The last column of a narrow canvas is encoded otherwise than the same column of a wide one."""
+    narrow, wide = (video_positions(8, 4, width, 96, torch.device("cpu")) for width in (4, 8))
+    assert not torch.allclose(narrow[..., 3, :], wide[..., 3, :], atol=0.1)
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_a_block_carries_information_along_every_axis(axis: int) -> None:
+    """A change in the first frame, row or column reaches the last one: space and time are both attended."""
+    block = VideoBlock(dim=24, num_heads=2, mlp_ratio=2, context_dim=16)
+    SeededWeights(0).fill(block, "test")
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(1, 8, 8, 8, 24, generator=generator)
+    modulation = torch.randn(1, VideoBlock.LAYERS * 3 * 24, generator=generator)
+    context, mask = torch.randn(1, 3, 16, generator=generator), torch.ones(1, 3, dtype=torch.bool)
+    changed = x.clone()
+    changed.select(axis, 0).add_(torch.randn(24, generator=generator))
+    with torch.no_grad():
+        one, other = (block(each, modulation, torch.zeros(1), context, mask) for each in (x, changed))
+    assert float((one - other).select(axis, 7).abs().max()) > 1e-4

@@ -1,0 +1,182 @@
+"""Normalisation: one meaning, one prompt; idempotent and total on any text."""
+
+from __future__ import annotations
+
+import unicodedata
+from unittest import mock
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from serve_app.core import PromptRules
+from serve_app.prompt import prompt as module
+from serve_app.prompt.prompt import normalise, trace
+
+ALL_RULES = [PromptRules(fold_case=c, fold_edge_punctuation=e) for c in (True, False) for e in (True, False)]
+ON = PromptRules()
+
+NASTY = (
+    "aAbß \t\n.,:;!?\"'“”„‘’«»…、。！？　"  # punctuation and quotes of every style, ASCII and wide
+    "\u200b\u200d\u00ad\ufe0f\u2028\x00\x1f\x85"  # invisible and control characters
+    "\u0301\u0308\u0323\u0338\u0345\u0344\u00a8\u037a"  # combining marks, and characters that decompose into them
+    "\u0390\u01f0\u1e96\u1fb4\u0130\u0131\u0149\ufb00\u338f"  # letters that case folding or NFKC take apart
+    "\u1100\u1161\u11a8\uac00אبश\ud800\udc00\U0001f469\U0001f680"  # Hangul jamo, RTL, Indic, lone surrogates, emoji
+)
+any_text = st.one_of(st.text(), st.text(st.characters()), st.text(NASTY, max_size=20))
+any_rules = st.sampled_from(ALL_RULES)
+
+FOLDED = {
+    "the brief: stray quotes": ('"A cat playing piano', "a cat playing piano"),
+    "the brief: bangs": ("A cat playing piano!!", "a cat playing piano"),
+    "the brief: both": ('"a cat playing piano"!!', "a cat playing piano"),
+    "blanks": ("  a  cat\tplaying \n piano ", "a cat playing piano"),
+    "case": ("A Cat PLAYING Piano", "a cat playing piano"),
+    "full-width": ("Ａ　ｃａｔ！", "a cat"),  # noqa: RUF001
+    "curly quotes": ("“a cat playing piano”", "a cat playing piano"),
+    "zero width": ("a c\u200bat\ufeff play\u00ading", "a cat playing"),
+    "composed": ("cafe\u0301", "café"),
+    "ligature": ("a ﬁsh", "a fish"),
+    "nested quotes": ("\"'a cat'\"", "a cat"),
+    "ellipsis": ("a cat…", "a cat"),
+    "repeated inside": ("a cat!!! and a dog", "a cat! and a dog"),
+    "spaced repeats": ("a cat. . . and a dog", "a cat. and a dog"),
+    "control characters": ("a\x00 cat\x1b", "a cat"),
+    "Chinese full stops": ("一只猫在弹钢琴。。", "一只猫在弹钢琴"),
+    "Chinese bangs": ("一只猫在弹钢琴！！", "一只猫在弹钢琴"),
+    "Chinese quotes": ("“一只猫在弹钢琴”", "一只猫在弹钢琴"),
+    "Chinese spaces": ("\u3000一只猫\u3000在弹钢琴\u3000", "一只猫 在弹钢琴"),
+    "Chinese list": ("猫、、狗，，鸟", "猫、狗,鸟"),
+    "nothing left": ('"!!"', ""),
+}
+
+KEPT_APART = {
+    "inner quotes": ('a sign that says "open" at night', "a sign that says open at night"),
+    "apostrophe": ("the cats' house", "the cats house"),
+    "inner punctuation": ("cat, dog", "cat dog"),
+    "ratio": ("a 16:9 screen", "a 169 screen"),
+    "order": ("a dog chases a cat", "a cat chases a dog"),
+    "accents": ("a résumé", "a resume"),
+    "negation": ("a cat with no hat", "a cat with hat"),
+    "Chinese": ("一只猫", "两只猫"),
+    "word border": ("a light house", "a lighthouse"),
+}
+
+
+@pytest.mark.parametrize(("raw", "canonical"), FOLDED.values(), ids=FOLDED)
+def test_forms_of_one_meaning_fold(raw: str, canonical: str) -> None:
+    """Spelling differences that carry no meaning disappear, in English and in Chinese."""
+    assert normalise(raw, ON) == canonical
+
+
+@pytest.mark.parametrize(("one", "other"), KEPT_APART.values(), ids=KEPT_APART)
+def test_different_meanings_stay_apart(one: str, other: str) -> None:
+    """Differences that carry meaning survive: what would be a wrong hit is not folded."""
+    assert normalise(one, ON) != normalise(other, ON)
+
+
+@given(any_text, any_rules)
+@example("\u0390", ON)  # folding takes it apart, NFKC puts it together
+@example("a\u200d\u0308", ON)  # composes only after something invisible has gone
+@example("\"'\"a'\"'", ON)
+def test_idempotent_and_total(text: str, rules: PromptRules) -> None:
+    """Any text whatever has a canonical form, and not one step changes that form again."""
+    once = normalise(text, rules)
+    again = trace(once, rules)
+    assert again.text == once
+    assert again.changes == ()
+
+
+@given(st.text(NASTY, max_size=24), any_rules)
+def test_the_bound_on_rounds_is_never_what_stops(text: str, rules: PromptRules) -> None:
+    """Six rounds give what eight give, as the comment at the bound argues."""
+    with mock.patch.object(module, "_ROUNDS", 6):
+        six = trace(text, rules)
+    assert six == trace(text, rules)
+
+
+@given(any_text, any_rules)
+def test_changes_link_up(text: str, rules: PromptRules) -> None:
+    """Every step starts where the one before ended, changes something, and the last one ends at the result."""
+    result = trace(text, rules)
+    links = [text, *(change.after for change in result.changes)]
+    assert [change.before for change in result.changes] == links[:-1]
+    assert links[-1] == result.text
+    assert all(change.before != change.after for change in result.changes)
+
+
+@given(any_text)
+def test_canonical_text_is_clean(text: str) -> None:
+    """The canonical form is NFKC, printable, single-spaced, trimmed, and UTF-8 can carry it."""
+    result = normalise(text, ON)
+    assert unicodedata.is_normalized("NFKC", result)
+    assert result == " ".join(result.split())
+    assert not any(unicodedata.category(char) in ("Cc", "Cf", "Cs") for char in result)
+    assert result.encode().decode() == result
+
+
+@given(any_text, st.sampled_from(["quotes", "bang", "blanks", "zero width"]))
+def test_noise_around_a_prompt_does_not_matter(text: str, noise: str) -> None:
+    """A canonical prompt comes back from what people do to prompts: quotes, bangs, blanks, invisible text."""
+    plain = normalise(text.replace('"', "").replace("'", ""), ON)
+    if any(quote in plain for quote in "\"'"):  # NFKC makes quotes of other characters
+        return
+    noisy = {
+        "quotes": f'"{plain}"',
+        "bang": f"{plain}!!",
+        "blanks": f"  {plain}\n",
+        "zero width": f"\u200b{plain}\ufeff",
+    }[noise]
+    assert normalise(noisy, ON) == plain
+
+
+@given(st.text(st.characters(max_codepoint=0x24F, exclude_characters="ı")))  # Turkish: ı and i are two letters
+def test_capitals_do_not_matter(text: str) -> None:
+    """Latin text, shouted or not, has one canonical form."""
+    assert normalise(text.upper(), ON) == normalise(text, ON)
+
+
+def test_rules_switch_steps_off() -> None:
+    """A model whose text encoder sees case or edge punctuation keeps them."""
+    raw = '"A Cat!"'
+    assert normalise(raw, PromptRules(fold_case=False)) == "A Cat"
+    assert normalise(raw, PromptRules(fold_edge_punctuation=False)) == '"a cat!"'
+    assert normalise(raw, PromptRules(fold_case=False, fold_edge_punctuation=False)) == raw
+
+
+def test_trace_names_the_steps() -> None:
+    """`explain` shows which steps changed the prompt, in order, and leaves out those that did not."""
+    steps = [change.step for change in trace('“A  cat!!”', ON).changes]
+    assert steps == ["quotes", "case", "blanks", "repeated punctuation", "edges"]
+    assert trace("a cat", ON).changes == ()
+
+
+def test_right_to_left_text_keeps_its_order() -> None:
+    """Direction marks go, letters stay in logical order."""
+    assert normalise("\u202bחתול מנגן\u200f בפסנתר!\u202c", ON) == "חתול מנגן בפסנתר"
+
+
+@pytest.mark.parametrize("unit", ["a cat ", "é!", ". ,", '"\'', "a\u200b", "\u0301\u0323", "猫。", ".   .", "\ud800"])
+def test_a_hundred_kilobytes_of_anything(unit: str) -> None:
+    """Long and hostile prompts end: a quadratic step would need 10^10 operations on one of these."""
+    text = "x" + unit * (100_000 // len(unit))
+    once = normalise(text, ON)
+    assert normalise(once, ON) == once
+
+
+def test_runs_of_marks_are_sorted_before_they_reach_cpython() -> None:
+    """CPython's NFKC inserts marks one by one, so each run it is given is already in canonical order."""
+    given_to_nfkc: list[str] = []
+    real = unicodedata.normalize
+
+    def record(form: str, text: str) -> str:
+        given_to_nfkc.append(text)
+        return real(form, text)
+
+    marks = "a" + "\u0301\u0323" * 500
+    with mock.patch.object(module.unicodedata, "normalize", record):
+        result = normalise(marks, ON)
+    for text in given_to_nfkc:
+        classes = [unicodedata.combining(char) for char in text[1:]]
+        assert classes == sorted(classes)
+    assert result == real("NFKC", marks)
