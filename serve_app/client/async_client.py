@@ -128,8 +128,9 @@ class AsyncEncore:
         return await self._send(calls.health())
 
     async def _send(self, call: Call[T]) -> T:
+        request = self._connection.request(self._http, call)
         try:
-            response = await self._http.request(**self._connection.request(call))
+            response = await self._http.send(request)
         except httpx.RequestError as error:
             raise failures.of_transport(error, self.base_url) from error
         return call.answer(response)

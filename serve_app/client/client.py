@@ -137,8 +137,9 @@ class Encore:
         return self._send(calls.health())
 
     def _send(self, call: Call[T]) -> T:
+        request = self._connection.request(self._http, call)
         try:
-            response = self._http.request(**self._connection.request(call))
+            response = self._http.send(request)
         except httpx.RequestError as error:
             raise failures.of_transport(error, self.base_url) from error
         return call.answer(response)

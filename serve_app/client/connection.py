@@ -40,23 +40,17 @@ class Connection:
 
     def options(self) -> dict[str, Any]:
         """Return httpx's settings; a proxy named by the environment is never used for this very machine."""
-        return {
-            "base_url": self.base_url,
-            "headers": dict(self.headers),
-            "trust_env": not _is_loopback(_host(self.base_url)),
-        }
+        distant = not _is_loopback(_host(self.base_url))
+        return {"base_url": self.base_url, "headers": dict(self.headers), "trust_env": distant}
 
-    def request(self, call: Call[Any]) -> dict[str, Any]:
-        """Return the arguments of httpx's `request` for one call."""
+    def request(self, http: httpx.Client | httpx.AsyncClient, call: Call[Any]) -> httpx.Request:
+        """Return one call as a request of `http`; raises InvalidRequest for values that JSON or a URL cannot hold."""
         read = self.render_timeout if call.slow else self.timeout
         timeout = httpx.Timeout(self.timeout, read=read, connect=min(self.timeout, CONNECT_TIMEOUT))
-        return {
-            "method": call.method,
-            "url": call.path,
-            "params": dict(call.params),
-            "json": call.json,
-            "timeout": timeout,
-        }
+        try:
+            return http.build_request(call.method, call.path, params=call.params, json=call.json, timeout=timeout)
+        except (httpx.InvalidURL, TypeError, ValueError) as error:
+            raise InvalidRequest(f"The request cannot be sent: {error}.") from error
 
 
 def _host(url: str) -> str:

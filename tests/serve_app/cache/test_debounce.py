@@ -19,7 +19,7 @@ def test_a_key_is_due_once_per_interval(clock) -> None:
 def test_memory_is_bounded(clock) -> None:
     """Only the latest keys are remembered, and one that fell out is due again."""
     debounce = Debounce(60, capacity=10, clock=clock)
-    assert all([debounce.due(str(n)) for n in range(1000)])
+    assert sum(debounce.due(str(n)) for n in range(1000)) == 1000
     assert len(debounce) == 10
     assert not debounce.due("999")
     assert debounce.due("0")

@@ -44,7 +44,8 @@ async def test_a_read_is_one_round_trip(tier: RedisTier) -> None:
         await tier.get(key)
     after = await commands(tier)
     sent = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
-    assert sent == {"evalsha": 3, "get": 3, "pttl": 2, "info": 1}
+    assert (sent.pop("evalsha"), sent.pop("get")) == (3, 3)
+    assert set(sent) <= {"pttl", "pexpire", "info"}  # the first two run inside the script, INFO is this test's own
 
 
 async def test_a_read_never_shortens_the_ttl(tier: RedisTier) -> None:
@@ -128,7 +129,6 @@ async def test_a_server_out_of_memory_is_a_tier_error(start_valkey) -> None:
     await tier.client.config_set("maxmemory", "1mb")
     with pytest.raises(TierError, match="memory"):
         await tier.set("big", b"x" * 2_000_000)
-        await tier.set("more", b"x" * 2_000_000)
     assert await tier.get("k") == b"v"
     await tier.close()
 

@@ -65,6 +65,20 @@ def test_an_id_cannot_leave_its_place_in_the_path(encore: Any, world: World) -> 
     assert world.requests[0][2] == {}
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"prompt": "broken \ud800"}, {"prompt": "nan", "guidance_scale": float("nan")}, {"prompt": "x", "seed": object()}],
+    ids=["surrogate", "nan", "object"],
+)
+def test_what_cannot_be_sent_is_refused_here(encore: Any, world: World, fields: dict[str, Any]) -> None:
+    """Proves that values without a JSON form (a shell's broken bytes are such) are an InvalidRequest."""
+    with pytest.raises(errors.InvalidRequest, match="cannot be sent"):
+        encore.create(**fields)
+    with pytest.raises(errors.InvalidRequest, match="cannot be sent"):
+        encore.retrieve("x" * 100_000)
+    assert world.requests == []
+
+
 def test_a_page_is_asked_for_and_read(encore: Any, world: World) -> None:
     """Proves the cursor parameters and the fields of a page."""
     world.jobs = ["a", "b", "c", "d"]
