@@ -1,8 +1,9 @@
 """Spans to an OTLP collector, through Ray Serve's own tracing hook.
 
 Serve installs the tracer provider of every replica and proxy and asks `exporter` (named by import path) where spans go;
-installing another provider would be ignored. The endpoint travels in ENCORE_OTLP_ENDPOINT, because the hook takes no
-arguments: set it in the environment of every Ray node. OTEL_EXPORTER_OTLP_HEADERS and OTEL_SERVICE_NAME work as usual.
+installing another provider would be ignored. Everything travels in the environment of the Ray nodes: the hook takes no
+arguments, and in Ray 2.60 `serve.start(tracing_config=...)` and a config's `tracing_config` reach replicas but not
+proxies, which would then drop the caller's `traceparent`. OTEL_EXPORTER_OTLP_HEADERS works as usual.
 
 Prompts never leave the machine in a trace: Serve's own spans record what an exception said, and that may quote one, so
 everything but the exception's type is taken out before export.
@@ -17,10 +18,9 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Status
-from ray.serve.schema import TracingConfig
 
 EXPORTER = f"{__name__}:exporter"
-"""What `tracing_config.exporter_import_path` and RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH take."""
+"""What RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH takes."""
 
 ENDPOINT_VARIABLE = "ENCORE_OTLP_ENDPOINT"
 _TRACES_PATH = "/v1/traces"
@@ -35,15 +35,19 @@ def exporter() -> list[SpanProcessor]:
     return [BatchSpanProcessor(Discreet(OTLPSpanExporter(endpoint=traces_url(endpoint))))]
 
 
-def tracing_config(endpoint: str | None, sampling_ratio: float = 1.0) -> TracingConfig | None:
-    """Return what `serve.start(tracing_config=...)` takes, None without an endpoint.
+def environment(endpoint: str | None, sampling_ratio: float = 1.0) -> dict[str, str]:
+    """Return the variables that turn tracing on, to be set before Ray starts; none without an endpoint.
 
-    The endpoint itself must also be in ENCORE_OTLP_ENDPOINT before Ray starts. Below a ratio of 1, Serve attaches no
-    context to requests it does not sample, so that their spans would appear as roots of their own.
+    Below a ratio of 1, Serve attaches no context to requests it leaves out, and their spans become roots of their own.
     """
     if not endpoint:
-        return None
-    return TracingConfig(enabled=True, exporter_import_path=EXPORTER, sampling_ratio=sampling_ratio)
+        return {}
+    return {
+        ENDPOINT_VARIABLE: endpoint,
+        "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH": EXPORTER,
+        "RAY_SERVE_TRACING_SAMPLING_RATIO": str(sampling_ratio),
+        "OTEL_SERVICE_NAME": "encore",
+    }
 
 
 def traces_url(endpoint: str) -> str:

@@ -21,8 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import redis
+
+hypothesis.settings.register_profile("encore", deadline=None)  # a shared machine's pauses are not slow code
+hypothesis.settings.load_profile("encore")
 
 
 def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:

@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.engine.scheduler import BatchScheduler
@@ -78,6 +78,7 @@ def test_impossible_jobs_are_refused() -> None:
         BatchScheduler(max_batch_size=0)
 
 
+@settings(deadline=None)
 @given(jobs_of_shapes, st.integers(1, 5))
 def test_every_job_gets_exactly_its_steps(jobs: list[tuple[str, int]], max_batch_size: int) -> None:
     """Whatever arrives, each job advances as often as it has steps, in batches of one shape and of bounded size."""
@@ -94,6 +95,7 @@ def test_every_job_gets_exactly_its_steps(jobs: list[tuple[str, int]], max_batch
     assert (len(scheduler), scheduler.backlog_steps) == (0, 0)
 
 
+@settings(deadline=None)
 @given(jobs_of_shapes, st.integers(1, 5))
 def test_no_shape_starves(jobs: list[tuple[str, int]], max_batch_size: int) -> None:
     """While a shape has jobs, its next pass is at most as many passes away as there are shapes."""

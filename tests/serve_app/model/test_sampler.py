@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.model.sampler import FlowMatchEulerSampler, initial_noise
@@ -12,6 +12,7 @@ samplers = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(samplers)
 def test_the_schedule_descends_from_pure_noise(sampler: FlowMatchEulerSampler) -> None:
     """A schedule has one level per step, starts at 1 and falls strictly without reaching 0."""
@@ -22,6 +23,7 @@ def test_the_schedule_descends_from_pure_noise(sampler: FlowMatchEulerSampler) -
     assert levels[-1] > 0.0
 
 
+@settings(deadline=None)
 @given(samplers, st.integers(0, 2**63 - 1))
 def test_a_constant_velocity_is_integrated_exactly(sampler: FlowMatchEulerSampler, seed: int) -> None:
     """On a straight path (velocity noise - video) any number of steps ends at the video."""
@@ -32,6 +34,7 @@ def test_a_constant_velocity_is_integrated_exactly(sampler: FlowMatchEulerSample
     torch.testing.assert_close(latents, video, atol=1e-4, rtol=0)
 
 
+@settings(deadline=None)
 @given(samplers)
 def test_a_step_leaves_its_inputs_alone(sampler: FlowMatchEulerSampler) -> None:
     """Jobs share tensors with a batch, so a step returns new latents and changes neither argument."""
@@ -42,6 +45,7 @@ def test_a_step_leaves_its_inputs_alone(sampler: FlowMatchEulerSampler) -> None:
     assert not torch.equal(after, latents)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 100), st.floats(1.1, 10.0), st.floats(0.1, 5.0))
 def test_a_larger_shift_stays_longer_in_the_noise(steps: int, shift: float, more: float) -> None:
     """Every level after the first is higher under a larger shift."""
@@ -62,6 +66,7 @@ def test_an_impossible_schedule_is_refused(steps: int, shift: float) -> None:
         FlowMatchEulerSampler(steps, shift)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**63 - 1))
 def test_noise_depends_on_the_seed_alone(seed: int) -> None:
     """The same seed gives the same bits whatever torch's global generator did meanwhile; another seed gives others."""

@@ -80,7 +80,7 @@ def test_every_setting_that_decides_a_pixel_is_in_a_fingerprint() -> None:
         return card.text_encoder_fingerprint, card.model_fingerprint, card.decoder_fingerprint
 
     def but(part: str, **changes: object) -> NativeConfig:
-        changed = dataclasses.replace(getattr(DEMO, part), **changes)  # type: ignore[type-var]
+        changed = dataclasses.replace(getattr(DEMO, part), **changes)
         return dataclasses.replace(DEMO, **{part: changed})
 
     base = prints()

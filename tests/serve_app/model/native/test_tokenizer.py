@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.model.native.tokenizer import BOS, EOS, VOCAB_SIZE, count_tokens, tokenize
@@ -6,6 +6,7 @@ from serve_app.model.native.tokenizer import BOS, EOS, VOCAB_SIZE, count_tokens,
 any_text = st.text(st.characters())  # lone surrogates included
 
 
+@settings(deadline=None)
 @given(any_text)
 def test_any_text_is_valid_input(text: str) -> None:
     """Whatever JSON can carry becomes tokens of the vocabulary between BOS and EOS."""
@@ -14,12 +15,14 @@ def test_any_text_is_valid_input(text: str) -> None:
     assert all(0 <= token < 256 < VOCAB_SIZE for token in tokens[1:-1])
 
 
+@settings(deadline=None)
 @given(any_text)
 def test_the_count_is_the_number_of_tokens(text: str) -> None:
     """A router's count and the encoder's sequence agree."""
     assert count_tokens(text) == len(tokenize(text))
 
 
+@settings(deadline=None)
 @given(any_text, any_text)
 def test_different_texts_have_different_tokens(one: str, other: str) -> None:
     """No two texts look alike to the model."""
