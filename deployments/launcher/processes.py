@@ -77,8 +77,8 @@ def _signal_all(kind: signal.Signals) -> None:
             continue
 
 
-def descendants() -> list[int]:
-    """Return the process ids below this one, nearest first; empty where there is no /proc."""
+def descendants(of: int | None = None) -> list[int]:
+    """Return the process ids below `of` (this process), nearest first; empty where there is no /proc."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -87,7 +87,7 @@ def descendants() -> list[int]:
             continue  # it ended while we looked
         parent = int(rest.rpartition(") ")[2].split()[1])
         children.setdefault(parent, []).append(int(pid))
-    found, level = [], children.get(os.getpid(), [])
+    found, level = [], children.get(os.getpid() if of is None else of, [])
     while level:
         found += level
         level = [pid for parent in level for pid in children.get(parent, [])]

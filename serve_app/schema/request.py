@@ -10,7 +10,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from serve_app.errors import UnknownField, Unprocessable
 
@@ -20,10 +21,18 @@ DEFAULT_SEED = 42
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("a number is wanted, not true or false")
+        raise PydanticCustomError("bool", "Input should be a number, not true or false")
     return value
 
 
+def _is_text(value: str) -> str:
+    """Refuse lone surrogates: JSON can say them, but UTF-8, and with it every answer and log line, cannot."""
+    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise PydanticCustomError("surrogate", "Input should be valid Unicode, without lone surrogates")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_is_text)]
 WholeNumber = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 
@@ -33,9 +42,9 @@ class VideoRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    prompt: str = Field(description="what the video shows")
-    negative_prompt: str | None = Field(None, description="what it should not show")
-    model: str | None = Field(None, description="a model this server has; absent: its own")
+    prompt: Text = Field(description="what the video shows")
+    negative_prompt: Text | None = Field(None, description="what it should not show")
+    model: Text | None = Field(None, description="a model this server has; absent: its own")
     seed: WholeNumber | Literal["random"] | None = Field(
         None, description="0 to 2^63-1, or `random`, which draws one and returns it; absent: 42"
     )
@@ -57,6 +66,9 @@ class VideoRequest(BaseModel):
 
 def parse_request(fields: Mapping[str, Any]) -> VideoRequest:
     """Validate wire fields; raises UnknownField or Unprocessable naming the first field at fault."""
+    for name in fields:
+        if name not in VideoRequest.model_fields:
+            raise _unknown(str(name))
     try:
         return VideoRequest.model_validate(fields)
     except ValidationError as error:
@@ -65,12 +77,15 @@ def parse_request(fields: Mapping[str, Any]) -> VideoRequest:
 
 def _refusal(error: ValidationError) -> Unprocessable:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    param = str(first["loc"][0])[:100] if first["loc"] else None
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(VideoRequest.model_fields)
-        return UnknownField(f"Unknown field '{param}'. Known fields: {known}.", param=param)
+    param = str(first["loc"][0])
     if first["type"] == "missing":
         return Unprocessable(f"'{param}' is required.", param=param)
     if param == "seed":
         return Unprocessable("'seed' must be a whole number from 0 to 2^63-1 or \"random\".", param="seed")
     return Unprocessable(f"'{param}' is not valid: {first['msg']}.", param=param)
+
+
+def _unknown(name: str) -> UnknownField:
+    param = name[:100].encode("utf-8", "replace").decode()  # a name may be anything, an answer must be UTF-8
+    known = ", ".join(VideoRequest.model_fields)
+    return UnknownField(f"Unknown field '{param}'. Known fields: {known}.", param=param)

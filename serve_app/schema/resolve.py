@@ -63,14 +63,14 @@ def _on_grid(name: str, value: int | None, allowed: IntRange) -> int:
     if value is None:
         return allowed.default
     if value not in allowed:
-        raise Unprocessable(f"'{name}' {_shown(value)} is not allowed: {_describe(allowed, value)}.", param=name)
+        raise Unprocessable(f"'{name}' {_shown(value)} is not allowed: it {_describe(allowed, value)}.", param=name)
     return value
 
 
 def _describe(allowed: IntRange, value: int) -> str:
     steps = f" in steps of {allowed.step}" if allowed.step > 1 else ""
     nearest = " and ".join(map(str, allowed.nearest(value)))
-    return f"it goes from {allowed.minimum} to {allowed.maximum}{steps}, nearest {nearest}"
+    return f"goes from {allowed.minimum} to {allowed.maximum}{steps}, nearest {nearest}"
 
 
 def _shown(value: int) -> str:
@@ -125,7 +125,10 @@ def _length(request: VideoRequest, card: ModelCard) -> tuple[int, int]:
 def _seconds(seconds: float) -> Fraction:
     if not 0 < seconds <= 3600:
         raise Unprocessable("'seconds' must be more than 0 and at most 3600.", param="seconds")
-    return Fraction(seconds).limit_denominator(10_000)
+    fraction = Fraction(seconds).limit_denominator(10_000)
+    if not fraction:
+        raise Unprocessable("'seconds' must be at least 0.0001.", param="seconds")
+    return fraction
 
 
 def _agreed_fps(num_frames: int, seconds: Fraction, fps: int | None, card: ModelCard) -> int:

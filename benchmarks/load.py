@@ -1,0 +1,145 @@
+"""The load generator: keep-alive connections in a closed loop, each sending one fixed request as soon as it is answered.
+
+A process of its own, so that it cannot slow the program that measures, and cheap, because it shares few cores with the
+server under test: no HTTP library, no event loop but `selectors`, one receive buffer, bodies counted and dropped. It
+reads one JSON object on standard input (fields of `Task`) and writes one on standard output (fields of `Run`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+
+_LENGTH = re.compile(rb"\r\nContent-Length: *(\d+)\r\n", re.IGNORECASE)
+_BUFFER_BYTES = 1 << 20
+_SILENCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to send to 127.0.0.1:`port`: `request` is the whole message, Latin-1; `warmup` is in seconds, not timed."""
+
+    port: int
+    request: str
+    connections: int
+    seconds: float
+    warmup: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`latencies`: seconds from send to last byte, ascending; `seconds`: from the first of them to the last."""
+
+    latencies: list[float]
+    seconds: float
+
+    @property
+    def hits(self) -> int:
+        """Answers that were timed; the warm-up's are not among them."""
+        return len(self.latencies)
+
+    @property
+    def throughput(self) -> float:
+        """Answers per second."""
+        return self.hits / self.seconds
+
+    def percentile(self, share: float) -> float:
+        """Return the latency that `share` of the answers did not exceed, in milliseconds."""
+        return 1e3 * self.latencies[min(self.hits - 1, int(share * self.hits))]
+
+
+def load(task: Task) -> Run:
+    """Run `task` in a process of its own; raises CalledProcessError when an answer was not 200."""
+    command = [sys.executable, "-S", "-E", __file__]
+    done = subprocess.run(command, input=json.dumps(asdict(task)), stdout=subprocess.PIPE, text=True, check=True)
+    return Run(**json.loads(done.stdout))
+
+
+class Connection:
+    """One keep-alive connection and the request it is waiting for."""
+
+    def __init__(self, port: int, request: bytes) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._request = request
+        self._filled = 0
+        self._missing: int | None = None
+        self.began = 0.0
+
+    def send(self) -> None:
+        """Send the request once more."""
+        self._filled, self._missing = 0, None
+        self.began = time.perf_counter()
+        self.socket.sendall(self._request)
+
+    def receive(self, buffer: bytearray) -> bool:
+        """Take what has come; True when the answer is complete. Raises RuntimeError for any but a 200 with a length."""
+        if self._missing is not None:
+            self._missing -= self._read(memoryview(buffer))
+            return self._missing <= 0
+        self._filled += self._read(memoryview(buffer)[self._filled :])
+        end = buffer.find(b"\r\n\r\n", 0, self._filled)
+        if end >= 0:
+            self._missing = self._length(bytes(buffer[: end + 2])) - (self._filled - end - 4)
+        return self._missing is not None and self._missing <= 0
+
+    def _read(self, into: memoryview) -> int:
+        count = self.socket.recv_into(into)
+        if not count:
+            raise RuntimeError("the server closed the connection")
+        return count
+
+    @staticmethod
+    def _length(head: bytes) -> int:
+        length = _LENGTH.search(head)
+        if not head.startswith(b"HTTP/1.1 200") or length is None:
+            raise RuntimeError(f"not a 200 with a length: {head[:300]!r}")
+        return int(length[1])
+
+
+def run(task: Task) -> Run:
+    """Send `task.request` on every connection until the time is over."""
+    with ExitStack() as stack, selectors.DefaultSelector() as selector:
+        for _ in range(task.connections):
+            connection = Connection(task.port, task.request.encode("latin-1"))
+            stack.enter_context(connection.socket)
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
+            connection.send()
+        timed_from = time.perf_counter() + task.warmup
+        until = timed_from + task.seconds
+        answers = list(_answers(selector, timed_from, until))
+    latencies = sorted(latency for latency, _ in answers)
+    return Run(latencies, max(ended for _, ended in answers) - timed_from)
+
+
+def _answers(selector: selectors.BaseSelector, timed_from: float, until: float) -> Iterator[tuple[float, float]]:
+    """Yield (latency, end) of each answer to a request that was sent between the two times."""
+    # One buffer would do for bodies; heads that come in pieces need one each until they are whole.
+    buffers: dict[int, bytearray] = {fd: bytearray(_BUFFER_BYTES) for fd in selector.get_map()}
+    while selector.get_map():
+        ready = selector.select(_SILENCE_SECONDS)
+        if not ready:
+            raise RuntimeError(f"no answer for {_SILENCE_SECONDS:g} s")
+        for key, _ in ready:
+            connection: Connection = key.data
+            if not connection.receive(buffers[key.fd]):
+                continue
+            now = time.perf_counter()
+            if connection.began >= timed_from:
+                yield now - connection.began, now
+            if now < until:
+                connection.send()
+            else:
+                selector.unregister(key.fileobj)
+
+
+if __name__ == "__main__":
+    json.dump(asdict(run(Task(**json.load(sys.stdin)))), sys.stdout)

@@ -1,0 +1,140 @@
+"""`encore serve` as a person meets it: ready block, loopback only, clear refusals, a quick and complete end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deployments.launcher.processes import descendants
+from serve_app.media import probe
+from tests.deployments.launcher.conftest import Server
+
+pytestmark = pytest.mark.cluster
+
+STOP_SECONDS = 15
+LISTEN = "0A"
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+"""127.0.0.1, ::1 and ::ffff:127.0.0.1 as the kernel's tables write them."""
+REQUEST = {"prompt": "a red circle moves left"}
+
+
+def test_a_life(start: Callable[..., Server], short_tmp: Path) -> None:
+    """Start, render through HAProxy, listen on loopback alone, refuse a second server, stop within 15 s and leave
+    nothing; started again, the server finds yesterday's video and yesterday's job."""
+    folder = short_tmp / "life"
+    server = start(folder)
+    server.wait_for("Encore is ready.")
+    for line in ("API", "Docs", "Ray dashboard", "Metrics", "Cache folder"):
+        assert f"  {line} " in server.output
+    with server.http() as http:
+        first = http.post("/v1/videos/sync", json=REQUEST)
+        assert first.headers["x-encore-outcome"] == "rendered"
+        assert probe(first.content).num_frames == 16
+        job = http.post("/v1/videos", json=REQUEST | {"seed": 5}).json()
+        wait(lambda: http.get(f"/v1/videos/{job['id']}").json()["status"] == "completed")
+        assert http.get("/docs").status_code == 200
+
+    assert listening_elsewhere(server) == set()
+
+    second = start(folder)
+    assert second.process.wait(30) == 1
+    assert "is in use by the server with process id" in second.output
+    assert "Traceback" not in second.output
+
+    assert server.stop() < STOP_SECONDS
+    assert server.process.returncode == 0
+
+    again = start(folder)
+    again.wait_for("Encore is ready.")
+    with again.http() as http:
+        repeated = http.post("/v1/videos/sync", json=REQUEST)
+        assert repeated.headers["cache-status"] == "encore; hit; detail=l2"
+        assert repeated.content == first.content
+        assert http.get(f"/v1/videos/{job['id']}").json()["status"] == "completed"
+        assert http.get(f"/v1/videos/{job['id']}/content").status_code == 200
+    assert again.stop(signal.SIGINT) < STOP_SECONDS
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["Starting on", "Ray is starting", "Loading the model"])
+def test_interrupted_while_starting(
+    start: Callable[..., Server], short_tmp: Path, kind: signal.Signals, moment: str
+) -> None:
+    """A signal at any point of the start-up ends everything within 15 s, and quietly."""
+    server = start(short_tmp / f"interrupted-{kind}-{len(moment)}")
+    server.wait_for(moment)
+    time.sleep(1.0)
+    assert server.stop(kind) < STOP_SECONDS
+    assert server.process.returncode == 0
+    assert "Traceback" not in server.output
+
+
+def test_a_killed_launcher_takes_its_children_along(start: Callable[..., Server], short_tmp: Path) -> None:
+    """Even SIGKILL of the launcher leaves no Valkey and no server process behind."""
+    server = start(short_tmp / "killed")
+    server.wait_for("Ray is starting")
+    children = descendants(server.process.pid)
+    assert len(children) >= 2
+    server.process.kill()
+    server.process.wait()
+    wait(lambda: not any(Path(f"/proc/{pid}/fd").exists() for pid in children), seconds=30)
+
+
+def test_a_busy_port_is_named(start: Callable[..., Server], short_tmp: Path) -> None:
+    """A port that was asked for and is taken: one line that names it, exit status 1, nothing left running."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        server = start(short_tmp / "busy", f"--port={port}")
+        assert server.process.wait(30) == 1
+    assert f"Port {port} (the API) is busy" in server.output
+    assert "Traceback" not in server.output
+
+
+def test_an_unusable_folder_is_named(start: Callable[..., Server], tmp_path: Path) -> None:
+    """A cache folder that is a file: one line that says so."""
+    (tmp_path / "file").write_text("")
+    server = start(tmp_path / "file" / "cache")
+    assert server.process.wait(30) == 1
+    assert "cannot be used" in server.output
+    assert "Traceback" not in server.output
+
+
+def test_an_unknown_model_is_told_before_ready(start: Callable[..., Server], short_tmp: Path) -> None:
+    """A model that does not exist ends the start-up with its name and the known ones."""
+    server = start(short_tmp / "unknown", "--model=native/nonsense")
+    assert server.process.wait(90) == 1
+    assert "There is no model 'native/nonsense'" in server.output
+    assert "Traceback" not in server.output
+
+
+def listening_elsewhere(server: Server) -> set[str]:
+    """Return the addresses beyond loopback, as /proc shows them, on which a process of `server` listens."""
+    owned = {
+        str(link.readlink())
+        for pid in (server.process.pid, *descendants(server.process.pid))
+        for link in Path(f"/proc/{pid}/fd").glob("*")
+        if link.is_symlink()
+    }
+    listening = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTEN and f"socket:[{fields[9]}]" in owned:
+                listening.add(fields[1].split(":")[0])
+    assert listening & LOOPBACK, "the server listens nowhere: this test looks at the wrong place"
+    return listening - LOOPBACK
+
+
+def wait(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until `condition` holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the condition never held"
+        time.sleep(0.1)
