@@ -10,6 +10,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application, Deployment
 
+from deployments import tracing
 from deployments.diffusion import Diffusion
 from deployments.router import CacheRouter
 from deployments.text_encoder import TextEncoder
@@ -19,8 +20,12 @@ from serve_app.settings import Settings
 
 
 def build(settings: Settings) -> Application:
-    """Return the application `encore`; raises NotFound for an unknown model, before anything is started."""
+    """Return the application `encore`; before anything is started.
+
+    Raises NotFound for an unknown model, Unavailable for an otlp_endpoint without its environment.
+    """
     open_planner(settings)
+    tracing.require(settings.otlp_endpoint)
     args = settings.args()
     video_encoder = _deployment(VideoEncoder, max_ongoing_requests=8, graceful_shutdown_timeout_s=60).bind(args)
     diffusion = _deployment(Diffusion, max_ongoing_requests=128, graceful_shutdown_timeout_s=120)

@@ -19,6 +19,8 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Status
 
+from serve_app.errors import Unavailable
+
 EXPORTER = f"{__name__}:exporter"
 """What RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH takes."""
 
@@ -48,6 +50,19 @@ def environment(endpoint: str | None, sampling_ratio: float = 1.0) -> dict[str, 
         "RAY_SERVE_TRACING_SAMPLING_RATIO": str(sampling_ratio),
         "OTEL_SERVICE_NAME": "encore",
     }
+
+
+def require(endpoint: str | None) -> None:
+    """Refuse a configured endpoint that the environment does not serve; raises Unavailable saying what is missing.
+
+    A setting that silently did nothing would be worse than none.
+    """
+    missing = [name for name in environment(endpoint) if name not in os.environ]
+    if missing:
+        raise Unavailable(
+            f"otlp_endpoint is set, but tracing is turned on in the environment of every Ray node: "
+            f"{', '.join(missing)} must be set before Ray starts (deployments/observability/README.md)."
+        )
 
 
 def traces_url(endpoint: str) -> str:

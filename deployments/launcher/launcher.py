@@ -81,7 +81,7 @@ def _start(
     rendered.write_text(json.dumps(_render(config, ports.http, tiers | overrides)))
     server = spawn(
         [sys.executable, "-m", "deployments.launcher.server", str(rendered), str(ports.dashboard), str(ports.metrics)],
-        env=environment(folder, ports) | {FILE_VARIABLE: str(listener.path)},
+        env=environment(folder, ports, overrides.get("otlp_endpoint")) | {FILE_VARIABLE: str(listener.path)},
         log=folder.logs / "server.log",
     )
     undo.callback(end, server, DRAIN_SECONDS)

@@ -33,7 +33,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdigit() and int(declared) > self._max_body_bytes:
+        if declared.isdecimal() and int(declared[:18]) > self._max_body_bytes:
             await failure_response(self._too_large())(scope, receive, send)
             return
         seen = 0
@@ -64,11 +64,18 @@ async def read_request(request: Request) -> VideoRequest:
 
 def _json_fields(body: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(body)
+        fields = json.loads(body, object_pairs_hook=_once_each)
     except (ValueError, RecursionError):
         raise InvalidRequest("The body is not valid JSON.") from None
     if not isinstance(fields, dict):
         raise InvalidRequest("The body must be a JSON object.")
+    return fields
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):  # the parser would silently take the last one
+        raise InvalidRequest("The body names a field twice.")
     return fields
 
 

@@ -10,6 +10,7 @@ import re
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve_app.api.failures import failure_response
 from serve_app.core import Entry
 from serve_app.errors import RangeNotSatisfiable
 
@@ -22,7 +23,12 @@ def content_response(request: Request, entry: Entry, headers: dict[str, str]) ->
     headers = headers | {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    wanted = _wanted_range(request, etag, entry.size)
+    try:
+        wanted = _wanted_range(request, etag, entry.size)
+    except RangeNotSatisfiable as error:
+        refusal = failure_response(error)
+        refusal.headers.update(headers | {"Content-Range": f"bytes */{entry.size}"})
+        return refusal
     if wanted is None:
         return _body(request, entry.data, 200, headers)
     first, last = wanted
@@ -45,9 +51,12 @@ def _matches(if_none_match: str | None, etag: str) -> bool:
 
 
 def _wanted_range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
-    """Return (first, last) byte, None for the whole; raises RangeNotSatisfiable."""
+    """Return (first, last) byte, None for the whole; raises RangeNotSatisfiable.
+
+    Ranges are defined for GET alone (RFC 9110, section 14.2).
+    """
     header = request.headers.get("range")
-    if header is None or request.headers.get("if-range", etag) != etag:
+    if header is None or request.method != "GET" or request.headers.get("if-range", etag) != etag:
         return None
     parsed = _RANGE.fullmatch(header.strip())
     if parsed is None or not (parsed[1] or parsed[2]):
@@ -64,4 +73,4 @@ def _wanted_range(request: Request, etag: str, size: int) -> tuple[int, int] | N
 
 
 def _bounded(digits: str) -> int:
-    return int(digits[:18])
+    return int(digits.lstrip("0")[:18] or "0")

@@ -1,1 +1,5 @@
-"""The command line; see `cli`."""
+"""The command line `encore`; see `cli`."""
+
+from serve_app.cli.cli import main
+
+__all__ = ["main"]

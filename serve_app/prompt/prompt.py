@@ -22,6 +22,7 @@ Step = Callable[[str], str]
 _QUOTE_STYLES = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "‚": "'"})
 _EDGE = " .,;:!?\N{HORIZONTAL ELLIPSIS}\N{IDEOGRAPHIC COMMA}\N{IDEOGRAPHIC FULL STOP}"
 _REPEATED = re.compile(r"([.,;:!?\u3001\u3002])(?:\s*\1)+")
+_TAGS = frozenset(map(chr, range(0xE0020, 0xE0080)))  # invisible alone, but they make England's flag Scotland's
 _BLANKS = re.compile(r"\s+")
 _ROUNDS = 8
 # The bound keeps the function total; it is never reached. Round one removes all that is invisible, round two composes
@@ -102,6 +103,8 @@ def _invisible(text: str) -> str:
 def _visible(char: str) -> str:
     if char.isspace():
         return " "
+    if char in _TAGS:
+        return char
     if unicodedata.category(char) in ("Cf", "Cc", "Cs") or char in "\N{VARIATION SELECTOR-15}\N{VARIATION SELECTOR-16}":
         return ""
     return char
@@ -121,11 +124,18 @@ def _repeated(text: str) -> str:
 
 def _edges(text: str) -> str:
     """Strip punctuation and stray or all-embracing quotes from both ends; inner quotes stay."""
-    text = text.strip(_EDGE)
+    text = _stripped(text)
     inner = text[1:-1]
     for quote in "\"'":
         if len(text) > 1 and text[0] == text[-1] == quote and quote not in inner:
-            return inner.strip(_EDGE)
+            return _stripped(inner)
     if text.count('"') % 2:
         text = text.removeprefix('"') if text.startswith('"') else text.removesuffix('"')
-    return text.strip(_EDGE)
+    return _stripped(text)
+
+
+def _stripped(text: str) -> str:
+    """Strip punctuation from both ends, but not the point of a number: .5 is not 5."""
+    text = text.rstrip(_EDGE)
+    left = text.lstrip(_EDGE)
+    return f".{left}" if left[:1].isdigit() and text[: len(text) - len(left)].endswith(".") else left

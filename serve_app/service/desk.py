@@ -51,17 +51,20 @@ class Desk:
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._finished: OrderedDict[str, Job] = OrderedDict()
         self._background: set[asyncio.Task[Any]] = set()
+        self._forgotten = 0
+
+    def __len__(self) -> int:
+        return len(self._followed)
 
     async def accept(self, job: Job) -> Job:
-        """Store a new job and start following it; when this returns, the job will be answered."""
+        """Store a new job and start following it; when this returns, the job will be answered.
+
+        A caller that is cancelled meanwhile (a client that hung up) leaves a job that is followed like any other.
+        """
         flight, led = await self._board(job)
         flight.hold()  # the job counts as a waiter from here, so the flight cannot linger away before its follower runs
-        try:
-            await self._store.add(job)
-            self._follow(job, flight, led)
-        finally:
-            flight.release()
-        return self._followed.get(job.id, job)
+        await asyncio.shield(self._spawn(self._enter(job, flight, led)))
+        return self._followed.get(job.id) or self._finished.get(job.id, job)
 
     def file(self, job: Job) -> None:
         """Keep a job that was complete when it came; its record is written behind the answer."""
@@ -73,11 +76,13 @@ class Desk:
         job = self._followed.get(job_id) or self._finished.get(job_id)
         if job is not None:
             return job
+        forgotten = self._forgotten
         job = await self._store.get(job_id)
         if job is None:
             return None
         if job.status.is_final:
-            self._keep(job)
+            if forgotten == self._forgotten:  # else it may have been deleted while we read
+                self._keep(job)
         elif self._clock() - job.updated_at > ORPHAN_SECONDS and job_id not in self._followed:
             job = await self._adopt(job)
         return job
@@ -93,11 +98,14 @@ class Desk:
         known = self.forget(job_id)
         if not await self._store.delete(job_id) and not known:
             raise unknown(job_id)
+        self.forget(job_id)  # its follower, or somebody who read it, may have kept it while the store was asked
         if follower is not None:
+            self._followed.pop(job_id, None)
             follower.cancel()
 
     def forget(self, job_id: str) -> bool:
-        """Drop what this process remembers of a job that was deleted elsewhere."""
+        """Drop what this process remembers of a finished job; tell whether it knew the job, finished or not."""
+        self._forgotten += 1
         return self._finished.pop(job_id, None) is not None or job_id in self._followed
 
     def stats(self) -> dict[str, int]:
@@ -111,6 +119,13 @@ class Desk:
             follower.cancel()
         await asyncio.gather(*self._followers.values(), *self._background, return_exceptions=True)
         await self._store.aclose()
+
+    async def _enter(self, job: Job, flight: VideoFlight, led: bool) -> None:
+        try:
+            await self._store.add(job)
+            self._follow(job, flight, led)
+        finally:
+            flight.release()
 
     async def _adopt(self, job: Job) -> Job:
         logger.warning("adopting orphaned job %s", job.id)
@@ -134,7 +149,8 @@ class Desk:
             job = replace(job, status=JobStatus.IN_PROGRESS, embedding=event.embedding)
         elif isinstance(event, Progress):
             percent = min(99, 100 * event.step // max(1, event.total))
-            job = replace(job, status=JobStatus.IN_PROGRESS, progress=percent)
+            # A render that is begun again on another replica counts from nought; the job shows the furthest it got.
+            job = replace(job, status=JobStatus.IN_PROGRESS, progress=max(job.progress, percent))
         self._followed[job_id] = job
 
     async def _see_through(self, job_id: str, flight: VideoFlight, led: bool) -> None:

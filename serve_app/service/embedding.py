@@ -7,12 +7,15 @@ missing of both is computed in one batch. Equal prompts asked for at the same ti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextvars
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
+from opentelemetry import context as otel
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import Flight, Flights
@@ -43,6 +46,7 @@ class PromptEmbedder:
         self._telemetry = telemetry
         self._flights: Flights[Embeds, None] = Flights()
         self._one_batch = asyncio.Lock()
+        self._runners: set[asyncio.Task[None]] = set()
 
     async def embed(self, keys: Sequence[str], prompts: Sequence[str]) -> PromptEmbeds:
         """Return the embeddings of [prompt, negative prompt], given with their keys; raises RenderFailed."""
@@ -70,10 +74,17 @@ class PromptEmbedder:
         boarded = [self._flights.board(key, one) for key in missing]
         led = {flight.key: missing[flight.key] for flight, leads in boarded if leads}
         if led:
-            runner = asyncio.get_running_loop().create_task(self._encode(led, batch))
-            runner.add_done_callback(lambda task: task.exception() if not task.cancelled() else None)
+            self._start(self._encode(led, batch))
         results = await asyncio.gather(*(flight.wait() for flight, _ in boarded))
         return {flight.key: embeds for (flight, _), embeds in zip(boarded, results, strict=True)}
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run in an empty context but for the trace: the batch must not be cancelled with the request that led it."""
+        context = contextvars.Context()
+        context.run(otel.attach, otel.get_current())
+        runner = asyncio.get_running_loop().create_task(work, context=context)
+        self._runners.add(runner)
+        runner.add_done_callback(self._runners.discard)
 
     async def _encode(self, prompts: dict[str, str], batch: asyncio.Future[dict[str, Embeds]]) -> None:
         try:

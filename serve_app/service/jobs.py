@@ -81,7 +81,7 @@ class JobStore(Protocol):
     """Where job records live."""
 
     async def add(self, job: Job) -> None:
-        """Store a new record; when this returns the job is accepted."""
+        """Store a new record; when this returns the job is accepted. One that exists or was deleted stays so."""
         ...
 
     async def update(self, job: Job) -> bool:
@@ -118,7 +118,9 @@ class MemoryJobs:
         return len(self._jobs)
 
     async def add(self, job: Job) -> None:
-        """Store a new record."""
+        """Store a new record, unless there is one or it was deleted."""
+        if job.id in self._jobs or job.id in self._deleted:
+            return
         self._jobs[job.id] = job
         bisect.insort(self._order, (job.created_at, job.id))
         while len(self._order) > self._max_jobs:
@@ -131,6 +133,10 @@ class MemoryJobs:
             return False
         self._jobs[job.id] = job
         return True
+
+    def was_deleted(self, job_id: str) -> bool:
+        """Tell whether the job was deleted here."""
+        return job_id in self._deleted
 
     async def get(self, job_id: str) -> Job | None:
         """Return the record or None; NotFound if it was deleted."""

@@ -39,21 +39,29 @@ def issue(secret: bytes, key: str, created_at: float) -> str:
     """Return the id of a job that was complete at `created_at` (Unix seconds) with the video of `key`."""
     micros = round(created_at * 1e6)
     body = _BODY.pack(_VERSION, micros, bytes.fromhex(key), secrets.token_bytes(5))
-    return PREFIX + base64.urlsafe_b64encode(body + _mac(secret, body)).decode()
+    return _spelled(body + _mac(secret, body))
 
 
 def read(secret: bytes, job_id: str) -> Receipt | None:
-    """Return what `job_id` says, None when it is no receipt of this deployment."""
+    """Return what `job_id` says, None when it is no receipt of this deployment.
+
+    Only the one spelling that `issue` gives is read: a second one would outlive the deletion of the first.
+    """
     try:
         raw = base64.urlsafe_b64decode(job_id.removeprefix(PREFIX).encode("ascii"))
     except (binascii.Error, UnicodeEncodeError, ValueError):
         return None
-    if len(raw) != _BODY.size + _MAC_BYTES or not hmac.compare_digest(
-        raw[_BODY.size :], _mac(secret, raw[: _BODY.size])
-    ):
+    if len(raw) != _BODY.size + _MAC_BYTES or job_id != _spelled(raw):
         return None
-    version, micros, key, _ = _BODY.unpack(raw[: _BODY.size])
+    body, mac = raw[: _BODY.size], raw[_BODY.size :]
+    if not hmac.compare_digest(mac, _mac(secret, body)):
+        return None
+    version, micros, key, _ = _BODY.unpack(body)
     return Receipt(micros / 1e6, key.hex()) if version == _VERSION else None
+
+
+def _spelled(raw: bytes) -> str:
+    return PREFIX + base64.urlsafe_b64encode(raw).decode()
 
 
 def _mac(secret: bytes, body: bytes) -> bytes:

@@ -1,13 +1,15 @@
 """Job records in Redis: one value per job with the job's own expiry, and one sorted set by creation time for listing.
 
 Names are HMACs under the deployment secret like everything in shared tiers. If Redis is away, records of this process
-are kept in its memory, so that a job submitted here is still answered here; that counts as an error of the tier.
+are kept in its memory, so that a job submitted here is still answered here; that counts as an error of the tier, and
+after a few in a row Redis is left alone for a while. What was deleted here meanwhile stays deleted when it is back.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from importlib import resources
@@ -16,8 +18,12 @@ from typing import TypeVar, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from serve_app.cache.breaker import Breaker
+from serve_app.errors import NotFound, TierError
 from serve_app.service.jobs import Job, MemoryJobs, Order, Page, gone, unknown
 from serve_app.telemetry import Telemetry, TierRead
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _DELETED = b"deleted"
@@ -34,7 +40,8 @@ class RedisJobs:
         self._telemetry = telemetry
         self._clock = clock
         self._here = MemoryJobs()
-        self._index = self._name("index")
+        self._breaker = Breaker("l2/job")
+        self._index = self._name("/index")  # no job id has a slash in it: one path segment is all that a client gives
         script = resources.files("serve_app.cache").joinpath("scripts/job_update.lua").read_text()
         self._update = redis.register_script(script)
 
@@ -43,7 +50,7 @@ class RedisJobs:
 
         async def shared() -> None:
             pipe = self._redis.pipeline(transaction=False)
-            pipe.set(self._name(job.id), job.to_json(), exat=int(job.expires_at))
+            pipe.set(self._name(job.id), job.to_json(), exat=int(job.expires_at), nx=True)  # a tombstone stays
             pipe.zadd(self._index, {job.id: job.created_at})
             pipe.zremrangebyscore(self._index, "-inf", self._clock() - (job.expires_at - job.created_at))
             await pipe.execute()
@@ -57,7 +64,11 @@ class RedisJobs:
             replaced = await self._update(keys=[self._name(job.id)], args=[job.to_json()])
             return bool(replaced) or await self._here.update(job)
 
-        return await self._either(shared, lambda: self._here.update(job))
+        async def here() -> bool:
+            await self._here.add(job)  # Redis went away after the job was stored there: go on with it here
+            return await self._here.update(job)
+
+        return not self._here.was_deleted(job.id) and await self._either(shared, here)
 
     async def get(self, job_id: str) -> Job | None:
         """Return the record or None; NotFound if it was deleted."""
@@ -66,8 +77,9 @@ class RedisJobs:
             data = cast(bytes | None, await self._redis.get(self._name(job_id)))
             if data == _DELETED:
                 raise gone(job_id)
-            return await self._here.get(job_id) if data is None else Job.from_json(data)
+            return here if data is None else Job.from_json(data)
 
+        here = await self._here.get(job_id)
         return await self._either(shared, lambda: self._here.get(job_id))
 
     async def delete(self, job_id: str) -> bool:
@@ -97,7 +109,8 @@ class RedisJobs:
                 start += len(ids)
                 names = [self._name(job_id.decode()) for job_id in ids]
                 records = cast(list[bytes | None], await self._redis.mget(names))
-                jobs += [Job.from_json(data) for data in records if data is not None and data != _DELETED]
+                found = [Job.from_json(data) for data in records if data is not None and data != _DELETED]
+                jobs += [job for job in found if not self._here.was_deleted(job.id)]
             return Page(tuple(jobs[:limit]), len(jobs) > limit)
 
         return await self._either(shared, lambda: self._here.page(after=after, limit=limit, order=order))
@@ -113,12 +126,22 @@ class RedisJobs:
         return found
 
     async def _either(self, shared: Callable[[], Awaitable[T]], here: Callable[[], Awaitable[T]]) -> T:
+        """Ask Redis, or this process' memory when Redis cannot answer; NotFound is an answer."""
         began = time.perf_counter()
+        missing: NotFound | None = None
         try:
-            return await shared()
-        except (RedisError, OSError):
+            with self._breaker.attempt():
+                try:
+                    return await shared()
+                except NotFound as error:
+                    missing = error
+        except Exception as error:  # a broken server can make the parser raise anything
+            expected = isinstance(error, RedisError | OSError | TierError)
+            logger.log(logging.DEBUG if expected else logging.ERROR, "job records: %s", error, exc_info=not expected)
             self._telemetry.emit(TierRead("l2", "job", "error", time.perf_counter() - began))
-            return await here()
+        if missing is not None:
+            raise missing
+        return await here()
 
     def _name(self, part: str) -> str:
         return "encore:job:" + hmac.new(self._secret, f"job:{part}".encode(), hashlib.sha256).hexdigest()

@@ -12,13 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import Flights
 from serve_app.core import Entry, Finished, Keys, Outcome, RenderEvent, RenderRequest, Started, VideoSpec
-from serve_app.errors import Busy, EncoreError, InvalidRequest, NotFound, RenderFailed, Unavailable
+from serve_app.errors import Busy, InvalidRequest, NotFound, RenderCancelled, RenderFailed, Unavailable
 from serve_app.schema import VideoRequest
 from serve_app.service.desk import Desk
 from serve_app.service.jobs import Job, JobStore, Order, Page, unknown
@@ -28,11 +28,14 @@ from serve_app.service.receipt import issue, new_job_id, read
 from serve_app.telemetry import Answered, Telemetry, span
 
 _KEY = re.compile(r"[0-9a-f]{64}")
+_UNSTORED = "unstored"
+"""In the metadata of an entry that is in this process' memory alone: no durable tier could take it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one router takes on: renders it started, requests that wait for one, and for how long records live."""
+    """How much one router takes on: renders it started, requests that wait for one (and as many jobs that do), and
+    for how long records live."""
 
     max_queued: int = 64
     max_waiting: int = 1_500
@@ -92,7 +95,7 @@ class VideoService:
         plan = self.planner.plan(request)
         entry = self._cache.get_now(plan.keys.video)
         if entry is not None:
-            return self._answer(plan, Landing(entry, Outcome.L1, None, True), True, began)
+            return self._answer(plan, Landing(entry, Outcome.L1, None, _is_stored(entry)), True, began)
         if self._waiting >= self._limits.max_waiting:
             raise self._busy("requests are waiting")
         self._waiting += 1
@@ -102,7 +105,7 @@ class VideoService:
                 return self._answer(plan, found, True, began)
             flight, led = self._board(plan.spec, plan.keys)
             landing = await flight.wait()
-        except EncoreError:
+        except Exception:
             self._outcomes["failed"] += 1
             self._telemetry.emit(Answered("failed", time.perf_counter() - began, 0))
             raise
@@ -118,19 +121,13 @@ class VideoService:
         began = time.perf_counter()
         plan = self.planner.plan(request)
         now = self._clock()
-        entry = self._cache.get_now(plan.keys.video)
-        found = Outcome.L1
-        if entry is None:
-            if not self._cache.durable:
-                raise Unavailable("No storage can take the video of a job; try /v1/videos/sync.", retry_after=5)
-            overflow = await self._overflow(plan.keys)
-            entry, found = (None, found) if overflow is None else (overflow.entry, overflow.outcome)
-        if entry is not None:
+        found = await self._ready(plan.keys)
+        if found is not None:
             job = self._receipt_job(
-                issue(self._secret, plan.keys.video, now), plan.asked, plan.spec, plan.keys, now, found
+                issue(self._secret, plan.keys.video, now), plan.asked, plan.spec, plan.keys, now, found.outcome
             )
             self._desk.file(job)
-            self._count(found, began, entry.size)
+            self._count(found.outcome, began, found.entry.size)
             return job
         return await self._desk.accept(
             Job(
@@ -219,9 +216,43 @@ class VideoService:
         """Look in every tier once for all on this flight (L1 again: it may have landed meanwhile), then render."""
         with span("router", model=spec.model):
             found = await self._cache.get(keys.video)
-            if found is not None:
-                return Landing(found[0], found[1], None, True)
-            return await self._render(spec, keys, flight)
+            if found is None:
+                try:
+                    return await self._render(spec, keys, flight)
+                except RenderCancelled:  # by another router, whose last waiter left; here somebody still waits
+                    return await self._render(spec, keys, flight)
+            entry, outcome = found
+            if not _is_stored(entry):
+                entry = await self._store(entry)
+            return Landing(entry, outcome, None, _is_stored(entry))
+
+    async def _store(self, entry: Entry) -> Entry:
+        """Try again to store a video that no durable tier could take when it was made."""
+        kept = await self._cache.put(replace(entry, meta={k: v for k, v in entry.meta.items() if k != _UNSTORED}))
+        return kept.entry if kept.tiers else self._remember_unstored(entry)
+
+    def _remember_unstored(self, entry: Entry) -> Entry:
+        entry = replace(entry, meta={**entry.meta, _UNSTORED: True})
+        self._cache.remember(entry)
+        return entry
+
+    async def _ready(self, keys: Keys) -> Landing | None:
+        """Return the stored video that a job is complete with at once; None means that it may board a flight.
+
+        Raises Unavailable without a durable tier, Busy over the limits.
+        """
+        entry = self._cache.get_now(keys.video)
+        if entry is not None and _is_stored(entry):
+            return Landing(entry, Outcome.L1, None, True)
+        # A video that only this process has is stored, at last, by the flight that finds it.
+        if not self._cache.durable:
+            raise Unavailable("No storage can take the video of a job; try /v1/videos/sync.", retry_after=5)
+        if len(self._desk) >= self._limits.max_waiting:
+            raise self._busy("jobs are waiting")
+        found = await self._overflow(keys)
+        if found is not None and not found.stored:
+            raise self._busy("renders are queued")
+        return found
 
     async def _overflow(self, keys: Keys) -> Landing | None:
         """With every place taken, still answer what a tier has; None means there is a place (or a flight to join).
@@ -233,7 +264,7 @@ class VideoService:
         found = await self._cache.get(keys.video)
         if found is None:
             raise self._busy("renders are queued")
-        return Landing(found[0], found[1], None, True)
+        return Landing(found[0], found[1], None, _is_stored(found[0]))
 
     async def _render(self, spec: VideoSpec, keys: Keys, flight: VideoFlight) -> Landing:
         embedding: str | None = None
@@ -247,7 +278,10 @@ class VideoService:
                         embedding = event.embedding
                     elif isinstance(event, Finished):
                         self._render_seconds += 0.2 * (time.perf_counter() - began - self._render_seconds)
-                        self._cache.remember(event.entry)
+                        if event.stored:
+                            self._cache.remember(event.entry)
+                        else:
+                            self._remember_unstored(event.entry)
                         return Landing(event.entry, Outcome.RENDERED, embedding, bool(event.stored))
         finally:
             if flight.abandoned:
@@ -256,7 +290,7 @@ class VideoService:
 
     async def _from_receipt(self, job_id: str) -> Job:
         receipt = read(self._secret, job_id)
-        if receipt is None:
+        if receipt is None or self._clock() >= receipt.created_at + self._limits.job_ttl_seconds:
             raise unknown(job_id)
         found = await self._cache.get(receipt.key)
         if found is None:
@@ -296,3 +330,7 @@ class VideoService:
     def _busy(self, what: str) -> Busy:
         wait = min(600, max(1, round(self._render_seconds * len(self._flights))))
         return Busy(f"Too many {what}; try again in {wait} s.", retry_after=wait)
+
+
+def _is_stored(entry: Entry) -> bool:
+    return not entry.meta.get(_UNSTORED, False)

@@ -52,6 +52,11 @@ FOLDED = {
 }
 
 KEPT_APART = {
+    "a leading point": (".5 litres of milk", "5 litres of milk"),
+    "flags made of tags": (
+        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f waves",
+        "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f waves",
+    ),
     "inner quotes": ('a sign that says "open" at night', "a sign that says open at night"),
     "apostrophe": ("the cats' house", "the cats house"),
     "inner punctuation": ("cat, dog", "cat dog"),

@@ -1,0 +1,173 @@
+"""The commands of `encore`, one line of story each; what they do lies in the modules beside this one.
+
+Whatever fails on purpose is one line `encore: ...` on standard error and exit status 1; a wrong command line is
+typer's own message and 2; Ctrl-C is 130. Standard output holds nothing but the answer. Modules are imported by the
+command that needs them, so that `encore --help` does not wait for an HTTP client.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from serve_app import __version__
+from serve_app.cli.fields import Fields, takes_fields
+from serve_app.errors import EncoreError
+
+
+class Commands(TyperGroup):
+    """The group of all commands; tells every EncoreError in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except EncoreError as error:
+            typer.echo(f"encore: {' '.join(error.message.split())}", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    name="encore",
+    cls=Commands,
+    help="Text-to-video that renders once and plays many times.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Prompt = Annotated[str, typer.Argument(help="What the video shows.", show_default=False)]
+Url = Annotated[
+    str | None,
+    typer.Option(help="The server. Absent: ENCORE_URL, else http://127.0.0.1:8000.", metavar="URL", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+
+
+def main() -> None:
+    """Run the command line of this process and exit; the entry point of the package."""
+    app(prog_name="encore")
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Text-to-video that renders once and plays many times."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"encore {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The API's port. Absent: the first free one from 8000 on.")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ENCORE_CACHE_DIR",
+            help="Where videos, Valkey and logs lie. Absent: $XDG_CACHE_HOME/encore, else ~/.cache/encore.",
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model to serve.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A Serve config instead of the package's local.yaml.", exists=True, dir_okay=False),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, such as max_queued=8. Repeatable."),
+    ] = None,
+) -> None:
+    """Start a server on this machine, in the foreground; Ctrl-C stops it."""
+    from serve_app.cli.serve import launch
+
+    launch(port=port, cache_dir=cache_dir, model=model, config=config, assignments=assignments or [])
+
+
+@app.command()
+@takes_fields
+def generate(
+    prompt: Prompt,
+    fields: Fields,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to put the MP4; an existing file is replaced. `-`: standard output. "
+            "Absent: encore-KEY.mp4 here, which never replaces another file.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file also when -o is absent.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Make a video, or get it from the cache. Ctrl-C stops the render on the server too."""
+    from serve_app.cli.generate import generate
+
+    generate(prompt, fields, output=output, force=force, url=url, as_json=as_json)
+
+
+@app.command()
+@takes_fields
+def explain(
+    prompt: Annotated[
+        str, typer.Argument(help="A prompt; `-` reads prompts from standard input, one a line.", show_default=False)
+    ],
+    fields: Fields,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a prompt means: its normalised form, the spec, the keys, and which tier has the video.
+
+    With `-` no server is asked: every line becomes one JSON object with `prompt`, `normalised` and `keys`, or with
+    `prompt` and `error`; then the exit status is 1.
+    """
+    from serve_app.cli.explain import explain_lines, explain_one
+
+    if prompt != "-":
+        explain_one(prompt, fields, url=url, as_json=as_json)
+    elif url is not None:
+        raise typer.BadParameter("`-` asks no server, so it takes no --url.")
+    elif not explain_lines(typer.get_binary_stream("stdin"), typer.get_binary_stream("stdout"), fields):
+        raise typer.Exit(1)
+
+
+@app.command()
+def invalidate(
+    key: Annotated[str, typer.Argument(help="A video's key, 64 hex digits, as `encore explain` prints it.")],
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Delete a video from every tier."""
+    from serve_app.cli.show import show_invalidated
+
+    show_invalidated(key, url=url, as_json=as_json)
+
+
+@app.command()
+def stats(url: Url = None, as_json: Json = False) -> None:
+    """Show the counters of the server: outcomes, tiers, renderer."""
+    from serve_app.cli.show import show_stats
+
+    show_stats(url=url, as_json=as_json)
+
+
+@app.command()
+def models(url: Url = None, as_json: Json = False) -> None:
+    """Show the models on offer with their ranges and defaults."""
+    from serve_app.cli.show import show_models
+
+    show_models(url=url, as_json=as_json)

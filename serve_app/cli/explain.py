@@ -1,0 +1,106 @@
+"""`encore explain`: one prompt with the help of the server, or thousands without one.
+
+A server knows its own model and its tiers, so it is asked first; without one the planner of this process answers all
+but the tiers. Neither way imports torch, Ray or transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, BinaryIO
+
+import typer
+from pydantic import ValidationError
+
+from serve_app.cli.fields import Fields
+from serve_app.errors import EncoreError, InvalidRequest
+from serve_app.schema import parse_request
+from serve_app.service.plan import Planner
+from serve_app.service.wiring import open_planner
+from serve_app.settings import Settings
+
+
+def explain_one(prompt: str, fields: Fields, *, url: str | None, as_json: bool) -> None:
+    """Print what `prompt` means; raises what the server, or without one the planner, refuses."""
+    try:
+        explanation = _from_server(prompt, fields, url)
+    except EncoreError as error:
+        if isinstance(error, InvalidRequest) and error.param is not None:  # an Encore server, and it means this field
+            raise
+        explanation = _planner(fields).plan(parse_request({"prompt": prompt, **fields})).explained() | {"tiers": None}
+        typer.echo(f"encore: {error.message} So the tiers are not known.", err=True)
+    typer.echo(json.dumps(explanation, ensure_ascii=False) if as_json else "\n".join(_told(explanation)))
+
+
+def explain_lines(lines: Iterable[bytes], out: BinaryIO, fields: Fields) -> bool:
+    """Write one JSON object per line of UTF-8, each as soon as its line was read; return whether all were usable.
+
+    A line that cannot be used becomes `{"prompt", "error"}`. Raises NotFound for an unknown model.
+    """
+    planner = _planner(fields)
+    all_usable = True
+    for line in lines:
+        answer = _explained(line.rstrip(b"\r\n"), planner, fields)
+        all_usable = all_usable and "error" not in answer
+        out.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
+        out.flush()
+    return all_usable
+
+
+def _explained(line: bytes, planner: Planner, fields: Fields) -> dict[str, Any]:
+    prompt = line.decode(errors="replace")
+    try:
+        if prompt.encode() != line:
+            raise InvalidRequest("The line is not UTF-8.", param="prompt")
+        explanation = planner.plan(parse_request({"prompt": prompt, **fields})).explained()
+    except EncoreError as error:
+        return {"prompt": prompt, **error.wire()}
+    return {name: explanation[name] for name in ("prompt", "normalised", "keys")}
+
+
+def _planner(fields: Fields) -> Planner:
+    """Return the planner of the model that was asked for, else of the one that the environment or default names."""
+    try:
+        settings = Settings(**{"model": fields["model"]} if "model" in fields else {})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise InvalidRequest(f"The environment's ENCORE_{str(first['loc'][0]).upper()}: {first['msg']}.") from None
+    return open_planner(settings)
+
+
+def _from_server(prompt: str, fields: Fields, url: str | None) -> dict[str, Any]:
+    from serve_app.client import Encore  # thousands of lines need no HTTP
+
+    with Encore(url) as encore:
+        answer = encore.explain(prompt, **fields)
+    return {
+        "prompt": answer.prompt,
+        "normalised": answer.normalised,
+        "changes": answer.extra.get("changes", []),
+        "keys": {"prompt": answer.keys.prompt, "latents": answer.keys.latents, "video": answer.keys.video},
+        "spec": dict(answer.spec),
+        "tiers": dict(answer.tiers),
+    }
+
+
+def _told(explanation: dict[str, Any]) -> list[str]:
+    """Return lines for a person; prompts are quoted and escaped, so that what is invisible shows."""
+    lines = [_row("prompt", repr(explanation["prompt"]))]
+    lines += [_row("", f"{change.get('step')}: {change.get('after')!r}") for change in explanation["changes"]]
+    lines.append(_row("normalised", repr(explanation["normalised"])))
+    spec = {name: value for name, value in explanation["spec"].items() if name != "prompt"}
+    lines.append(_row("spec", ", ".join(f"{name}={value!r}" for name, value in spec.items())))
+    lines += [_row(f"key({stage})", key) for stage, key in explanation["keys"].items()]
+    return [*lines, _row("tiers", _tiers(explanation["tiers"]))]
+
+
+def _row(name: str, value: str) -> str:
+    return f"{name:<14}{value}"
+
+
+def _tiers(tiers: dict[str, bool | None] | None) -> str:
+    if tiers is None:
+        return "not known"
+    words = {True: "has the video", False: "no", None: "not known"}
+    return ", ".join(f"{tier}: {words[held]}" for tier, held in tiers.items())

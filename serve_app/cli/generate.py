@@ -1,0 +1,144 @@
+"""`encore generate`: make a job, follow it, store its file, say how it came.
+
+The job is followed here and not by `Encore.generate`, because Ctrl-C has to know which job to delete, and because
+somebody who watches a bar needs no time limit.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from serve_app.cli.fields import Fields
+from serve_app.cli.output import opened
+from serve_app.client import Encore, Job, failures
+from serve_app.core import JobStatus
+from serve_app.errors import EncoreError
+
+POLL_INTERVAL = 0.2  # seconds; a poll costs the server about a millisecond
+
+Tell = Callable[[Job], None]
+
+
+def generate(prompt: str, fields: Fields, *, output: str | None, force: bool, url: str | None, as_json: bool) -> None:
+    """Get the video of `prompt`, save it as `output.opened` describes, and print how it came.
+
+    Raises what the client, the render and the place raise. With `-` as output the report goes to standard error.
+    """
+    with Encore(url) as encore, opened(output, force=force) as save:
+        began = time.monotonic()
+        with progress_bar() as tell:
+            job = follow(encore, prompt, fields, tell)
+        data = encore.content(job.id)
+        waited = time.monotonic() - began
+        name = save(data, _key(job))
+    report = _report(job, name, len(data), waited)
+    typer.echo(json.dumps(report) if as_json else _told(report), err=name is None)
+
+
+def follow(encore: Encore, prompt: str, fields: Fields, tell: Tell) -> Job:
+    """Return the completed job of `prompt`; raises what it failed with. Ctrl-C deletes the job, then goes on up."""
+    job: Job | None = None
+    try:
+        with _interrupt_postponed():
+            job = encore.create(prompt, **fields)
+        tell(job)
+        while not job.status.is_final:
+            time.sleep(POLL_INTERVAL)
+            job = encore.retrieve(job.id)
+            tell(job)
+    except KeyboardInterrupt:
+        if job is not None and not job.status.is_final:
+            _stop(encore, job)
+        raise
+    if job.status is JobStatus.FAILED:
+        error = job.error
+        raise failures.of_job(error.code, error.message) if error else EncoreError(f"Job {job.id} failed.")
+    return job
+
+
+@contextmanager
+def progress_bar() -> Iterator[Tell]:
+    """Show a bar on standard error, if that is a terminal; it is gone afterwards."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("asking", total=100)
+
+        def tell(job: Job) -> None:
+            progress.update(bar, completed=job.progress, description=job.status.replace("_", " "))
+
+        yield tell
+
+
+@contextmanager
+def _interrupt_postponed() -> Iterator[None]:
+    """Hold back a first Ctrl-C: between sending a request and reading its answer there is a job without a known id."""
+    pressed = False
+
+    def hold(signum: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    previous = signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+def _stop(encore: Encore, job: Job) -> None:
+    try:
+        encore.delete(job.id)
+    except EncoreError as error:
+        typer.echo(f"encore: job {job.id} could not be deleted: {error.message}", err=True)
+    else:
+        typer.echo(f"encore: stopped; job {job.id} is deleted.", err=True)
+
+
+def _key(job: Job) -> str:
+    if job.cache is None or job.cache.outcome is None or job.cache.key is None:
+        raise EncoreError(f"Job {job.id} is completed but does not say how it was made.")
+    return job.cache.key
+
+
+def _report(job: Job, name: str | None, size: int, waited: float) -> dict[str, Any]:
+    cache = job.cache
+    return {
+        "outcome": cache and cache.outcome,
+        "key": cache and cache.key,
+        "embedding": cache and cache.embedding,
+        "seconds": round(waited, 3),
+        "file": name,
+        "bytes": size,
+        "id": job.id,
+        "model": job.model,
+        "seed": job.seed,
+        "size": job.size,
+        "num_frames": job.extra.get("num_frames"),
+        "fps": job.extra.get("fps"),
+    }
+
+
+def _told(report: dict[str, Any]) -> str:
+    video = f"{report['size']}, {report['num_frames']} frames at {report['fps']} fps, seed {report['seed']}"
+    lines = {
+        "outcome": f"{report['outcome']} in {report['seconds']:.2f} seconds",
+        "file": f"{report['file'] or 'standard output'} ({report['bytes']:,} bytes)",
+        "video": video,
+        "key": report["key"],
+    }
+    return "\n".join(f"{name:<9}{value}" for name, value in lines.items())

@@ -1,0 +1,99 @@
+"""`encore serve`: check what can be checked at once, then become the launcher.
+
+The launcher lives above this floor, so it is not imported but executed, in this very process: a supervisor's signals
+and exit status are the server's own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+import yaml
+from pydantic import ValidationError
+
+from serve_app.model.model import load_family
+from serve_app.settings import SECRETS, Settings
+
+LAUNCHER = "deployments.launcher.launcher"
+
+
+def launch(
+    *, port: int | None, cache_dir: Path | None, model: str | None, config: Path | None, assignments: Sequence[str]
+) -> NoReturn:
+    """Replace this process by the launcher; raises BadParameter or NotFound (no such model) before that."""
+    if config is not None:
+        _check_config(config)
+    arguments = {
+        "cache_dir": str((cache_dir or default_cache_dir(os.environ)).expanduser().absolute()),
+        "port": port,
+        "overrides": overrides(model, assignments),
+        "config": None if config is None else str(config.absolute()),
+    }
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", LAUNCHER, json.dumps(arguments)])  # noqa: S606 - the point of it
+
+
+def default_cache_dir(environment: Mapping[str, str]) -> Path:
+    """Return the user's cache folder for Encore (XDG Base Directory: a relative XDG_CACHE_HOME is ignored)."""
+    base = Path(environment.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "encore"
+
+
+def overrides(model: str | None, assignments: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that --model and --set change, checked and JSON-able; `none` unsets.
+
+    Raises BadParameter for what is no setting, a secret, or not a value of it; NotFound for an unknown model.
+    """
+    given = dict(_assignment(text) for text in assignments)
+    if model is not None:
+        if given.get("model", model) != model:
+            raise typer.BadParameter(f"--model {model} and --set model={given['model']} contradict each other.")
+        given["model"] = model
+    checked = _settings(given).model_dump(mode="json", include=set(given))
+    if "model" in checked:
+        load_family(checked["model"])
+    return checked
+
+
+def _assignment(text: str) -> tuple[str, str | None]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"'{text}' is not NAME=VALUE.", param_hint="--set")
+    if name in SECRETS:
+        message = f"'{name}' is a secret: it comes from the environment only (ENCORE_{name.upper()})."
+        raise typer.BadParameter(message, param_hint="--set")
+    if name not in Settings.model_fields:
+        raise typer.BadParameter(f"There is no setting '{name}'{_meant(name)}.", param_hint="--set")
+    return name, None if value.lower() == "none" else value
+
+
+def _meant(name: str) -> str:
+    known = [each for each in Settings.model_fields if each not in SECRETS]
+    near = difflib.get_close_matches(name, known)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"
+
+
+def _settings(given: Mapping[str, Any]) -> Settings:
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        source = f"--set {name}" if name in given else f"the environment's ENCORE_{name.upper()}"
+        raise typer.BadParameter(f"{first['msg']}.", param_hint=source) from None
+
+
+def _check_config(path: Path) -> None:
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint="--config") from None
+    if not isinstance(config, dict) or not config.get("applications"):
+        raise typer.BadParameter(f"{path} is not a Serve config: it has no `applications`.", param_hint="--config")

@@ -1,0 +1,114 @@
+"""The README is true: its commands run, its tables list what the code has."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serve_app.media import probe
+from serve_app.schema import VideoRequest
+from serve_app.settings import SECRETS, Settings
+from tests.conftest import free_ports
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's code blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_every_setting_is_listed() -> None:
+    """The settings table has a row for each setting, with its default and its description."""
+    for name, field in Settings.model_fields.items():
+        default = "environment only" if name in SECRETS else f"`{field.default}`"
+        assert f"| `{name}` | {default} | {field.description} |" in README
+
+
+def test_every_field_is_listed() -> None:
+    """Each field of a request is named in the table of fields."""
+    for name in VideoRequest.model_fields:
+        assert f"`{name}`" in README
+
+
+def test_make_test_is_the_test_command() -> None:
+    """`make test` and `make lint` exist and run what they should."""
+    for target, command in (("test", "-m pytest"), ("lint", "lint-imports")):
+        shown = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert command in shown
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Run the README's `make serve` in a fresh clone, with the packages of this environment; yield how to reach it."""
+    assert "make serve" in blocks("sh")[0]
+    clone = tmp_path_factory.mktemp("clone") / "encore"
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    (port,) = free_ports(1)
+    log = clone.parent / "serve.log"
+    command = ["make", "-o", f"{sys.prefix}/.installed", "serve", f"VENV={sys.prefix}"]
+    command += [f"ARGS=--port {port} --cache-dir {clone.parent / 'cache'}"]
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, cwd=clone, stdout=out, stderr=subprocess.STDOUT)
+    end = time.monotonic() + 120
+    while "Encore is ready." not in log.read_text():
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.1)
+    yield {"port": str(port), "folder": str(clone.parent)}
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(30) != 0 or "Stopping" in log.read_text()
+
+
+def run(script: str, served: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    """Run one block of the README as it stands, but for the port."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "ENCORE_URL": f"http://127.0.0.1:{served['port']}",
+        "PYTHONWARNINGS": "ignore::DeprecationWarning",
+    }
+    return subprocess.run(
+        [*command, script.replace(":8000", f":{served['port']}")],
+        cwd=served["folder"], env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.cluster
+def test_the_curl_command(served: dict[str, str]) -> None:
+    """The first command of "Use it" leaves a playable MP4."""
+    assert shutil.which("curl")
+    done = run(blocks("sh")[1], served, "sh", "-c")
+    assert done.returncode == 0, done.stderr
+    assert "x-encore-outcome: rendered" in done.stdout
+    assert probe((Path(served["folder"]) / "out.mp4").read_bytes()).num_frames == 16
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("number", [0, 1], ids=["openai", "encore"])
+def test_the_python_programs(served: dict[str, str], number: int) -> None:
+    """The SDK's and the client's programs run as they are printed."""
+    done = run(blocks("python")[number], served, sys.executable, "-c")
+    assert done.returncode == 0, done.stderr
+    assert "rendered" in done.stdout
+
+
+@pytest.mark.cluster
+def test_the_encore_commands(served: dict[str, str]) -> None:
+    """Every `encore` line runs; the key that `invalidate` wants is the one that `explain` told."""
+    (Path(served["folder"]) / "prompts.txt").write_text("a cat\na dog\n")
+    explained = run("encore explain --json 'a red circle moves left'", served, "sh", "-c")
+    key = re.search(r'"video": *"([0-9a-f]{64})"', explained.stdout)
+    assert key, explained.stderr
+    for line in blocks("sh")[2].strip().splitlines():
+        done = run(line.replace("KEY", key[1]), served, "sh", "-c")
+        assert done.returncode == 0, (line, done.stderr)
