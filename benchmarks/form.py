@@ -1,9 +1,9 @@
-"""The form of every benchmark: one command line, one table, one JSON file, one plot, and goals that decide the exit status.
+"""The form of every benchmark: one command line, a table, JSON, a plot, and goals that decide the exit status.
 
     python benchmarks/X.py [--quick] [--json PATH] [--plot PATH]
 
-A program asks its question in its own docstring, measures, and hands a Result to `main`. The exit status is 0 when every
-goal is met, 1 when one is not, 130 after Ctrl-C or SIGTERM, which let the program's own clean-up run first.
+A program asks its question in its own docstring, measures, and hands a Result to `main`. The exit status is 0 when
+every goal is met, 1 when one is not, 130 after Ctrl-C or SIGTERM, which let the program's own clean-up run first.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main(
 ) -> int:
     """Run a benchmark's command line and return its exit status.
 
-    question: the program's docstring. measure: gets whether it shall be quick. draw: puts a Result on a matplotlib Axes.
+    question: the program's docstring. measure: gets whether it shall be quick. draw: puts a Result on matplotlib Axes.
     """
     options = _options(question, arguments)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)

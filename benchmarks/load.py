@@ -1,4 +1,4 @@
-"""The load generator: keep-alive connections in a closed loop, each sending one fixed request as soon as it is answered.
+"""The load generator: keep-alive connections in a closed loop, each sending one fixed request again once answered.
 
 A process of its own, so that it cannot slow the program that measures, and cheap, because it shares few cores with the
 server under test: no HTTP library, no event loop but `selectors`, one receive buffer, bodies counted and dropped. It
@@ -21,25 +21,27 @@ from dataclasses import asdict, dataclass
 _LENGTH = re.compile(rb"\r\nContent-Length: *(\d+)\r\n", re.IGNORECASE)
 _BUFFER_BYTES = 1 << 20
 _SILENCE_SECONDS = 30.0
+WARMUP = 3
+"""The first requests of each connection, which are not timed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to send to 127.0.0.1:`port`: `request` is the whole message, Latin-1; `warmup` is in seconds, not timed."""
+    """What to send to 127.0.0.1:`port` and for how long; `request` is the whole message, Latin-1."""
 
     port: int
     request: str
     connections: int
     seconds: float
-    warmup: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`latencies`: seconds from send to last byte, ascending; `seconds`: from the first of them to the last."""
+    """`latencies`: seconds from send to last byte, ascending; `seconds`: how long they took; `sent`: warm-up too."""
 
     latencies: list[float]
     seconds: float
+    sent: int
 
     @property
     def hits(self) -> int:
@@ -73,10 +75,12 @@ class Connection:
         self._filled = 0
         self._missing: int | None = None
         self.began = 0.0
+        self.sent = 0
 
     def send(self) -> None:
         """Send the request once more."""
         self._filled, self._missing = 0, None
+        self.sent += 1
         self.began = time.perf_counter()
         self.socket.sendall(self._request)
 
@@ -113,16 +117,15 @@ def run(task: Task) -> Run:
             stack.enter_context(connection.socket)
             selector.register(connection.socket, selectors.EVENT_READ, connection)
             connection.send()
-        timed_from = time.perf_counter() + task.warmup
-        until = timed_from + task.seconds
-        answers = list(_answers(selector, timed_from, until))
-    latencies = sorted(latency for latency, _ in answers)
-    return Run(latencies, max(ended for _, ended in answers) - timed_from)
+        answers = list(_answers(selector, time.perf_counter() + task.seconds))
+    timed = [(began, ended) for number, began, ended in answers if number > WARMUP]
+    latencies = sorted(ended - began for began, ended in timed)
+    seconds = max(ended for _, ended in timed) - min(began for began, _ in timed)
+    return Run(latencies, seconds, len(answers))
 
 
-def _answers(selector: selectors.BaseSelector, timed_from: float, until: float) -> Iterator[tuple[float, float]]:
-    """Yield (latency, end) of each answer to a request that was sent between the two times."""
-    # One buffer would do for bodies; heads that come in pieces need one each until they are whole.
+def _answers(selector: selectors.BaseSelector, until: float) -> Iterator[tuple[int, float, float]]:
+    """Yield for each answer its number on the connection, begin and end; none begins after `until`, bar the warm-up."""
     buffers: dict[int, bytearray] = {fd: bytearray(_BUFFER_BYTES) for fd in selector.get_map()}
     while selector.get_map():
         ready = selector.select(_SILENCE_SECONDS)
@@ -133,9 +136,8 @@ def _answers(selector: selectors.BaseSelector, timed_from: float, until: float) 
             if not connection.receive(buffers[key.fd]):
                 continue
             now = time.perf_counter()
-            if connection.began >= timed_from:
-                yield now - connection.began, now
-            if now < until:
+            yield connection.sent, connection.began, now
+            if now < until or connection.sent <= WARMUP:
                 connection.send()
             else:
                 selector.unregister(key.fileobj)

@@ -67,7 +67,7 @@ def environment(
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(__file__).with_name("haproxy.sh")),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder.run / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder.run / "haproxy.sock"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder.sockets / "haproxy.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder.run),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder.run / "haproxy-state"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),

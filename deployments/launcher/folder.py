@@ -20,7 +20,7 @@ from typing import IO
 
 from serve_app.errors import Conflict
 
-_LONGEST_SOCKET_PATH = 80  # a Unix socket's path must fit in 108 bytes, with the names that are appended
+_LONGEST_RUN_PATH = 90  # a Unix socket's path must fit in 108 bytes, with the name that is appended
 
 
 class CacheFolder:
@@ -30,12 +30,18 @@ class CacheFolder:
         self.root = root.expanduser().resolve()
         self.valkey, self.l3, self.logs = (self._made(name) for name in ("valkey", "l3", "logs"))
         self._lock = self._locked()
-        self.run = self._run_folder()
+        self.run, self.sockets = self._run_folders()
         self.secret = self._secret()
+
+    def tail(self, log: str, lines: int = 12) -> str:
+        """Return the last `lines` of one of the logs."""
+        path = self.logs / log
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
     def release(self) -> None:
         """Let another server have the folder; the data stay."""
-        shutil.rmtree(self.run, ignore_errors=True)
+        for folder in (self.run, self.sockets):
+            shutil.rmtree(folder, ignore_errors=True)
         self._lock.close()
 
     def _made(self, name: str) -> Path:
@@ -62,13 +68,17 @@ class CacheFolder:
         lock.flush()
         return lock
 
-    def _run_folder(self) -> Path:
-        run = self.root / "run"
-        if len(str(run)) > _LONGEST_SOCKET_PATH:
-            return Path(tempfile.mkdtemp(prefix="encore-"))
-        shutil.rmtree(run, ignore_errors=True)
+    def _run_folders(self) -> tuple[Path, Path]:
+        """Make both folders afresh; those that a killed server left are removed."""
+        run, link = self.root / "run", self.root / "run" / "sockets"
+        for leftover in (link.resolve(), run):
+            shutil.rmtree(leftover, ignore_errors=True)
+        sockets = Path(tempfile.mkdtemp(prefix="encore-", dir="/tmp"))
+        if len(str(run)) > _LONGEST_RUN_PATH:
+            return sockets, sockets
         run.mkdir(mode=0o700)
-        return run
+        link.symlink_to(sockets)
+        return run, sockets
 
     def _secret(self) -> str:
         path = self.root / "secret"

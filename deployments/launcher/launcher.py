@@ -51,14 +51,16 @@ def launch(
     become_subreaper()
     with _interruptible(), ExitStack() as undo:
         try:
-            ports, listener, valkey, server = _start(undo, cache_dir, port, overrides, config, say)
+            folder, ports, listener, valkey, server = _start(undo, cache_dir, port, overrides, config, say)
             while server.poll() is None:
                 for event in listener.new():
-                    _report(event, ports, cache_dir, say)
+                    _report(event, folder, ports, say)
                 if not valkey.is_alive():
                     raise Unavailable("Valkey ended; see valkey.log in the cache folder's logs.")
                 time.sleep(0.1)
-            raise Unavailable(f"The server process ended by itself; see {cache_dir}/logs/server.log.")
+            raise Unavailable(
+                f"The server process ended by itself; {folder.logs}/server.log ends with:\n{folder.tail('server.log')}"
+            )
         except Interrupted:
             say("Stopping ...")
     return 0
@@ -66,7 +68,7 @@ def launch(
 
 def _start(
     undo: ExitStack, cache_dir: Path, port: int | None, overrides: dict[str, Any], config: Path, say: Say
-) -> tuple[Ports, Listener, EmbeddedValkey, Any]:
+) -> tuple[CacheFolder, Ports, Listener, EmbeddedValkey, Any]:
     folder = CacheFolder(cache_dir)
     undo.callback(folder.release)
     undo.callback(end_descendants, REST_SECONDS)
@@ -85,7 +87,7 @@ def _start(
         log=folder.logs / "server.log",
     )
     undo.callback(end, server, DRAIN_SECONDS)
-    return ports, listener, valkey, server
+    return folder, ports, listener, valkey, server
 
 
 def _ports(port: int | None, say: Say) -> Ports:
@@ -107,11 +109,11 @@ def _render(config: Path, http_port: int, overrides: dict[str, Any]) -> dict[str
     return rendered
 
 
-def _report(event: dict[str, Any], ports: Ports, cache_dir: Path, say: Say) -> None:
+def _report(event: dict[str, Any], folder: CacheFolder, ports: Ports, say: Say) -> None:
     state = event["state"]
     if state == "failed":
         lines = event["message"].strip().splitlines() or ["no reason given"]
-        raise Unavailable(f"The application could not be deployed: {lines[-1]} (more in {cache_dir}/logs/server.log)")
+        raise Unavailable(f"The application could not be deployed: {lines[-1]} (more in {folder.logs}/server.log)")
     if state != "ready":
         say({"ray": "Ray is starting ...", "deploying": "Loading the model ..."}[state])
         return
@@ -122,7 +124,7 @@ def _report(event: dict[str, Any], ports: Ports, cache_dir: Path, say: Say) -> N
         f"  Docs           {url}/docs\n"
         f"  Ray dashboard  http://{LOOPBACK}:{ports.dashboard}\n"
         f"  Metrics        http://{LOOPBACK}:{ports.metrics}/metrics\n"
-        f"  Cache folder   {cache_dir.expanduser().resolve()}\n"
+        f"  Cache folder   {folder.root}\n"
         f"  HAProxy        statistics on {ports.haproxy_stats}, metrics on {ports.haproxy_metrics} (loopback only)\n"
         f'  Try            encore generate "a red circle moves left" -o out.mp4\n'
         "  Stop           Ctrl-C\n"

