@@ -21,7 +21,7 @@ import yaml
 
 from deployments.launcher.environment import Ports, choose_ports, environment
 from deployments.launcher.folder import CacheFolder
-from deployments.launcher.ports import LOOPBACK, FreePorts, demanded
+from deployments.launcher.ports import LOOPBACK, FreePorts
 from deployments.launcher.processes import become_subreaper, end, end_descendants, spawn
 from deployments.launcher.talk import FILE_VARIABLE, Listener
 from deployments.launcher.valkey import EmbeddedValkey
@@ -72,7 +72,9 @@ def _start(
     folder = CacheFolder(cache_dir)
     undo.callback(folder.release)
     undo.callback(end_descendants, REST_SECONDS)
-    ports = _ports(port, say)
+    free = FreePorts()
+    undo.callback(free.release)
+    ports = _ports(port, free, say)
     valkey = EmbeddedValkey(folder)
     undo.callback(valkey.stop, VALKEY_SECONDS)
     say(f"Starting on {folder.root} (a first start takes about half a minute) ...")
@@ -82,7 +84,15 @@ def _start(
     tiers = {"redis_url": valkey.url, "l3_url": folder.l3.as_uri()}
     rendered.write_text(json.dumps(_render(config, ports.http, tiers | overrides)))
     server = spawn(
-        [sys.executable, "-m", "deployments.launcher.server", str(rendered), str(ports.dashboard), str(ports.metrics)],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "deployments.launcher.server",
+            str(rendered),
+            str(ports.dashboard),
+            str(ports.metrics),
+        ],
         env=environment(folder, ports, overrides.get("otlp_endpoint")) | {FILE_VARIABLE: str(listener.path)},
         log=folder.logs / "server.log",
     )
@@ -90,10 +100,9 @@ def _start(
     return folder, ports, listener, valkey, server
 
 
-def _ports(port: int | None, say: Say) -> Ports:
-    free = FreePorts()
+def _ports(port: int | None, free: FreePorts, say: Say) -> Ports:
     if port is not None:
-        return choose_ports(demanded(port, "the API"), free)
+        return choose_ports(free.demanded(port, "the API"), free)
     http = free.near(DEFAULT_PORT)
     if http != DEFAULT_PORT:
         say(f"Port {DEFAULT_PORT} is busy; using {http}.")

@@ -1,8 +1,16 @@
-"""Ports on loopback: one that was asked for must be free, one that was not is the next free one."""
+"""Ports on loopback: one that was asked for must be free, one that was not is the next free one.
+
+A port is bound seconds after it is chosen, so servers that start at the same time would choose the same ones. Each
+chosen port is therefore held by a lock on a file that all servers of this user share, until the server ends.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
+from pathlib import Path
+from typing import IO
 
 from serve_app.errors import Conflict
 
@@ -21,23 +29,40 @@ def is_free(port: int) -> bool:
     return True
 
 
-def demanded(port: int, what: str) -> int:
-    """Return `port`; raises Conflict naming it and `what` it is for when somebody has it already."""
-    if not is_free(port):
-        raise Conflict(f"Port {port} ({what}) is busy; end what listens there or choose another.", param="port")
-    return port
-
-
 class FreePorts:
-    """Hands out free ports, each once."""
+    """Hands out free ports, each to one server at a time, until `release`."""
 
-    def __init__(self) -> None:
-        self._taken: set[int] = set()
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or Path(f"/tmp/encore-ports-{os.getuid()}")  # noqa: S108 - ours alone, see below
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        if self._folder.stat().st_uid != os.getuid():
+            raise Conflict(f"{self._folder} belongs to somebody else.")
+        self._held: list[IO[str]] = []
 
     def near(self, port: int) -> int:
         """Return the first free port from `port` upwards; raises Conflict when a hundred are busy."""
         for candidate in range(port, port + 100):
-            if candidate not in self._taken and is_free(candidate):
-                self._taken.add(candidate)
+            if is_free(candidate) and self._hold(candidate):
                 return candidate
         raise Conflict(f"Ports {port} to {port + 99} are all busy.", param="port")
+
+    def demanded(self, port: int, what: str) -> int:
+        """Return `port`; raises Conflict naming it and `what` it is for when somebody has it already."""
+        if not is_free(port) or not self._hold(port):
+            raise Conflict(f"Port {port} ({what}) is busy; end what listens there or choose another.", param="port")
+        return port
+
+    def release(self) -> None:
+        """Let other servers have the ports."""
+        while self._held:
+            self._held.pop().close()
+
+    def _hold(self, port: int) -> bool:
+        file = (self._folder / str(port)).open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self._held.append(file)
+        return True

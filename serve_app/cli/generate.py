@@ -46,8 +46,10 @@ def generate(prompt: str, fields: Fields, *, output: str | None, force: bool, ur
 
 
 def follow(encore: Encore, prompt: str, fields: Fields, tell: Tell) -> Job:
-    """Return the completed job of `prompt`; raises what it failed with. Ctrl-C deletes the job and goes on up
-    as a KeyboardInterrupt that says so."""
+    """Return the completed job of `prompt`; raises what it failed with.
+
+    Ctrl-C deletes the job and goes on up as a KeyboardInterrupt that says so.
+    """
     job: Job | None = None
     try:
         with _interrupt_postponed():

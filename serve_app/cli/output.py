@@ -5,6 +5,7 @@ The place is opened before a render is asked for, so nobody waits for a video th
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -30,8 +31,8 @@ def opened(output: str | None, *, force: bool) -> Iterator[Save]:
     if output == "-":
         yield _standard_output()
         return
-    target = None if output is None else Path(output).expanduser().resolve()
-    if target is not None and target.exists() and not target.is_file():
+    target = None if output is None else Path(os.path.realpath(output))  # resolve() would raise for a loop of links
+    if target is not None and _is_device(target):
         yield partial(_write_device, target)
         return
     folder = Path.cwd() if target is None else target.parent
@@ -48,6 +49,13 @@ def _standard_output() -> Save:
         sys.stdout.buffer.flush()
 
     return save
+
+
+def _is_device(target: Path) -> bool:
+    with _told(target):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        return target.exists() and not target.is_file()
 
 
 def _write_device(path: Path, data: bytes, key: str) -> str:

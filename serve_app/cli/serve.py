@@ -31,13 +31,20 @@ def launch(
     if config is not None:
         _check_config(config)
     arguments = {
-        "cache_dir": str((cache_dir or default_cache_dir(os.environ)).expanduser().absolute()),
+        "cache_dir": str(_absolute(cache_dir or default_cache_dir(os.environ))),
         "port": port,
         "overrides": overrides(model, assignments),
         "config": None if config is None else str(config.absolute()),
     }
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", LAUNCHER, json.dumps(arguments)])  # noqa: S606 - the point of it
+    os.execv(sys.executable, [sys.executable, "-P", "-m", LAUNCHER, json.dumps(arguments)])  # noqa: S606 - the point
+
+
+def _absolute(folder: Path) -> Path:
+    try:
+        return folder.expanduser().absolute()
+    except RuntimeError as error:
+        raise typer.BadParameter(f"{folder}: {error}", param_hint="--cache-dir") from None
 
 
 def default_cache_dir(environment: Mapping[str, str]) -> Path:

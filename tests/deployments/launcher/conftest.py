@@ -77,8 +77,8 @@ def start(tmp_path: Path, short_tmp: Path) -> Iterator[Callable[..., Server]]:
     """A function that starts a server on a free port; whatever still runs afterwards is stopped."""
     servers: list[Server] = []
 
-    def run(cache_dir: Path, *arguments: str) -> Server:
-        if not any(argument.startswith("--port") for argument in arguments):
+    def run(cache_dir: Path, *arguments: str, choose_port: bool = True) -> Server:
+        if choose_port and not any(argument.startswith("--port") for argument in arguments):
             arguments = (*arguments, f"--port={free_ports(1)[0]}")
         servers.append(Server(cache_dir, *arguments, log=tmp_path / f"server-{len(servers)}.log"))
         return servers[-1]

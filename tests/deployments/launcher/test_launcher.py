@@ -60,6 +60,17 @@ def test_a_life(start: Callable[..., Server], short_tmp: Path) -> None:
     assert again.stop(signal.SIGINT) < STOP_SECONDS
 
 
+def test_two_servers_do_not_collide(start: Callable[..., Server], short_tmp: Path) -> None:
+    """Two servers started at the same moment on two folders get ports of their own and do not share a cache."""
+    servers = [start(short_tmp / name, choose_port=False) for name in ("one", "two")]
+    for server in servers:
+        server.wait_for("Encore is ready.")
+    assert len({server.url for server in servers}) == 2
+    for server in servers:
+        with server.http() as http:
+            assert http.post("/v1/videos/sync", json=REQUEST).headers["x-encore-outcome"] == "rendered"
+
+
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["Starting on", "Ray is starting", "Loading the model"])
 def test_interrupted_while_starting(

@@ -1,0 +1,49 @@
+"""Ports: what is asked for must be free, what is not is found, and nobody gets a port twice."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deployments.launcher.ports import FreePorts
+from serve_app.errors import Conflict
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Callable[[], FreePorts]]:
+    """A function that makes one more server of the same user."""
+    made: list[FreePorts] = []
+
+    def make() -> FreePorts:
+        made.append(FreePorts(tmp_path))
+        return made[-1]
+
+    yield make
+    for ports in made:
+        ports.release()
+
+
+def test_a_busy_port_is_passed_over(server: Callable[[], FreePorts]) -> None:
+    """`near` returns the next port when somebody listens on the customary one."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert server().near(port) > port
+        with pytest.raises(Conflict, match=f"Port {port}"):
+            server().demanded(port, "the API")
+
+
+def test_two_servers_never_choose_the_same(server: Callable[[], FreePorts]) -> None:
+    """A port chosen by one server is not free for another, even before anybody listens; after `release` it is."""
+    one, other = server(), server()
+    first = one.near(42_000)
+    assert one.near(42_000) != first
+    assert other.near(42_000) != first
+    with pytest.raises(Conflict):
+        other.demanded(first, "the API")
+    one.release()
+    assert other.demanded(first, "the API") == first
