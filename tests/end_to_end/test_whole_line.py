@@ -137,6 +137,17 @@ def test_a_killed_router_costs_no_render(cluster: Cluster) -> None:
         assert again.headers["x-encore-outcome"] in ("l1", "l2")
 
 
+def test_a_killed_diffusion_replica_is_asked_anew(cluster: Cluster) -> None:
+    """The replica that renders is killed; the waiting request is rendered by its successor and answered."""
+    request = {"prompt": "the renderer dies", "num_inference_steps": 50, "num_frames": 24, "size": "96x96"}
+    with cluster.http() as http, ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(http.post, "/v1/videos/sync", json=request, timeout=120)
+        wait(lambda: http.get("/v1/stats").json()["renderer"].get("running", 0) > 0)
+        kill("Diffusion")
+        assert answer.result().status_code == 200
+        assert answer.result().headers["x-encore-outcome"] == "rendered"
+
+
 def stored(cluster: Cluster, request: dict[str, Any]) -> bytes | None:
     """Return the video of `request` from the shared tiers, asked without any router."""
 
