@@ -122,7 +122,7 @@ def shown(value: str | float) -> str:
     """Return `value` for people: whole numbers whole, others with three significant digits or all before the point."""
     if isinstance(value, str):
         return value
-    if value == int(value) or abs(value) >= 100:
+    if float(value).is_integer() or abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.3g}"
 

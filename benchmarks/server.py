@@ -1,7 +1,7 @@
 """A local Encore server for the length of a `with`, started as `encore serve` does, on a fresh folder and free ports.
 
 The launcher runs as a child in a session of its own, so a Ctrl-C at the terminal reaches the benchmark alone, which
-then ends the launcher, which ends everything else. Should the benchmark be killed outright, the kernel ends the launcher.
+then ends the launcher, which ends everything else. Should the benchmark be killed, the kernel ends the launcher.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def _matches(if_none_match: str | None, etag: str) -> bool:
     if if_none_match is None:
         return False
     tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return "*" in tags or etag in tags
+    return if_none_match.strip() == "*" or etag in tags
 
 
 def _wanted_range(request: Request, etag: str, size: int) -> tuple[int, int] | None:

@@ -13,11 +13,20 @@ from serve_app.api.cache_status import cache_status
 from serve_app.api.content import content_response
 from serve_app.core import ModelCard
 from serve_app.errors import Unprocessable
-from serve_app.schema import CacheInfo, VideoError, VideoObject, VideoRequest
+from serve_app.schema import CacheInfo, ErrorBody, VideoError, VideoObject, VideoRequest
 from serve_app.service.jobs import Job
 from serve_app.service.service import VideoService
 
-router = APIRouter()
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorBody, "description": "malformed"},
+    404: {"model": ErrorBody, "description": "no such thing"},
+    413: {"model": ErrorBody, "description": "too large"},
+    422: {"model": ErrorBody, "description": "not allowed; `param` names the field"},
+    429: {"model": ErrorBody, "description": "queue full; see Retry-After"},
+    503: {"model": ErrorBody, "description": "not now; see Retry-After"},
+}
+
+router = APIRouter(responses=_ERRORS)
 
 _REQUEST_SCHEMA = VideoRequest.model_json_schema()
 _BODY: dict[str, Any] = {
@@ -92,9 +101,8 @@ async def delete(request: Request, video_id: str) -> dict[str, Any]:
     return {"id": video_id, "object": "video.deleted", "deleted": True}
 
 
-@router.api_route(
-    "/v1/videos/{video_id}/content", methods=["GET", "HEAD"], responses=_MP4, response_class=Response, tags=["videos"]
-)
+@router.head("/v1/videos/{video_id}/content", include_in_schema=False)
+@router.get("/v1/videos/{video_id}/content", responses=_MP4, response_class=Response, tags=["videos"])
 async def content(request: Request, video_id: str) -> Response:
     """Return a completed job's MP4; understands If-None-Match and Range."""
     variant = request.query_params.get("variant", "video")

@@ -139,7 +139,7 @@ def _agreed_fps(num_frames: int, seconds: Fraction, fps: int | None, card: Model
     implied = num_frames / seconds
     if fps is not None and implied != fps:
         raise Contradiction(
-            f"'num_frames' {num_frames} at 'fps' {fps} last {num_frames / fps:g} s, and 'seconds' says {float(seconds):g}.",
+            f"'num_frames' {num_frames} at 'fps' {fps} last {num_frames / fps:g} s; 'seconds' says {float(seconds):g}.",
             param="seconds",
         )
     if implied.denominator != 1 or int(implied) not in card.fps:

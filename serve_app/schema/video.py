@@ -22,6 +22,21 @@ class VideoError(BaseModel):
     message: str
 
 
+class ErrorDetail(BaseModel):
+    """What was wrong."""
+
+    message: str
+    type: str = Field(description="invalid_request_error, rate_limit_error or server_error")
+    param: str | None = Field(None, description="the field at fault")
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """Every failure, in the OpenAI form."""
+
+    error: ErrorDetail
+
+
 class VideoObject(BaseModel):
     """A video job, as the OpenAI Videos API shows it."""
 

@@ -36,6 +36,13 @@ def spec_of(fields: dict[str, Any], card: ModelCard = DEMO) -> VideoSpec:
     return resolve(parse_request(fields), card)
 
 
+def outcome(fields: dict[str, Any], card: ModelCard = DEMO) -> VideoSpec | Unprocessable:
+    try:
+        return spec_of(fields, card)
+    except Unprocessable as error:
+        return error
+
+
 def key_of(spec: VideoSpec, card: ModelCard = DEMO) -> str:
     return keys_for(spec, card, "encoder").video
 
@@ -80,7 +87,7 @@ def wires(draw: st.DrawFn, card: ModelCard, spec: VideoSpec) -> dict[str, Any]:
             fields |= {"width": spec.width, "height": spec.height}
     form = draw(st.sampled_from(["frames", "seconds+fps", "seconds+frames", "all"]))
     if form != "frames":
-        fields["seconds"] = spec.seconds
+        fields["seconds"] = draw(st.sampled_from([spec.seconds, f"{spec.seconds:g}"]))  # the latter as answers show it
     if form in ("seconds+frames", "all") or (
         form == "frames" and not default(spec.num_frames == card.num_frames.default)
     ):
@@ -115,7 +122,7 @@ def test_every_wire_form_of_one_meaning_is_one_spec_and_one_key(data: st.DataObj
 def test_any_change_gives_another_key(data: st.DataObject) -> None:
     """Two requests that differ in any field, by however little, never share a key."""
     card, meaning = data.draw(meanings())
-    other_card, other = data.draw(meanings())
+    _, other = data.draw(meanings())
     field = data.draw(st.sampled_from([f.name for f in dataclasses.fields(VideoSpec) if f.name != "model"]))
     fresh: dict[str, Any] = {"container": "webm", "codec": "av1", "quality": 24, "scope": "tenant"}
     value = fresh.get(field, getattr(other, field))
@@ -166,11 +173,10 @@ loose = st.fixed_dictionaries(
 @given(cards, loose)
 def test_resolved_is_on_the_grid_and_says_what_was_asked(card: ModelCard, fields: dict[str, Any]) -> None:
     """Whatever resolves lies on the card's grid and keeps every number the client gave; all else is Unprocessable."""
-    try:
-        spec = spec_of(fields, card)
-    except Unprocessable as error:
-        assert error.param in fields or error.param in ("width", "height")
-        assert str(error).isprintable()
+    spec = outcome(fields, card)
+    if isinstance(spec, Unprocessable):
+        assert spec.param in fields or spec.param in ("width", "height")
+        assert str(spec).isprintable()
         return
     assert all(getattr(spec, name) in getattr(card, name) for name in WHOLE)
     assert spec.guidance_scale in card.guidance_scale
@@ -254,11 +260,10 @@ def test_off_grid_names_the_nearest(fields: dict[str, Any], param: str, nearest:
 @given(st.floats(0.001, 100), st.integers(1, 30))
 def test_the_nearest_seconds_are_allowed(seconds: float, fps: int) -> None:
     """The seconds that a refusal names are accepted when the client sends them back as printed."""
-    try:
-        spec_of({"prompt": "p", "seconds": seconds, "fps": fps})
-    except Unprocessable as error:
-        told = re.search(r"nearest is ([\d.]+)(?: and ([\d.]+))? seconds", str(error))
-        assert told is not None, str(error)
+    refused = outcome({"prompt": "p", "seconds": seconds, "fps": fps})
+    if isinstance(refused, Unprocessable):
+        told = re.search(r"nearest is ([\d.]+)(?: and ([\d.]+))? seconds", str(refused))
+        assert told is not None, str(refused)
         for near in filter(None, told.groups()):
             spec_of({"prompt": "p", "seconds": near, "fps": fps})
 
@@ -269,7 +274,8 @@ def test_the_nearest_seconds_are_allowed(seconds: float, fps: int) -> None:
         ({"width": 64}, "height"), ({"height": 64}, "width"), ({"size": "64"}, "size"), ({"size": ""}, "size"),
         ({"size": "64x"}, "size"), ({"size": "-64x64"}, "size"), ({"size": "64x64x64"}, "size"),
         ({"size": "9999999x64"}, "size"), ({"size": "\u0666\u0664x64"}, "size"), ({"size": "\ud800"}, "size"),
-        ({"size": "64x64\n64x64"}, "size"), ({"seed": -1}, "seed"), ({"seed": 2**63}, "seed"), ({"seed": 10**30}, "seed"),
+        ({"size": "64x64\n64x64"}, "size"), ({"seed": -1}, "seed"), ({"seed": 2**63}, "seed"),
+        ({"seed": 10**30}, "seed"),
         ({"seconds": 0}, "seconds"), ({"seconds": -1}, "seconds"), ({"seconds": 1e-9}, "seconds"),
         ({"seconds": 1e-5, "num_frames": 8}, "seconds"), ({"seconds": 1e-5, "fps": 8}, "seconds"),
         ({"seconds": 1e300}, "seconds"), ({"seconds": 5e-324}, "seconds"), ({"guidance_scale": 0.99}, "guidance_scale"),
@@ -284,7 +290,7 @@ def test_refused(fields: dict[str, Any], param: str) -> None:
     assert str(refused.value).isprintable()
 
 
-@pytest.mark.parametrize("name", ("sora-2", "", "native", "x" * 10_000))
+@pytest.mark.parametrize("name", ["sora-2", "", "native", "x" * 10_000])
 def test_another_model(name: str) -> None:
     """A model that is not here is a 404 that tells which is; a long name is not repeated in full."""
     with pytest.raises(NotFound) as refused:

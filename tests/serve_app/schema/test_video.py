@@ -11,7 +11,7 @@ def a_video(**fields: object) -> VideoObject:
     return VideoObject.model_validate(standard | {"seconds": "1", "seed": 42, "num_frames": 16, "fps": 16} | fields)
 
 
-@pytest.mark.parametrize("status", ("queued", "in_progress", "completed", "failed"))
+@pytest.mark.parametrize("status", ["queued", "in_progress", "completed", "failed"])
 def test_the_sdk_reads_it(status: str) -> None:
     """The SDK's own model takes the object, standard fields under their names, extras beside them."""
     cache = CacheInfo(outcome="l1", key="k")

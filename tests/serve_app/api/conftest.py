@@ -1,0 +1,34 @@
+"""The HTTP application over a rig, and a client that speaks to it in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from serve_app.api.api import build_api
+from tests.serve_app.service.rig import Rig
+
+MAX_BODY_BYTES = 10_000
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    made = Rig(tmp_path / "l3")
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def app(rig: Rig) -> FastAPI:
+    return build_api(rig.service(max_queued=1), max_body_bytes=MAX_BODY_BYTES)
+
+
+@pytest.fixture
+async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://encore") as client:
+        yield client

@@ -1,0 +1,257 @@
+"""Every route over a real service: status, form, headers, and the unmodified OpenAI SDK through the same door."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import httpx2
+import openai
+import pytest
+from fastapi import FastAPI
+
+from tests.serve_app.service.rig import Rig, until
+
+ASK = {"prompt": "a red circle moves left"}
+
+
+async def finished(http: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
+    """Submit a job and poll it to its end."""
+    job = (await http.post("/v1/videos", json=ASK | fields)).json()
+    async with asyncio.timeout(5):
+        while job["status"] not in ("completed", "failed"):
+            await asyncio.sleep(0.002)
+            job = (await http.get(f"/v1/videos/{job['id']}")).json()
+    return dict(job)
+
+
+async def test_a_jobs_life(rig: Rig, http: httpx.AsyncClient) -> None:
+    """Created, seen in progress with real percents, completed with its cause, listed, deleted, gone."""
+    rig.renderer.hold()
+    answer = await http.post("/v1/videos", json=ASK | {"seed": 7})
+    job = answer.json()
+    assert answer.status_code == 200
+    assert answer.headers["cache-status"] == "encore; fwd=miss"
+    assert job["status"] in ("queued", "in_progress")
+    assert (job["object"], job["progress"], job["cache"]) == ("video", 0, None)
+    assert (job["prompt"], job["size"], job["seconds"], job["seed"]) == (ASK["prompt"], "64x64", "1", 7)
+    assert job["expires_at"] - job["created_at"] == 7 * 86_400
+    rig.renderer.allow(2)
+    path = f"/v1/videos/{job['id']}"
+
+    async def halfway() -> bool:
+        return bool((await http.get(path)).json()["progress"] >= 50)
+
+    await until(halfway)
+    job = (await http.get(path)).json()
+    assert (job["status"], job["completed_at"]) == ("in_progress", None)
+    early = await http.get(f"{path}/content")
+    assert (early.status_code, early.json()["error"]["code"]) == (404, "not_found")
+    rig.renderer.allow()
+    done = await finished(http, seed=7)
+    assert (await http.get(path)).json()["status"] == "completed"
+    assert done["cache"]["key"] == rig.renderer.asked[0]
+    content = await http.get(f"{path}/content")
+    assert (content.status_code, content.headers["content-type"]) == (200, "video/mp4")
+    assert content.headers["x-encore-key"] == done["cache"]["key"]
+    deleted = await http.delete(path)
+    assert deleted.json() == {"id": job["id"], "object": "video.deleted", "deleted": True}
+    for method, where in (("GET", path), ("DELETE", path), ("GET", f"{path}/content"), ("HEAD", f"{path}/content")):
+        assert (await http.request(method, where)).status_code == 404
+
+
+async def test_sync(rig: Rig, http: httpx.AsyncClient) -> None:
+    """The MP4 itself, with how it came, its key, seed and digest in the headers; the second time a hit."""
+    first = await http.post("/v1/videos/sync", json=ASK)
+    second = await http.post("/v1/videos/sync", json=ASK)
+    assert first.status_code == second.status_code == 200
+    assert first.content == second.content == await _stored(rig)
+    assert int(first.headers["content-length"]) == len(first.content)
+    told = ("x-encore-outcome", "cache-status", "x-encore-embedding", "x-encore-stored", "x-encore-seed")
+    assert [first.headers.get(name) for name in told] == ["rendered", "encore; fwd=miss; stored", "miss", "true", "42"]
+    assert [second.headers.get(name) for name in told] == ["l1", "encore; hit; detail=l1", None, "true", "42"]
+    assert first.headers["etag"] == second.headers["etag"]
+    assert first.headers["x-encore-key"] == rig.renderer.asked[0]
+
+
+async def _stored(rig: Rig) -> bytes:
+    found = await rig.cache().get(rig.renderer.asked[0])
+    assert found is not None
+    return found[0].data
+
+
+async def test_joined_says_collapsed(rig: Rig, http: httpx.AsyncClient) -> None:
+    """Of two requests for one render, one is told that it was collapsed into the other."""
+    rig.renderer.hold()
+    asked = [asyncio.create_task(http.post("/v1/videos/sync", json=ASK)) for _ in range(2)]
+    await until(lambda: bool(rig.renderer.asked))
+    await asyncio.sleep(0.02)
+    rig.renderer.allow()
+    told = sorted([(await one).headers["cache-status"] for one in asked])
+    assert told == ["encore; fwd=miss; collapsed; stored", "encore; fwd=miss; stored"]
+
+
+async def test_random_seed_comes_back(http: httpx.AsyncClient) -> None:
+    """seed=random tells the seed it drew, in the header and in the job; asking for it is a hit."""
+    sync = await http.post("/v1/videos/sync", json=ASK | {"seed": "random"})
+    again = await http.post("/v1/videos/sync", json=ASK | {"seed": int(sync.headers["x-encore-seed"])})
+    assert again.headers["x-encore-outcome"] == "l1"
+    first, second = [await finished(http, seed="random") for _ in range(2)]
+    assert first["seed"] != second["seed"]
+
+
+@pytest.mark.parametrize("form", ["json", "data", "files"])
+async def test_all_body_forms_mean_the_same(rig: Rig, http: httpx.AsyncClient, form: str) -> None:
+    """JSON, URL-encoded and multipart give one key."""
+    fields = {"prompt": "p", "seconds": "4", "size": "64x80", "seed": "7"}
+    await http.post(
+        "/v1/videos/sync", json={"prompt": "p", "num_frames": 24, "fps": 6, "width": 64, "height": 80, "seed": 7}
+    )
+    body: Any = {name: (None, value) for name, value in fields.items()} if form == "files" else fields
+    answer = await http.post("/v1/videos/sync", **{form: body})
+    assert answer.headers["x-encore-outcome"] == "l1"
+    assert len(rig.renderer.asked) == 1
+
+
+async def test_list_pages(http: httpx.AsyncClient) -> None:
+    """Paging with `after` = `last_id` gives each job once; first_id, last_id and has_more are what the SDK reads."""
+    empty = (await http.get("/v1/videos")).json()
+    assert empty == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+    ids = [(await finished(http, seed=seed))["id"] for seed in range(5)]
+    for order, expected in (("asc", set(ids)), ("desc", set(ids))):
+        walked: list[str] = []
+        page: dict[str, Any] = {"has_more": True, "last_id": None}
+        while page["has_more"]:
+            after = {} if page["last_id"] is None else {"after": page["last_id"]}
+            page = (await http.get("/v1/videos", params={"limit": 2, "order": order, **after})).json()
+            assert (page["first_id"], page["last_id"]) == (page["data"][0]["id"], page["data"][-1]["id"])
+            walked += [job["id"] for job in page["data"]]
+        assert (len(walked), set(walked)) == (5, expected)
+
+
+@pytest.mark.parametrize(
+    ("params", "status", "param"),
+    [
+        ({"limit": 0}, 422, "limit"), ({"limit": 101}, 422, "limit"), ({"limit": "x"}, 422, "limit"),
+        ({"limit": 10**30}, 422, "limit"), ({"order": "up"}, 422, "order"), ({"after": "nobody"}, 404, "video_id"),
+        ({"after": "x" * 300}, 422, "after"),
+    ],
+)  # fmt: skip
+async def test_bad_pages(http: httpx.AsyncClient, params: dict[str, Any], status: int, param: str) -> None:
+    """A bad query parameter is refused by name in the OpenAI form."""
+    answer = await http.get("/v1/videos", params=params)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
+
+
+async def test_invalidate(http: httpx.AsyncClient) -> None:
+    """POST /invalidate?key= tells where the video was; a bad or missing key is refused by name."""
+    key = (await http.post("/v1/videos/sync", json=ASK)).headers["x-encore-key"]
+    assert (await http.post("/invalidate", params={"key": key})).json() == {"key": key, "deleted": ["l1", "l3"]}
+    assert (await http.post("/invalidate", params={"key": key})).json() == {"key": key, "deleted": []}
+    for params, status in (({"key": "../etc"}, 400), ({"key": ""}, 400), ({}, 422)):
+        answer = await http.post("/invalidate", params=params)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (status, "key")
+
+
+async def test_explain_stats_models_healthz(rig: Rig, http: httpx.AsyncClient) -> None:
+    """The small routes answer what they say, and explain renders nothing."""
+    told = (await http.post("/v1/explain", json={"prompt": " A  circle!"})).json()
+    assert (told["normalised"], set(told["keys"])) == ("a circle", {"prompt", "latents", "video"})
+    assert told["tiers"] == {"l1": False, "l3": False}
+    assert rig.renderer.asked == []
+    stats = (await http.get("/v1/stats")).json()
+    assert (stats["flights"], stats["waiting"], stats["renderer"]) == (0, 0, {"asked": 0})
+    models = (await http.get("/v1/models")).json()
+    (model,) = models["data"]
+    assert (models["object"], model["object"], model["id"]) == ("list", "model", "native/demo")
+    assert model["parameters"]["num_frames"] == {"minimum": 8, "maximum": 24, "step": 1, "default": 16}
+    assert model["parameters"]["guidance_scale"] == {"minimum": 1.0, "maximum": 15.0, "default": 3.0}
+    assert (await http.get("/healthz")).json() == {"status": "ok"}
+
+
+async def test_docs_work_offline(http: httpx.AsyncClient) -> None:
+    """The documentation page names no other host, and all that it loads comes from here."""
+    page = (await http.get("/docs")).text
+    assert "http://" not in page
+    assert "https://" not in page
+    for path in ("swagger-ui.css", "swagger-ui-bundle.js", "favicon.png"):
+        assert f"/static-offline-docs/{path}" in page
+        assert (await http.get(f"/static-offline-docs/{path}")).status_code == 200
+
+
+async def test_openapi(http: httpx.AsyncClient) -> None:
+    """The OpenAPI document has each route with its methods, the fields of a request, and no dangling reference."""
+    document = (await http.get("/openapi.json")).json()
+    assert document["openapi"].startswith("3.")
+    assert {path: set(methods) for path, methods in document["paths"].items()} == {
+        "/v1/videos": {"get", "post"}, "/v1/videos/sync": {"post"}, "/v1/videos/{video_id}": {"get", "delete"},
+        "/v1/videos/{video_id}/content": {"get"}, "/v1/explain": {"post"}, "/invalidate": {"post"},
+        "/v1/stats": {"get"}, "/v1/models": {"get"}, "/healthz": {"get"},
+    }  # fmt: skip
+    body = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
+    assert set(body) == {"application/json", "multipart/form-data"}
+    assert {"prompt", "seed", "size", "seconds", "guidance_scale"} <= set(
+        body["application/json"]["schema"]["properties"]
+    )
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    assert all(operation["description"] for operation in operations)
+    for reference in _references(document):
+        target = document
+        for part in reference.removeprefix("#/").split("/"):
+            target = target[part]
+
+
+def _references(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+        return own + [found for value in node.values() for found in _references(value)]
+    return [found for value in node for found in _references(value)] if isinstance(node, list) else []
+
+
+@pytest.fixture
+def sdk(app: FastAPI) -> openai.AsyncOpenAI:
+    client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app, raise_app_exceptions=False))
+    return openai.AsyncOpenAI(base_url="http://encore/v1", api_key="none", http_client=client, max_retries=0)
+
+
+@pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+async def test_the_openai_sdk(rig: Rig, sdk: openai.AsyncOpenAI) -> None:
+    """The unmodified SDK creates (multipart), polls, downloads, lists over pages and deletes."""
+    async with sdk:
+        videos: Any = sdk.videos  # sizes and models are typed as OpenAI's own
+        jobs = [
+            await videos.create_and_poll(
+                prompt="p",
+                seconds="4",
+                size="64x64",
+                model="encore-demo",
+                extra_body={"seed": seed},
+                poll_interval_ms=5,
+            )
+            for seed in (1, 2, 1)
+        ]
+        assert [job.status for job in jobs] == ["completed"] * 3
+        assert [job.model_extra["cache"]["outcome"] for job in jobs] == ["rendered", "rendered", "l1"]
+        assert (jobs[0].model_extra["num_frames"], jobs[0].model_extra["fps"], jobs[0].seconds) == (24, 6, "4")
+        data = await (await videos.download_content(jobs[0].id)).aread()
+        assert data.startswith(b"video of ")
+        await asyncio.sleep(0.01)  # a hit's record is written behind the answer, and this transport never yields
+        assert len({job.id async for job in videos.list(limit=1)}) == 3
+        assert (await videos.delete(jobs[0].id)).deleted
+        with pytest.raises(openai.NotFoundError) as missing:
+            await videos.retrieve(jobs[0].id)
+        assert (missing.value.code, missing.value.param) == ("not_found", "video_id")
+        with pytest.raises(openai.UnprocessableEntityError) as refused:
+            await videos.create(prompt="p", seconds="5000")
+        assert refused.value.param == "seconds"
+        with pytest.raises(openai.UnprocessableEntityError) as unknown:
+            await videos.create(prompt="p", extra_body={"cache": {"mode": "exact"}})
+        assert (unknown.value.code, unknown.value.param) == ("unknown_field", "cache[mode]")
+        with pytest.raises(openai.UnprocessableEntityError) as thumbnail:
+            await videos.download_content(jobs[1].id, variant="thumbnail")
+        assert thumbnail.value.param == "variant"
+        with pytest.raises(openai.UnprocessableEntityError) as file:
+            await videos.create(prompt="p", input_reference=("a.png", b"\x89PNG"))
+        assert file.value.param == "input_reference"

@@ -1,0 +1,212 @@
+"""A whole router in one process: real planner, tiers, flights, desk and jobs over a renderer that tests steer.
+
+`ScriptedRenderer` stands where the GPU would: it reports real progress as it is let on, stores what it made through
+a real Finisher-like cache, and fails or stalls when told to. Everything above it is the product's own code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from serve_app.cache.cache import TieredCache
+from serve_app.cache.folder import FolderStore
+from serve_app.cache.memory import MemoryTier
+from serve_app.cache.redis import RedisTier
+from serve_app.core import Entry, Finished, JobStatus, Progress, RenderEvent, RenderRequest, Started
+from serve_app.errors import RenderCancelled
+from serve_app.model.model import load_family
+from serve_app.schema import VideoRequest, parse_request
+from serve_app.service.jobs import Job, JobStore, MemoryJobs
+from serve_app.service.plan import Planner
+from serve_app.service.redis_jobs import RedisJobs
+from serve_app.service.service import Limits, VideoService
+from serve_app.telemetry import Event, Telemetry
+
+SECRET = b"a test's secret"
+TINY = {"width": 32, "height": 32, "num_frames": 8, "num_inference_steps": 2}
+
+
+def ask(prompt: str = "a red circle moves left", **fields: Any) -> VideoRequest:
+    """A request as the wire would give it."""
+    return parse_request({"prompt": prompt} | fields)
+
+
+class ScriptedRenderer:
+    """Renders `video of KEY` in `total` steps, as far as `allow` lets it; `store` is where it puts the result."""
+
+    def __init__(self, store: TieredCache, total: int = 4) -> None:
+        self.total = total
+        self.asked: list[str] = []
+        self.cancelled: list[str] = []
+        self.failure: Exception | None = None
+        self._store = store
+        self._steps = asyncio.Semaphore(0)
+        self._held = False
+        self._cancels: dict[str, asyncio.Event] = {}
+
+    def hold(self) -> None:
+        """From now on every step waits for `allow`."""
+        self._held = True
+
+    def allow(self, steps: int = 1000) -> None:
+        """Let so many steps pass."""
+        for _ in range(steps):
+            self._steps.release()
+
+    async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
+        """Started, one Progress a step, Finished."""
+        key = request.keys.video
+        self.asked.append(key)
+        stop = self._cancels[key] = asyncio.Event()
+        began = time.perf_counter()
+        yield Started("miss")
+        for step in range(1, self.total + 1):
+            if self._held:
+                await self._step_or(stop)
+            if stop.is_set():
+                raise RenderCancelled("The render was cancelled.")
+            if self.failure is not None:
+                raise self.failure
+            yield Progress(step, self.total)
+        entry = Entry.of(key, f"video of {key}".encode() * 20, {"spec": asdict(request.spec)})
+        stored = await self._store.put(entry)
+        yield Finished(stored.entry, stored.tiers, time.perf_counter() - began, 0.0)
+
+    async def _step_or(self, stop: asyncio.Event) -> None:
+        ways = [asyncio.ensure_future(self._steps.acquire()), asyncio.ensure_future(stop.wait())]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+
+    async def cancel(self, key: str) -> None:
+        """Note who was cancelled, and end it."""
+        self.cancelled.append(key)
+        if key in self._cancels:
+            self._cancels[key].set()
+
+    async def stats(self) -> dict[str, Any]:
+        """How many renders were asked for."""
+        return {"asked": len(self.asked)}
+
+
+class Peers:
+    """Other routers in this process: what one forgets, all forget."""
+
+    def __init__(self) -> None:
+        self.services: list[VideoService] = []
+
+    async def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
+        """Tell everybody."""
+        for service in self.services:
+            service.forget(keys, job_ids)
+
+
+@dataclass
+class Clock:
+    """Unix time that tests move."""
+
+    now: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Rig:
+    """Routers over one folder and, if there is a URL, one Redis; `events` is what they all emitted."""
+
+    folder: Path | None
+    redis_url: str | None = None
+    events: list[Event] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
+    peers: Peers = field(default_factory=Peers)
+    pools: list[RedisTier] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.telemetry = Telemetry(self.events.append)
+        self.renderer = ScriptedRenderer(self.cache(l1=False))
+
+    def cache(self, *, l1: bool = True, kind: Any = "video") -> TieredCache:
+        """A process' view of the shared tiers."""
+        return TieredCache(
+            kind,
+            secret=SECRET,
+            l1=MemoryTier(1 << 22) if l1 else None,
+            l2=self.redis(),
+            l3=None if self.folder is None else FolderStore(self.folder, max_bytes=1 << 28),
+            telemetry=self.telemetry,
+            clock=self.clock,
+        )
+
+    def redis(self) -> RedisTier | None:
+        """A connection pool of its own, as each process has one."""
+        if self.redis_url is None:
+            return None
+        self.pools.append(RedisTier(self.redis_url))
+        return self.pools[-1]
+
+    def jobs(self) -> JobStore:
+        """Job records where this rig keeps them."""
+        redis = self.redis()
+        if redis is None:
+            return MemoryJobs()
+        return RedisJobs(redis.client, secret=SECRET, telemetry=self.telemetry, clock=self.clock)
+
+    def service(
+        self, *, jobs: JobStore | None = None, secret: bytes = SECRET, renderer: Any = None, **limits: Any
+    ) -> VideoService:
+        """One more router."""
+        service = VideoService(
+            Planner(load_family("native/demo"), "encoder", max_prompt_chars=500),
+            self.cache(),
+            renderer or self.renderer,
+            self.jobs() if jobs is None else jobs,
+            secret=secret,
+            telemetry=self.telemetry,
+            peers=self.peers,
+            limits=Limits(**({"linger_seconds": 0.05} | limits)),
+            clock=self.clock,
+        )
+        self.peers.services.append(service)
+        return service
+
+    async def aclose(self) -> None:
+        """Let every render go and close every router."""
+        self.renderer.allow()
+        for service in self.peers.services:
+            await service.aclose()
+        for pool in self.pools:
+            await pool.client.aclose()
+
+
+async def until(true: Callable[[], bool | Awaitable[bool]], seconds: float = 5.0) -> None:
+    """Wait for something that happens soon; `true` may be a coroutine function."""
+    async with asyncio.timeout(seconds):
+        # Looked at from outside, as a client would: there is no event to wait for.
+        while not (await now if isinstance(now := true(), Awaitable) else now):  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+async def ended(service: VideoService, job: Job) -> Job:
+    """Poll as a client would until the job is final."""
+    async with asyncio.timeout(5):
+        while not job.status.is_final:
+            await asyncio.sleep(0.002)
+            job = await service.job(job.id)
+    return job
+
+
+async def reached(service: VideoService, job: Job, status: JobStatus, progress: int = 0) -> Job:
+    """Poll until the job shows `status` and at least `progress`."""
+    async with asyncio.timeout(5):
+        while job.status is not status or job.progress < progress:
+            await asyncio.sleep(0.002)
+            job = await service.job(job.id)
+    return job

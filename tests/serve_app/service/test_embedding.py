@@ -1,0 +1,142 @@
+"""Prompt embeddings behind their cache: counted, shared, computed in one call, and never kept from a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from serve_app.errors import RenderFailed, TooLarge
+from serve_app.service.embedding import PromptEmbedder
+from serve_app.telemetry import EmbeddingServed
+from tests.serve_app.service.rig import Rig, until
+
+A, B, N = "a" * 64, "b" * 64, "0" * 64
+
+
+class CountingEncoder:
+    """Embeds a prompt as its length; remembers each call, waits for `gate`, raises `failure`."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failure: Exception | None = None
+
+    def encode(self, prompts: Sequence[str]) -> list[torch.Tensor]:
+        self.calls.append(list(prompts))
+        assert self.gate.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        return [torch.full((len(prompt) + 1, 4), float(len(prompt))) for prompt in prompts]
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.rig = Rig(folder)
+        self.encoder = CountingEncoder()
+        self.embedder = self.restarted()
+
+    def restarted(self) -> PromptEmbedder:
+        return PromptEmbedder(self.encoder, self.rig.cache(kind="embedding"), self.rig.telemetry)
+
+    @property
+    def served(self) -> list[str]:
+        return [event.result for event in self.rig.events if isinstance(event, EmbeddingServed)]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+async def test_one_call_for_both_prompts(bench: Bench) -> None:
+    """Prompt and negative prompt are computed in one call and come back in that order, as float32 arrays."""
+    embeds = await bench.embedder.embed((A, N), ("four", "no"))
+    assert bench.encoder.calls == [["four", "no"]]
+    assert embeds.embedding == "miss"
+    assert (embeds.prompt_embeds.shape, embeds.negative_prompt_embeds.shape) == ((5, 4), (3, 4))
+    assert embeds.prompt_embeds.dtype == np.float32
+    assert bench.served == ["miss", "miss"]
+
+
+async def test_found_again(bench: Bench) -> None:
+    """A known prompt costs no call, in this process or the next; the bytes are the same."""
+    first = await bench.embedder.embed((A, N), ("four", "no"))
+    for embedder in (bench.embedder, bench.restarted()):
+        again = await embedder.embed((A, N), ("four", "no"))
+        assert again.embedding == "hit"
+        assert np.array_equal(again.prompt_embeds, first.prompt_embeds)
+    assert len(bench.encoder.calls) == 1
+    assert bench.served == ["miss"] * 2 + ["hit"] * 4
+
+
+async def test_only_what_is_missing(bench: Bench) -> None:
+    """A new prompt with the known negative prompt computes the prompt alone; `embedding` speaks of the prompt."""
+    await bench.embedder.embed((A, N), ("four", "no"))
+    other = await bench.embedder.embed((B, N), ("seven!!", "no"))
+    assert bench.encoder.calls[1:] == [["seven!!"]]
+    assert other.embedding == "miss"
+    known = await bench.embedder.embed((A, "1" * 64), ("four", "new"))
+    assert (known.embedding, known.negative_prompt_embeds.shape) == ("hit", (4, 4))
+
+
+async def test_prompt_equal_to_negative_prompt(bench: Bench) -> None:
+    """When both are one prompt (equal keys) it is computed once and serves as both, cold and warm."""
+    for expected in ("miss", "hit"):
+        embeds = await bench.embedder.embed((A, A), ("same", "same"))
+        assert embeds.embedding == expected
+        assert np.array_equal(embeds.prompt_embeds, embeds.negative_prompt_embeds)
+    assert bench.encoder.calls == [["same"]]
+
+
+async def test_concurrent_equal_prompts_encode_once(bench: Bench) -> None:
+    """Many requests for one prompt at one time are one call; a different one among them joins for what is shared."""
+    bench.encoder.gate.clear()
+    asked = [asyncio.create_task(bench.embedder.embed((A, N), ("four", "no"))) for _ in range(5)]
+    await until(lambda: bool(bench.encoder.calls))
+    asked.append(asyncio.create_task(bench.embedder.embed((B, N), ("seven!!", "no"))))
+    await asyncio.sleep(0.02)
+    bench.encoder.gate.set()
+    answers = await asyncio.gather(*asked)
+    assert bench.encoder.calls == [["four", "no"], ["seven!!"]]
+    assert all(np.array_equal(answer.negative_prompt_embeds, answers[0].negative_prompt_embeds) for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"), [(RuntimeError("CUDA at /a/path"), RenderFailed), (TooLarge("a lot"), TooLarge)]
+)
+async def test_a_failure_reaches_all_and_is_not_cached(bench: Bench, failure: Exception, told: type[Exception]) -> None:
+    """Everybody who waited gets the failure, a foreign one without its text; the next request tries again."""
+    bench.encoder.gate.clear()
+    bench.encoder.failure = failure
+    asked = [asyncio.create_task(bench.embedder.embed((A, N), ("four", "no"))) for _ in range(3)]
+    await until(lambda: bool(bench.encoder.calls))
+    bench.encoder.gate.set()
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(result) for result in results} == {told}
+    assert "/a/path" not in str(results[0])
+    assert len(bench.encoder.calls) == 1
+    bench.encoder.failure = None
+    assert (await bench.embedder.embed((A, N), ("four", "no"))).embedding == "miss"
+    assert len(bench.embedder._flights) == 0
+    await until(lambda: not bench.embedder._runners)
+
+
+async def test_the_leaders_disconnect(bench: Bench) -> None:
+    """The request that started the batch is cancelled; those who joined it get their embeddings."""
+    bench.encoder.gate.clear()
+    leader = asyncio.create_task(bench.embedder.embed((A, N), ("four", "no")))
+    await until(lambda: bool(bench.encoder.calls))
+    follower = asyncio.create_task(bench.embedder.embed((A, N), ("four", "no")))
+    await asyncio.sleep(0.01)
+    leader.cancel()
+    await asyncio.sleep(0.01)
+    bench.encoder.gate.set()
+    assert (await follower).prompt_embeds.shape == (5, 4)
+    assert len(bench.encoder.calls) == 1

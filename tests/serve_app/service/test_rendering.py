@@ -1,0 +1,173 @@
+"""The render itself, with the real demo model in one process: keys to pixels, and who may end it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.cache.cache import TieredCache
+from serve_app.core import Finished, JobStatus, Outcome, Progress, RenderEvent, RenderRequest, Started
+from serve_app.engine.engine import StepEngine
+from serve_app.errors import FingerprintMismatch, RenderCancelled
+from serve_app.media.probe import probe
+from serve_app.model.model import load_family
+from serve_app.service.embedding import PromptEmbedder
+from serve_app.service.finishing import Finisher
+from serve_app.service.plan import Planner
+from serve_app.service.rendering import RenderWorker
+from tests.serve_app.service.rig import TINY, Rig, ask, ended, reached, until
+
+FAMILY = load_family("native/demo")
+
+
+class LocalRenderer:
+    """The whole line behind the router in this process: text encoder, engine and encoder, all real."""
+
+    def __init__(self, rig: Rig, parts: tuple[Any, Any, Any]) -> None:
+        text_encoder, denoiser, decoder = parts
+        self.embedder = PromptEmbedder(text_encoder, rig.cache(kind="embedding"), rig.telemetry)
+        self.engine = StepEngine(denoiser, decoder, max_batch_size=4, telemetry=rig.telemetry, torch_threads=1)
+        self.videos: TieredCache = rig.cache(l1=False)
+        self.worker = RenderWorker(
+            self.engine, Finisher(self.videos, rig.telemetry).finish, FAMILY.card.model_fingerprint
+        )
+
+    async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
+        keys, spec = request.keys, request.spec
+        embeds = await self.embedder.embed((keys.prompt, keys.negative_prompt), (spec.prompt, spec.negative_prompt))
+        async for event in self.worker.render(request, embeds):
+            yield event
+
+    async def cancel(self, key: str) -> None:
+        self.worker.cancel(key)
+
+    async def stats(self) -> dict[str, Any]:
+        return dict(self.engine.stats())
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[Any, Any, Any]:
+    return FAMILY.load_text_encoder("cpu"), FAMILY.load_denoiser("cpu"), FAMILY.load_decoder("cpu")
+
+
+@pytest.fixture
+async def local(rig: Rig, parts: tuple[Any, Any, Any]) -> AsyncIterator[LocalRenderer]:
+    made = LocalRenderer(rig, parts)
+    await made.engine.start()
+    yield made
+    await made.engine.stop()
+
+
+def a_request(**fields: Any) -> RenderRequest:
+    plan = Planner(FAMILY, "encoder", max_prompt_chars=100).plan(ask(**(TINY | fields)))
+    return RenderRequest(plan.spec, plan.keys, FAMILY.card.model_fingerprint)
+
+
+async def test_a_prompt_in_an_mp4_out(rig: Rig, local: LocalRenderer) -> None:
+    """Through the real line a prompt becomes an MP4 of the asked form; another seed reuses the embedding."""
+    service = rig.service(renderer=local)
+    first = await service.generate(ask(**TINY))
+    info = probe(first.entry.data)
+    assert (info.width, info.height, info.num_frames, info.codec) == (32, 32, 8, "h264")
+    assert (first.outcome, first.embedding, first.stored) == (Outcome.RENDERED, "miss", True)
+    other = await service.generate(ask(seed=7, **TINY))
+    assert (other.outcome, other.embedding) == (Outcome.RENDERED, "hit")
+    assert other.entry.data != first.entry.data
+    assert (await rig.service(renderer=local).generate(ask(**TINY))).entry == first.entry
+
+
+async def test_a_render_repeats_itself(rig: Rig, local: LocalRenderer) -> None:
+    """After the video is invalidated everywhere, the same request on this machine gives the same bytes."""
+    service = rig.service(renderer=local)
+    first = await service.generate(ask(**TINY))
+    await service.invalidate(first.keys.video)
+    again = await service.generate(ask(**TINY))
+    assert again.outcome is Outcome.RENDERED
+    assert again.entry.digest == first.entry.digest
+
+
+async def test_a_job_over_the_real_line(rig: Rig, local: LocalRenderer) -> None:
+    """A job goes to completed with its embedding told, and its content is the MP4."""
+    service = rig.service(renderer=local)
+    job = await ended(service, await service.submit(ask(**TINY)))
+    assert (job.status, job.embedding) == ("completed", "miss")
+    assert probe((await service.content(job.id))[0].data).num_frames == 8
+
+
+async def test_events_in_order(local: LocalRenderer) -> None:
+    """The stream is Started, rising Progress up to the last step, Finished; a slow reader misses only Progress."""
+    events = []
+    async for event in local.render(a_request(num_inference_steps=4)):
+        events.append(event)
+        await asyncio.sleep(0.05)
+    assert events[0] == Started("miss")
+    assert isinstance(events[-1], Finished)
+    steps = [event.step for event in events if isinstance(event, Progress)]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 4
+
+
+async def test_other_weights_are_refused(local: LocalRenderer) -> None:
+    """A request keyed for other weights is refused before anything runs, with a hint to come back."""
+    request = a_request()
+    wrong = RenderRequest(request.spec, request.keys, "of last week")
+    with pytest.raises(FingerprintMismatch) as refused:
+        async for _ in local.render(wrong):
+            pass
+    assert refused.value.retry_after is not None
+    assert local.engine.stats()["steps_done"] == 0
+
+
+async def test_a_closed_stream_does_not_stop_the_render(local: LocalRenderer) -> None:
+    """A router that stops reading (or dies) leaves the render to finish and store; a second reader joins it."""
+    request = a_request(num_inference_steps=6)
+    stream = local.render(request)
+    assert isinstance(await anext(stream), Started)
+    await stream.aclose()
+    last = None
+    async for event in local.render(request):
+        last = event
+    assert isinstance(last, Finished)
+    assert local.engine.stats()["steps_done"] == 6, "one render, not two"
+    assert await local.videos.get(request.keys.video) is not None
+
+
+async def test_cancel_ends_it_and_it_may_begin_again(local: LocalRenderer) -> None:
+    """`cancel` ends the render for its readers; the same key can be rendered again at once, without a conflict."""
+    request = a_request(num_inference_steps=50)
+    stream = local.render(request)
+    await anext(stream)
+    await anext(stream)
+    assert local.worker.cancel(request.keys.video)
+    again = local.render(request)
+    assert isinstance(await anext(again), Started)
+    with pytest.raises(RenderCancelled):
+        async for _ in stream:
+            pass
+    assert local.worker.cancel(request.keys.video)
+    with pytest.raises(RenderCancelled):
+        async for _ in again:
+            pass
+    assert not local.worker.cancel(request.keys.video)
+    assert local.engine.stats()["running"] == 0
+
+
+async def test_without_guidance_the_negative_prompt_is_not_needed(local: LocalRenderer) -> None:
+    """guidance_scale 1 renders with the prompt alone."""
+    events = [event async for event in local.render(a_request(guidance_scale=1))]
+    assert isinstance(events[-1], Finished)
+
+
+async def test_deleting_the_only_job_frees_the_engine(rig: Rig, local: LocalRenderer, tmp_path: Path) -> None:
+    """DELETE of the only waiter ends the render in the engine within a step; nothing is stored."""
+    service = rig.service(renderer=local, linger_seconds=60)
+    job = await service.submit(ask(**(TINY | {"num_inference_steps": 50})))
+    await reached(service, job, JobStatus.IN_PROGRESS, 1)
+    await service.delete(job.id)
+    await until(lambda: not local.engine.stats()["running"])
+    assert local.engine.stats()["steps_done"] < 50
+    assert await local.videos.get(job.keys.video) is None
