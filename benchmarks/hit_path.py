@@ -359,7 +359,14 @@ def draw(axes: Any, result: Result) -> None:
         where = [number + 0.4 * (place - 0.5) for number in range(len(rows))]
         p50 = [line["p50 ms"] for line in rows]
         above = [line["p99 ms"] - line["p50 ms"] for line in rows]
-        axes.bar(where, p50, 0.38, yerr=[[0] * len(rows), above], capsize=3, label=f"{connections} connections")
+        axes.bar(
+            where,
+            p50,
+            0.38,
+            yerr=[[0] * len(rows), above],
+            capsize=3,
+            label=f"{connections} connection{'s' if connections > 1 else ''}",
+        )
     axes.set_xticks(range(len(rows)), [line["route"] for line in rows])
     axes.set_yscale("log")
     axes.set(ylabel="milliseconds (bar p50, whisker p99)", title="A hit in L1 beside a bare Serve route, 300 kB")

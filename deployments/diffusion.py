@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.metrics import ServeMetrics
+from deployments.metrics import replica_telemetry
 from deployments.threads import torch_threads
 from serve_app.core import Finished, Frames, RenderEvent, RenderRequest
 from serve_app.engine.engine import StepEngine
@@ -23,7 +23,6 @@ from serve_app.service.embedding import PromptEmbeds
 from serve_app.service.rendering import RenderWorker
 from serve_app.service.wiring import compute_device
 from serve_app.settings import Settings
-from serve_app.telemetry import Telemetry
 
 
 class Diffusion:
@@ -38,7 +37,7 @@ class Diffusion:
             await asyncio.to_thread(family.load_denoiser, device),
             await asyncio.to_thread(family.load_decoder, device),
             max_batch_size=settings.max_batch_size,
-            telemetry=Telemetry(ServeMetrics()),
+            telemetry=replica_telemetry(),
             torch_threads=torch_threads(settings),
         )
         await self._engine.start()

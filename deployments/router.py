@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.metrics import ServeMetrics
+from deployments.metrics import replica_telemetry
 from serve_app.api.api import build_api
 from serve_app.core import RenderEvent, RenderRequest
 from serve_app.errors import EncoreError, FingerprintMismatch, RenderFailed, Unavailable
@@ -25,7 +25,6 @@ from serve_app.schema import parse_request
 from serve_app.service.service import Answer
 from serve_app.service.wiring import open_service
 from serve_app.settings import Settings
-from serve_app.telemetry import Telemetry
 
 logger = logging.getLogger("ray.serve")
 
@@ -41,7 +40,7 @@ class CacheRouter:
     ) -> None:
         self._settings = Settings(**args)
         self._service = open_service(
-            self._settings, HandleRenderer(text_encoder, diffusion), ReplicaPeers(), Telemetry(ServeMetrics())
+            self._settings, HandleRenderer(text_encoder, diffusion), ReplicaPeers(), replica_telemetry()
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

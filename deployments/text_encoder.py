@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from deployments.metrics import ServeMetrics
-from deployments.threads import limit_torch_threads
+from deployments.metrics import replica_telemetry
+from deployments.threads import torch_threads
 from serve_app.model.model import load_family
 from serve_app.service.embedding import PromptEmbedder, PromptEmbeds
 from serve_app.service.wiring import compute_device, open_cache, open_tiers
 from serve_app.settings import Settings
-from serve_app.telemetry import Telemetry
 
 
 class TextEncoder:
@@ -20,12 +19,11 @@ class TextEncoder:
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         settings = Settings(**args)
-        telemetry = Telemetry(ServeMetrics())
-        limit_torch_threads(settings)
+        telemetry = replica_telemetry()
         encoder = await asyncio.to_thread(load_family(settings.model).load_text_encoder, compute_device(settings))
         tiers = open_tiers(settings, telemetry)
         self._cache = open_cache("embedding", settings, tiers, telemetry, l1_bytes=settings.embedding_l1_bytes)
-        self._embedder = PromptEmbedder(encoder, self._cache, telemetry)
+        self._embedder = PromptEmbedder(encoder, self._cache, telemetry, torch_threads=torch_threads(settings))
 
     async def embed(self, keys: Sequence[str], prompts: Sequence[str]) -> PromptEmbeds:
         """Return the embeddings of [prompt, negative prompt] named by their keys; raises RenderFailed."""
@@ -36,4 +34,5 @@ class TextEncoder:
         return self._cache.stats()
 
     async def __del__(self) -> None:
+        await self._embedder.settled()
         await self._cache.aclose()

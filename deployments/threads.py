@@ -1,7 +1,7 @@
 """How many threads torch may use in a replica.
 
 Ray sets OMP_NUM_THREADS from `num_cpus`, and a fractional one gives a single thread whatever the machine has; so the
-number is always set here, from the settings or from the cores Ray promised.
+number is always chosen here, from the settings or from the cores Ray promised.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import ray
-import torch
 
 from serve_app.settings import Settings
 
@@ -20,8 +19,3 @@ def torch_threads(settings: Settings) -> int:
         return settings.torch_threads
     assigned: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
     return max(1, math.floor(assigned.get("CPU", 1.0)))
-
-
-def limit_torch_threads(settings: Settings) -> None:
-    """Set torch's threads for this process."""
-    torch.set_num_threads(torch_threads(settings))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployments.metrics import ServeMetrics
+from deployments.metrics import replica_telemetry
 from serve_app.core import Finished, Frames, RenderRequest
 from serve_app.service.finishing import Finisher
 from serve_app.service.wiring import open_cache, open_tiers
 from serve_app.settings import Settings
-from serve_app.telemetry import Telemetry
 
 
 class VideoEncoder:
@@ -17,7 +16,7 @@ class VideoEncoder:
 
     def __init__(self, args: dict[str, Any]) -> None:
         settings = Settings(**args)
-        telemetry = Telemetry(ServeMetrics())
+        telemetry = replica_telemetry()
         self._cache = open_cache("video", settings, open_tiers(settings, telemetry), telemetry)
         self._finisher = Finisher(self._cache, telemetry)
 

@@ -23,6 +23,7 @@ from serve_app.core import Frames, VideoSpec
 from serve_app.engine.denoising import Trajectory, advance
 from serve_app.engine.job import Job, OnStep
 from serve_app.engine.scheduler import BatchScheduler
+from serve_app.engine.threads import torch_thread
 from serve_app.errors import Conflict, EncoreError, RenderCancelled, RenderFailed, Unavailable
 from serve_app.model.model import Decoder, Denoiser
 from serve_app.telemetry.telemetry import StepRun, Telemetry
@@ -76,8 +77,8 @@ class StepEngine:
 
     async def start(self) -> None:
         """Start both threads and begin to take jobs; raises when a thread cannot be set up."""
-        self._step_thread = _torch_thread("denoise", self._torch_threads)
-        self._decode_thread = _torch_thread("decode", self._torch_threads)
+        self._step_thread = torch_thread("denoise", self._torch_threads)
+        self._decode_thread = torch_thread("decode", self._torch_threads)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._step_thread, torch.get_num_threads)  # a broken thread shows here
         self._runner = asyncio.create_task(self._run(), name="step-engine")
@@ -255,12 +256,3 @@ class StepEngine:
             yield
         finally:
             del self._busy_since[thread]
-
-
-def _torch_thread(name: str, torch_threads: int | None) -> ThreadPoolExecutor:
-    # torch's thread count belongs to the calling thread under OpenMP, so each of the two sets its own.
-    def set_up() -> None:
-        if torch_threads is not None:
-            torch.set_num_threads(torch_threads)
-
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"encore-{name}", initializer=set_up)

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 2.0
 ORPHAN_SECONDS = 10.0
 KEPT_FINISHED = 20_000
+FILED_AT_ONCE = 1_000
 
 
 class Desk:
@@ -50,6 +51,7 @@ class Desk:
         self._followed: dict[str, Job] = {}
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._finished: OrderedDict[str, Job] = OrderedDict()
+        self._unfiled: list[Job] = []
         self._background: set[asyncio.Task[Any]] = set()
         self._forgotten = 0
 
@@ -69,7 +71,9 @@ class Desk:
     def file(self, job: Job) -> None:
         """Keep a job that was complete when it came; its record is written behind the answer."""
         self._keep(job)
-        self._spawn(self._store.add(job))
+        self._unfiled.append(job)
+        if len(self._unfiled) == 1:
+            self._spawn(self._write_filed())
 
     async def find(self, job_id: str) -> Job | None:
         """Return the newest known state, None if no record exists; NotFound if it was deleted."""
@@ -119,6 +123,12 @@ class Desk:
             follower.cancel()
         await asyncio.gather(*self._followers.values(), *self._background, return_exceptions=True)
         await self._store.aclose()
+
+    async def _write_filed(self) -> None:
+        """Write what was filed; what comes while one write is under way goes into the next, all together."""
+        while self._unfiled:
+            await self._store.add(*self._unfiled[:FILED_AT_ONCE])
+            del self._unfiled[:FILED_AT_ONCE]
 
     async def _enter(self, job: Job, flight: VideoFlight, led: bool) -> None:
         try:

@@ -20,6 +20,7 @@ from opentelemetry import context as otel
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import Flight, Flights
 from serve_app.core import Entry
+from serve_app.engine.threads import torch_thread
 from serve_app.errors import EncoreError, RenderFailed
 from serve_app.model.model import TextEncoder
 from serve_app.telemetry import EmbeddingServed, Telemetry, span
@@ -38,14 +39,16 @@ class PromptEmbeds:
 
 
 class PromptEmbedder:
-    """A text encoder behind a cache; `encoder` runs in a thread, one batch at a time."""
+    """A text encoder behind a cache; `encoder` runs in a thread of its own, one batch at a time."""
 
-    def __init__(self, encoder: TextEncoder, cache: TieredCache, telemetry: Telemetry) -> None:
+    def __init__(
+        self, encoder: TextEncoder, cache: TieredCache, telemetry: Telemetry, *, torch_threads: int | None = None
+    ) -> None:
         self._encoder = encoder
         self._cache = cache
         self._telemetry = telemetry
         self._flights: Flights[Embeds, None] = Flights()
-        self._one_batch = asyncio.Lock()
+        self._thread = torch_thread("text-encoder", torch_threads)
         self._runners: set[asyncio.Task[None]] = set()
 
     async def embed(self, keys: Sequence[str], prompts: Sequence[str]) -> PromptEmbeds:
@@ -59,6 +62,10 @@ class PromptEmbedder:
             computed[key] if embeds is None else embeds for key, embeds in zip(keys, found, strict=True)
         )
         return PromptEmbeds(prompt_embeds, negative, "miss" if found[0] is None else "hit")
+
+    async def settled(self) -> None:
+        """Wait until every embedding that was computed is in the shared tiers."""
+        await asyncio.gather(*self._runners, return_exceptions=True)
 
     async def _find(self, key: str) -> Embeds | None:
         found = await self._cache.get(key)
@@ -88,16 +95,20 @@ class PromptEmbedder:
 
     async def _encode(self, prompts: dict[str, str], batch: asyncio.Future[dict[str, Embeds]]) -> None:
         try:
-            async with self._one_batch:
-                with span("text_encoder", prompts=len(prompts)):
-                    tensors = await asyncio.to_thread(self._encoder.encode, list(prompts.values()))
+            with span("text_encoder", prompts=len(prompts)):
+                loop = asyncio.get_running_loop()
+                tensors = await loop.run_in_executor(self._thread, self._encoder.encode, list(prompts.values()))
             embeds = {key: tensor.numpy() for key, tensor in zip(prompts, tensors, strict=True)}
-            await asyncio.gather(*(self._cache.put(_dump(key, value)) for key, value in embeds.items()))
-            batch.set_result(embeds)
         except EncoreError as error:
-            batch.set_exception(error)
+            return batch.set_exception(error)
         except Exception as error:
-            batch.set_exception(RenderFailed(f"The text encoder failed: {type(error).__name__}."))
+            return batch.set_exception(RenderFailed(f"The text encoder failed: {type(error).__name__}."))
+        entries = [_dump(key, value) for key, value in embeds.items()]
+        for entry in entries:
+            self._cache.remember(entry)
+        batch.set_result(embeds)  # the render need not wait for the shared tiers
+        await asyncio.gather(*(self._cache.put(entry) for entry in entries))
+        return None
 
 
 def _dump(key: str, embeds: Embeds) -> Entry:

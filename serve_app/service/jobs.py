@@ -80,12 +80,12 @@ class Page:
 class JobStore(Protocol):
     """Where job records live."""
 
-    async def add(self, job: Job) -> None:
-        """Store a new record; when this returns the job is accepted. One that exists or was deleted stays so."""
+    async def add(self, *jobs: Job) -> None:
+        """Store new records; when this returns they are accepted. One that exists or was deleted stays so."""
         ...
 
     async def update(self, job: Job) -> bool:
-        """Replace an existing record; False when there is none any more (deleted or expired)."""
+        """Replace the record, or store it anew if it was lost; False when the job was deleted."""
         ...
 
     async def get(self, job_id: str) -> Job | None:
@@ -117,20 +117,21 @@ class MemoryJobs:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    async def add(self, job: Job) -> None:
-        """Store a new record, unless there is one or it was deleted."""
-        if job.id in self._jobs or job.id in self._deleted:
-            return
-        self._jobs[job.id] = job
-        bisect.insort(self._order, (job.created_at, job.id))
+    async def add(self, *jobs: Job) -> None:
+        """Store new records, but none that there is or that was deleted."""
+        for job in jobs:
+            if job.id not in self._jobs and job.id not in self._deleted:
+                self._jobs[job.id] = job
+                bisect.insort(self._order, (job.created_at, job.id))
         while len(self._order) > self._max_jobs:
             _, oldest = self._order.pop(0)
             del self._jobs[oldest]
 
     async def update(self, job: Job) -> bool:
-        """Replace an existing record."""
-        if job.id not in self._jobs:
+        """Replace the record or store it anew, unless it was deleted."""
+        if job.id in self._deleted:
             return False
+        await self.add(job)
         self._jobs[job.id] = job
         return True
 

@@ -30,39 +30,53 @@ _DELETED = b"deleted"
 
 
 class RedisJobs:
-    """A JobStore that every replica shares; whoever gave it `redis` closes that."""
+    """A JobStore that every replica shares; whoever gave it `redis` closes that.
+
+    tombstone_seconds: how long a deletion is remembered, no less than a record lives.
+    """
 
     def __init__(
-        self, redis: Redis, *, secret: bytes, telemetry: Telemetry, clock: Callable[[], float] = time.time
+        self,
+        redis: Redis,
+        *,
+        secret: bytes,
+        telemetry: Telemetry,
+        tombstone_seconds: int = 30 * 86_400,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._redis = redis
         self._secret = secret
         self._telemetry = telemetry
         self._clock = clock
+        self._tombstone_seconds = tombstone_seconds
         self._here = MemoryJobs()
         self._breaker = Breaker("l2/job")
         self._index = self._name("/index")  # no job id has a slash in it: one path segment is all that a client gives
         script = resources.files("serve_app.cache").joinpath("scripts/job_update.lua").read_text()
         self._update = redis.register_script(script)
 
-    async def add(self, job: Job) -> None:
-        """Store a new record; one round trip."""
+    async def add(self, *jobs: Job) -> None:
+        """Store new records; one round trip for all."""
 
         async def shared() -> None:
             pipe = self._redis.pipeline(transaction=False)
-            pipe.set(self._name(job.id), job.to_json(), exat=int(job.expires_at), nx=True)  # a tombstone stays
-            pipe.zadd(self._index, {job.id: job.created_at})
-            pipe.zremrangebyscore(self._index, "-inf", self._clock() - (job.expires_at - job.created_at))
+            for job in jobs:
+                pipe.set(self._name(job.id), job.to_json(), exat=int(job.expires_at), nx=True)  # a tombstone stays
+            pipe.zadd(self._index, {job.id: job.created_at for job in jobs})
+            lifetime = max(job.expires_at - job.created_at for job in jobs)
+            pipe.zremrangebyscore(self._index, "-inf", self._clock() - lifetime)
             await pipe.execute()
 
-        await self._either(shared, lambda: self._here.add(job))
+        await self._either(shared, lambda: self._here.add(*jobs))
 
     async def update(self, job: Job) -> bool:
-        """Replace an existing record, in one script, so a deleted job stays deleted."""
+        """Replace the record in one script, so that a deleted job stays deleted; store anew one that Redis lost."""
 
         async def shared() -> bool:
-            replaced = await self._update(keys=[self._name(job.id)], args=[job.to_json()])
-            return bool(replaced) or await self._here.update(job)
+            replaced: int = await self._update(keys=[self._name(job.id)], args=[job.to_json()])
+            if replaced == 0 and self._clock() < job.expires_at:  # Redis lost it (restarted without its file)
+                await self.add(job)
+            return replaced != -1
 
         async def here() -> bool:
             await self._here.add(job)  # Redis went away after the job was stored there: go on with it here
@@ -87,7 +101,7 @@ class RedisJobs:
 
         async def shared() -> bool:
             pipe = self._redis.pipeline(transaction=False)
-            pipe.set(self._name(job_id), _DELETED, get=True, ex=30 * 86_400)
+            pipe.set(self._name(job_id), _DELETED, get=True, ex=self._tombstone_seconds)
             pipe.zrem(self._index, job_id)
             old, _ = await pipe.execute()
             return old not in (None, _DELETED)

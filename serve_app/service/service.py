@@ -11,25 +11,22 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 from serve_app.cache.cache import TieredCache
-from serve_app.cache.flight import Flights
-from serve_app.core import Entry, Finished, Keys, Outcome, RenderEvent, RenderRequest, Started, VideoSpec
-from serve_app.errors import Busy, InvalidRequest, NotFound, RenderCancelled, RenderFailed, Unavailable
+from serve_app.core import Entry, Keys, Outcome, VideoSpec
+from serve_app.errors import InvalidRequest, NotFound, Unavailable
 from serve_app.schema import VideoRequest
 from serve_app.service.desk import Desk
 from serve_app.service.jobs import Job, JobStore, Order, Page, unknown
 from serve_app.service.landing import Landing, Peers, Renderer, VideoFlight
 from serve_app.service.plan import Plan, Planner
 from serve_app.service.receipt import issue, new_job_id, read
-from serve_app.telemetry import Answered, Telemetry, span
+from serve_app.service.source import VideoSource
+from serve_app.telemetry import Answered, Telemetry
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-_UNSTORED = "unstored"
-"""In the metadata of an entry that is in this process' memory alone: no durable tier could take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +77,15 @@ class VideoService:
         self._peers = peers
         self._limits = limits or Limits()
         self._clock = clock
-        self._flights: Flights[Landing, RenderEvent] = Flights(self._limits.linger_seconds)
+        self._source = VideoSource(
+            cache,
+            renderer,
+            planner.card.model_fingerprint,
+            max_queued=self._limits.max_queued,
+            linger_seconds=self._limits.linger_seconds,
+        )
         self._desk = Desk(jobs, self._board_job, ended=self._job_ended, clock=clock)
         self._waiting = 0
-        self._render_seconds = 1.0
         self._outcomes: Counter[str] = Counter()
 
     async def generate(self, request: VideoRequest) -> Answer:
@@ -93,17 +95,17 @@ class VideoService:
         """
         began = time.perf_counter()
         plan = self.planner.plan(request)
-        entry = self._cache.get_now(plan.keys.video)
-        if entry is not None:
-            return self._answer(plan, Landing(entry, Outcome.L1, None, _is_stored(entry)), True, began)
+        found = self._source.now(plan.keys)
+        if found is not None:
+            return self._answer(plan, found, True, began)
         if self._waiting >= self._limits.max_waiting:
-            raise self._busy("requests are waiting")
+            raise self._source.busy("requests are waiting")
         self._waiting += 1
         try:
-            found = await self._overflow(plan.keys)
+            found = await self._source.overflow(plan.keys)
             if found is not None:
                 return self._answer(plan, found, True, began)
-            flight, led = self._board(plan.spec, plan.keys)
+            flight, led = self._source.board(plan.spec, plan.keys)
             landing = await flight.wait()
         except Exception:
             self._outcomes["failed"] += 1
@@ -194,7 +196,7 @@ class VideoService:
         return {
             "model": self.planner.card.name,
             "outcomes": dict(self._outcomes),
-            "flights": len(self._flights),
+            "flights": len(self._source),
             "waiting": self._waiting,
             "jobs": self._desk.stats(),
             "cache": self._cache.stats(),
@@ -207,86 +209,25 @@ class VideoService:
         await self._cache.aclose()
 
     async def _board_job(self, job: Job) -> tuple[VideoFlight, bool]:
-        return self._board(job.spec, job.keys)
-
-    def _board(self, spec: VideoSpec, keys: Keys) -> tuple[VideoFlight, bool]:
-        return self._flights.board(keys.video, lambda flight: self._carry(spec, keys, flight))
-
-    async def _carry(self, spec: VideoSpec, keys: Keys, flight: VideoFlight) -> Landing:
-        """Look in every tier once for all on this flight (L1 again: it may have landed meanwhile), then render."""
-        with span("router", model=spec.model):
-            found = await self._cache.get(keys.video)
-            if found is None:
-                try:
-                    return await self._render(spec, keys, flight)
-                except RenderCancelled:  # by another router, whose last waiter left; here somebody still waits
-                    return await self._render(spec, keys, flight)
-            entry, outcome = found
-            if not _is_stored(entry):
-                entry = await self._store(entry)
-            return Landing(entry, outcome, None, _is_stored(entry))
-
-    async def _store(self, entry: Entry) -> Entry:
-        """Try again to store a video that no durable tier could take when it was made."""
-        kept = await self._cache.put(replace(entry, meta={k: v for k, v in entry.meta.items() if k != _UNSTORED}))
-        return kept.entry if kept.tiers else self._remember_unstored(entry)
-
-    def _remember_unstored(self, entry: Entry) -> Entry:
-        entry = replace(entry, meta={**entry.meta, _UNSTORED: True})
-        self._cache.remember(entry)
-        return entry
+        return self._source.board(job.spec, job.keys)
 
     async def _ready(self, keys: Keys) -> Landing | None:
         """Return the stored video that a job is complete with at once; None means that it may board a flight.
 
         Raises Unavailable without a durable tier, Busy over the limits.
         """
-        entry = self._cache.get_now(keys.video)
-        if entry is not None and _is_stored(entry):
-            return Landing(entry, Outcome.L1, None, True)
+        found = self._source.now(keys)
+        if found is not None and found.stored:
+            return found
         # A video that only this process has is stored, at last, by the flight that finds it.
         if not self._cache.durable:
             raise Unavailable("No storage can take the video of a job; try /v1/videos/sync.", retry_after=5)
         if len(self._desk) >= self._limits.max_waiting:
-            raise self._busy("jobs are waiting")
-        found = await self._overflow(keys)
+            raise self._source.busy("jobs are waiting")
+        found = await self._source.overflow(keys)
         if found is not None and not found.stored:
-            raise self._busy("renders are queued")
+            raise self._source.busy("renders are queued")
         return found
-
-    async def _overflow(self, keys: Keys) -> Landing | None:
-        """With every place taken, still answer what a tier has; None means there is a place (or a flight to join).
-
-        Raises Busy. After None no await may come before `board`, or the place could be gone.
-        """
-        if self._flights.find(keys.video) is not None or len(self._flights) < self._limits.max_queued:
-            return None
-        found = await self._cache.get(keys.video)
-        if found is None:
-            raise self._busy("renders are queued")
-        return Landing(found[0], found[1], None, _is_stored(found[0]))
-
-    async def _render(self, spec: VideoSpec, keys: Keys, flight: VideoFlight) -> Landing:
-        embedding: str | None = None
-        began = time.perf_counter()
-        request = RenderRequest(spec, keys, self.planner.card.model_fingerprint)
-        try:
-            async with aclosing(cast(Any, self._renderer.render(request))) as events:
-                async for event in events:
-                    flight.publish(event)
-                    if isinstance(event, Started):
-                        embedding = event.embedding
-                    elif isinstance(event, Finished):
-                        self._render_seconds += 0.2 * (time.perf_counter() - began - self._render_seconds)
-                        if event.stored:
-                            self._cache.remember(event.entry)
-                        else:
-                            self._remember_unstored(event.entry)
-                        return Landing(event.entry, Outcome.RENDERED, embedding, bool(event.stored))
-        finally:
-            if flight.abandoned:
-                await self._renderer.cancel(keys.video)
-        raise RenderFailed("The renderer ended without a video.")
 
     async def _from_receipt(self, job_id: str) -> Job:
         receipt = read(self._secret, job_id)
@@ -295,7 +236,10 @@ class VideoService:
         found = await self._cache.get(receipt.key)
         if found is None:
             raise NotFound(f"The content of video '{job_id}' is no longer stored.", param="video_id")
-        spec = VideoSpec(**found[0].meta["spec"])
+        try:
+            spec = VideoSpec(**found[0].meta["spec"])
+        except (KeyError, TypeError):  # stored by a release whose spec had other fields
+            raise unknown(job_id) from None
         keys = Keys("", "", "", receipt.key)
         job = self._receipt_job(job_id, spec.prompt, spec, keys, receipt.created_at, Outcome.L1)
         self._desk.file(job)
@@ -326,11 +270,3 @@ class VideoService:
         self._outcomes[outcome] += 1
         self._telemetry.emit(Answered(outcome, seconds, size))
         return seconds
-
-    def _busy(self, what: str) -> Busy:
-        wait = min(600, max(1, round(self._render_seconds * len(self._flights))))
-        return Busy(f"Too many {what}; try again in {wait} s.", retry_after=wait)
-
-
-def _is_stored(entry: Entry) -> bool:
-    return not entry.meta.get(_UNSTORED, False)

@@ -80,7 +80,12 @@ def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry
     tiers = open_tiers(settings, telemetry)
     jobs: JobStore = MemoryJobs()
     if tiers.l2 is not None:
-        jobs = RedisJobs(tiers.l2.client, secret=settings.secret_bytes, telemetry=telemetry)
+        jobs = RedisJobs(
+            tiers.l2.client,
+            secret=settings.secret_bytes,
+            telemetry=telemetry,
+            tombstone_seconds=settings.job_ttl_seconds,
+        )
     return VideoService(
         open_planner(settings),
         open_cache("video", settings, tiers, telemetry, l1_bytes=settings.l1_bytes),

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import typing
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from deployments.metrics import SECONDS, Instruments, ServeMetrics
+from deployments.metrics import SECONDS, Instruments, MetricsThread, ServeMetrics
 from serve_app.core import Outcome
 from serve_app.telemetry import (
     Answered,
@@ -144,8 +145,34 @@ def test_every_kind_of_event_is_known() -> None:
 
 def test_nothing_is_counted_as_nothing() -> None:
     """A failed request has no bytes and a miss reads none; Ray refuses to count zero, so nothing is counted."""
-    names = {name for name, _ in record(Answered("failed", 1.0, 0), TierRead("l1", "video", "miss", 0.001))}
+    names = {name for name, _ in record(Answered("failed", 1.0, 0), TierRead("l2", "video", "miss", 0.001))}
     assert names == {"encore_requests", "encore_request_seconds", "encore_tier_reads", "encore_tier_read_seconds"}
+
+
+def test_a_look_in_memory_is_counted_but_not_timed() -> None:
+    """The time of a look-up in a dict says nothing, and would be the dearest part of a hit."""
+    names = {name for name, _ in record(TierRead("l1", "video", "hit", 1e-6, 10))}
+    assert names == {"encore_tier_reads", "encore_tier_read_bytes"}
+
+
+def test_many_events_are_one_increment() -> None:
+    """What only adds up is told to Ray as one sum per series; times are told one by one."""
+    recorder = Recorder()
+    ServeMetrics(recorder.instruments).record([Answered("l1", 0.001, 5)] * 3)
+    series = {name: values for (name, _), values in recorder.recorded.items()}
+    assert series == {
+        "encore_requests": [3], "encore_bytes_served": [15], "encore_request_seconds": [0.001] * 3
+    }  # fmt: skip
+
+
+def test_the_thread_loses_nothing_that_was_queued() -> None:
+    """Events queued from many threads are all recorded by the time `close` returns."""
+    recorder = Recorder()
+    observer = MetricsThread(ServeMetrics(recorder.instruments), interval_seconds=0.001)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: observer(EmbeddingServed("hit")), range(1_000)))
+    observer.close()
+    assert sum(recorder.recorded["encore_embeddings", (("result", "hit"),)]) == 1_000
 
 
 @pytest.mark.parametrize("result", ["exists", "too_large", "error"])

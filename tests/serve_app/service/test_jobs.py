@@ -73,12 +73,12 @@ async def test_add_get_update_delete(store: JobStore) -> None:
     assert not await store.delete(job.id)
 
 
-async def test_update_makes_nothing(store: JobStore) -> None:
-    """Updating a job that never was, or was deleted, says so and leaves no record."""
+async def test_update_keeps_deletions_and_mends_losses(store: JobStore) -> None:
+    """Updating a deleted job says so and leaves no record; one that the store lost (a restart) is stored anew."""
     job = a_job()
-    assert not await store.update(job)
-    assert await store.get(job.id) is None
-    await store.add(job)
+    assert await store.update(job)
+    assert await store.get(job.id) == job
+    assert [listed.id for listed in (await store.page(after=None, limit=9, order="asc")).jobs] == [job.id]
     await store.delete(job.id)
     assert not await store.update(job)
     with pytest.raises(NotFound):
@@ -171,7 +171,8 @@ async def test_redis_forgets_at_expires_at(valkey_server: ValkeyServer) -> None:
     await until(expired)
     page = await store.page(after=None, limit=9, order="asc")
     assert ([job.id for job in page.jobs], page.has_more) == (["video_1"], False)
-    assert not await store.update(a_job(-3590))
+    await store.update(a_job(-3590, expires_at=int(time.time()) - 1))
+    assert await store.get("video_-3590") is None
     await store._redis.aclose()
 
 

@@ -91,7 +91,7 @@ async def test_the_last_ones_leaving_lingers_then_cancels(rig: Rig) -> None:
     await asyncio.sleep(0.03)
     assert rig.renderer.cancelled == []
     await until(lambda: rig.renderer.cancelled == rig.renderer.asked)
-    await until(lambda: not service._flights)
+    await until(lambda: len(service._source) == 0)
     assert (await service.stats())["waiting"] == 0
 
 
