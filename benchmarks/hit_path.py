@@ -30,11 +30,13 @@ from typing import Any
 
 import numpy as np
 import redis
+import yaml
 from form import Goal, Result, Row, main
 from load import Run, Task, load
 from pydantic import SecretStr
 from server import Server, cpu_seconds, encore_server
 
+from deployments.launcher.launcher import LOCAL_CONFIG
 from serve_app.core import Entry
 from serve_app.media.media import encode_mp4
 from serve_app.schema import parse_request
@@ -110,10 +112,17 @@ def bare(file: Path) -> dict[str, Any]:
         "import_path": "benchmarks.bare:build",
         "args": {"file": str(file)},
         "deployments": [
-            {"name": "Bare", "max_ongoing_requests": 2000, "ray_actor_options": {"num_cpus": 0.2},
+            {"name": "Bare", "max_ongoing_requests": 2000, "ray_actor_options": _router_options(),
              "graceful_shutdown_timeout_s": 1, "graceful_shutdown_wait_loop_s": 0.2}
         ],
     }  # fmt: skip
+
+
+def _router_options() -> dict[str, Any]:
+    """Return the resources and environment of a CacheRouter, so that both sides run alike."""
+    deployments = yaml.safe_load(LOCAL_CONFIG.read_text())["applications"][0]["deployments"]
+    options: dict[str, Any] = next(d["ray_actor_options"] for d in deployments if d["name"] == "CacheRouter")
+    return options
 
 
 @contextmanager
@@ -274,10 +283,10 @@ def commands_of(valkey: redis.Redis) -> int:
 
 
 def settled(count: Callable[[], int]) -> int:
-    """Return `count()` once it stands still."""
+    """Return `count()` once it stands still, long enough for what is written behind the answers."""
     last = count()
     while True:
-        time.sleep(0.05)
+        time.sleep(0.3)
         if (now := count()) == last:
             return now
         last = now
