@@ -59,7 +59,7 @@ def environment(
 ) -> dict[str, str]:
     """Return the variables for the server process and all that Ray starts below it."""
     chosen = {
-        "ENCORE_SECRET": folder.secret,
+        "ENCORE_SECRET": inherited.get("ENCORE_SECRET") or folder.secret,
         "ENCORE_HAPROXY_BINARY": str(get_haproxy_binary()),
         LOOPBACK_ONLY: "1",
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -8,6 +8,7 @@ descendant is left. The whole takes at most fifteen seconds; what would take lon
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -28,6 +29,10 @@ from deployments.launcher.valkey import EmbeddedValkey
 from serve_app.errors import EncoreError, Unavailable
 
 LOCAL_CONFIG = Path(__file__).parents[1] / "config" / "local.yaml"
+SERVER_COMMAND = [sys.executable, "-P", "-m", "deployments.launcher.server"]
+CHOSEN_TIERS = {"redis_url": "ENCORE_REDIS_URL", "l3_url": "ENCORE_L3_URL"}
+"""Tiers a person chose by environment; where there is none, the launcher brings its own."""
+
 DEFAULT_PORT = 8000
 DRAIN_SECONDS = 10.0
 VALKEY_SECONDS = 3.0
@@ -55,8 +60,8 @@ def launch(
             while server.poll() is None:
                 for event in listener.new():
                     _report(event, folder, ports, say)
-                if not valkey.is_alive():
-                    raise Unavailable("Valkey ended; see valkey.log in the cache folder's logs.")
+                if valkey is not None and valkey.revive():
+                    say("Valkey ended and was started again; requests went on without L2 meanwhile.")
                 time.sleep(0.1)
             raise Unavailable(
                 f"The server process ended by itself; {folder.logs}/server.log ends with:\n{folder.tail('server.log')}"
@@ -68,31 +73,29 @@ def launch(
 
 def _start(
     undo: ExitStack, cache_dir: Path, port: int | None, overrides: dict[str, Any], config: Path, say: Say
-) -> tuple[CacheFolder, Ports, Listener, EmbeddedValkey, Any]:
+) -> tuple[CacheFolder, Ports, Listener, EmbeddedValkey | None, Any]:
     folder = CacheFolder(cache_dir)
     undo.callback(folder.release)
     undo.callback(end_descendants, REST_SECONDS)
     free = FreePorts()
     undo.callback(free.release)
     ports = _ports(port, free, say)
-    valkey = EmbeddedValkey(folder)
-    undo.callback(valkey.stop, VALKEY_SECONDS)
     say(f"Starting on {folder.root} (a first start takes about half a minute) ...")
-    valkey.wait_until_ready()
+    tiers = {
+        name: os.environ[variable] for name, variable in CHOSEN_TIERS.items() if os.environ.get(variable)
+    } | overrides
+    valkey = None
+    if "redis_url" not in tiers:
+        valkey = EmbeddedValkey(folder)
+        undo.callback(valkey.stop, VALKEY_SECONDS)
+        valkey.wait_until_ready()
+        tiers["redis_url"] = valkey.url
+    tiers.setdefault("l3_url", folder.l3.as_uri())
     listener = Listener(folder.run / "events")
     rendered = folder.run / "config.json"
-    tiers = {"redis_url": valkey.url, "l3_url": folder.l3.as_uri()}
-    rendered.write_text(json.dumps(_render(config, ports.http, tiers | overrides)))
+    rendered.write_text(json.dumps(_render(config, ports.http, tiers)))
     server = spawn(
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "deployments.launcher.server",
-            str(rendered),
-            str(ports.dashboard),
-            str(ports.metrics),
-        ],
+        [*SERVER_COMMAND, str(rendered), str(ports.dashboard), str(ports.metrics)],
         env=environment(folder, ports, overrides.get("otlp_endpoint")) | {FILE_VARIABLE: str(listener.path)},
         log=folder.logs / "server.log",
     )

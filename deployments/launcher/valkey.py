@@ -14,6 +14,7 @@ from deployments.launcher.processes import end, spawn
 from serve_app.errors import Unavailable
 
 MAX_MEMORY = "1gb"
+REVIVAL_SECONDS = 5.0
 
 
 class EmbeddedValkey:
@@ -43,11 +44,19 @@ class EmbeddedValkey:
         """Whether the process runs."""
         return self._process.poll() is None
 
+    def revive(self) -> bool:
+        """Start it again if it ended, not more often than once in REVIVAL_SECONDS; True when it was started."""
+        if self.is_alive() or time.monotonic() - self._started_at < REVIVAL_SECONDS:
+            return False
+        self._process = self._started()
+        return True
+
     def stop(self, patience: float) -> None:
         """Stop it; SIGTERM makes Valkey write its append-only file out first."""
         end(self._process, patience)
 
     def _started(self) -> subprocess.Popen[bytes]:
+        self._started_at = time.monotonic()
         options = {
             "port": "0", "unixsocket": str(self.socket), "unixsocketperm": "700", "dir": str(self._folder.valkey),
             "appendonly": "yes", "appendfsync": "everysec", "save": "",

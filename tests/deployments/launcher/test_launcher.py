@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import time
@@ -40,6 +41,7 @@ def test_a_life(start: Callable[..., Server], short_tmp: Path) -> None:
         assert http.get("/docs").status_code == 200
 
     assert listening_elsewhere(server) == set()
+    valkey_dies_and_comes_back(server, folder)
 
     second = start(folder)
     assert second.process.wait(30) == 1
@@ -123,6 +125,27 @@ def test_an_unknown_model_is_told_before_ready(start: Callable[..., Server], sho
     assert server.process.wait(90) == 1
     assert "There is no model 'native/nonsense'" in server.output
     assert "Traceback" not in server.output
+
+
+def valkey_dies_and_comes_back(server: Server, folder: Path) -> None:
+    """A killed Valkey costs no request, and the launcher starts it again with what it held."""
+    killed = [pid for pid in descendants(server.process.pid) if b"valkey" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(killed) == 1
+    os.kill(killed[0], signal.SIGKILL)
+    with server.http() as http:
+        assert http.post("/v1/videos/sync", json=REQUEST | {"seed": 6}).headers["x-encore-outcome"] == "rendered"
+    server.wait_for("was started again")
+    wait(lambda: answers(folder / "run" / "valkey.sock"))
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody accepts connections on a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def listening_elsewhere(server: Server) -> set[str]:
