@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
-from test_body import error_of
 
 from serve_app.api.api import build_api
 from serve_app.errors import RenderFailed
+from tests.serve_app.api.test_body import error_of
 from tests.serve_app.service.rig import Rig, until
 
 ASK = {"prompt": "a red circle moves left"}

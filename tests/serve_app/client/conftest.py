@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from wire_server import World, serving
 
 from serve_app.client import AsyncEncore, Encore
+from tests.serve_app.client.wire_server import World, serving
 
 
 class Blocking:

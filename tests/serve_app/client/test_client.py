@@ -8,11 +8,11 @@ from itertools import count
 from typing import Any
 
 import pytest
-from wire_server import FILE, KEY, World, found
 
 from serve_app import errors
 from serve_app.client import AsyncEncore, CacheInfo, Encore, Invalidated, JobError, StageKeys
 from serve_app.core import JobStatus, Outcome
+from tests.serve_app.client.wire_server import FILE, KEY, World, found
 
 RENDERING = [
     {"status": "queued", "progress": 0},

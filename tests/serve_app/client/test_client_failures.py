@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import pytest
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from wire_server import World
 
 from serve_app import errors
 from serve_app.client import failures
 from serve_app.errors import EncoreError
+from tests.serve_app.client.wire_server import World
 
 
 def tree(kind: type[EncoreError] = EncoreError) -> Iterator[type[EncoreError]]:

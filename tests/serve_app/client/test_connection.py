@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from wire_server import World
 
 from serve_app import errors
+from tests.serve_app.client.wire_server import World
 
 
 @pytest.fixture
