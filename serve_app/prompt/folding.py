@@ -1,9 +1,10 @@
 """Folding of form: Unicode, what is invisible, quotes, dashes, case, blanks and punctuation, never a meaning.
 
-Each step is a total function on strings, linear in their length, and costs little where there is nothing to do. NFKC and
-case folding as in UAX #15 and the Unicode Standard, section 3.13, except where NFKC alone would change what is asked for:
-it writes 1½ as 11⁄2 and 10² as 102, so digits that NFKC sets down beside others are kept apart first. Joiners stay inside
-emoji, because a family without them is three people; tags stay in flags, because without them Scotland's is a black one.
+Each step is a total function on strings, linear in their length, and costs little where there is nothing to do. NFKC
+and case folding as in UAX #15 and the Unicode Standard, section 3.13, except where NFKC alone would change what is
+asked for: it writes 10² as 102 and 1½ as if it were 11 halves, so digits that it sets beside others are kept
+apart first. Joiners stay inside emoji, because a family without them is three people; tags stay in flags, because
+without them Scotland's is a black one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import unicodedata
 
 CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""Characters written without blanks between words (ideographs and kana), as the inside of a regular expression's set."""
+"""Characters written without blanks between words (ideographs, kana), as the inside of a regular expression's set."""
 
 _MARKS = re.compile("[\u0300-\u309a\ua66f-\uabff\ufb1e-\ufe2f\U00010000-\U0001efff]{32,}")  # all marks are in there
 
@@ -86,14 +87,18 @@ def _in_canonical_order(match: re.Match[str]) -> str:
 
 
 def invisible(text: str) -> str:
-    """Drop what does not show: format, control and variation characters. Control characters that separate are blanks."""
+    """Drop what does not show: format, control, variation characters. Control characters that separate are blanks."""
     if text.isascii() and text.isprintable():
         return text
     return _INVISIBLE.sub(_visible, text)
 
 
 def _visible(match: re.Match[str]) -> str:
-    run, before, after = match[0], match.string[match.start() - 1 : match.start()], match.string[match.end() : match.end() + 1]
+    run, before, after = (
+        match[0],
+        match.string[match.start() - 1 : match.start()],
+        match.string[match.end() : match.end() + 1],
+    )
     if before == "\N{WAVING BLACK FLAG}" and _FLAG.fullmatch(run):
         return run
     if _JOINED.fullmatch(run) and _EMOJI.match(before) and _EMOJI.match(after):

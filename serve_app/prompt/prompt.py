@@ -23,8 +23,8 @@ from serve_app.prompt.typos import Correction, Typos
 Step = tuple[str, Callable[[str], str]]
 
 _ROUNDS = 12
-# The bound keeps the function total; it is never reached. Each round but the last takes something away for good: what is
-# invisible, a pair of quotes of one kind, a wrapper, a blank, a British, traditional, misspelt or replaced word.
+# The bound keeps the function total; it is never reached. Each round but the last takes something away for good: what
+# is invisible, a pair of quotes of one kind, a wrapper, a blank, a British, traditional, misspelt or replaced word.
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Normaliser:
         return replace(self._given, tables=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16])
 
     def trace(self, text: str, *, correct_typos: bool = True) -> Normalised:
-        """Normalise `text` and tell every step that changed something, in order; `correct_typos` may refuse that step."""
+        """Normalise `text` and tell every step that changed something, in order; without `correct_typos` none does."""
         changes: list[Change] = []
         corrected: dict[Correction, None] = {}
         typos = self._given.typos and correct_typos
@@ -94,7 +94,7 @@ class Normaliser:
                 text = _taken(changes, name, text, quoted.put_back(masked, contents))
         if corrected is None:
             return text
-        after = self._typos.corrected(masked, lambda correction: corrected.setdefault(correction))
+        after = self._typos.corrected(masked, corrected.setdefault)
         return text if after == masked else _taken(changes, "typos", text, quoted.put_back(after, contents))
 
     def _content_steps(self, rules: PromptRules) -> list[Step]:

@@ -3,8 +3,8 @@
 `A sign that says "OPEN Late!"` asks for those letters in that case. Rather than guess from a list of verbs which quotes
 ask for written words, all do unless a word for naming stands before them: a list that is too short would merge two
 different signs (a wrong video), one quote kept too carefully only costs a render. Names in quotes fold their case, and
-neither kind is ever respelled. Single quotes around two letters or more become double ones ('n' is no quote). Contents are taken out before a step and put back after it, so that steps still see that
-something stands there.
+neither kind is ever respelled. Single quotes around two letters or more become double ones ('n' is no quote). Contents
+are taken out before a step and put back after it, so that steps still see that something stands there.
 """
 
 from __future__ import annotations
@@ -22,11 +22,24 @@ _QUOTED = re.compile(
     r'|"(?<![0-9]")([^"]*)"'
     rf"|'(?<!{_WORD}')(?=[^\s'][^'])((?:[^'\"]|(?<={_WORD})'(?={_WORD}))*?[^\s'\"])'(?!{_WORD})"
 )
-_NAMING = ("named", "called", "known as", "name is", "titled", "名叫", "名为", "叫做", "叫作", "名字是", "名字叫", "外号")
+_NAMING = (
+    "named",
+    "called",
+    "known as",
+    "name is",
+    "titled",
+    "名叫",
+    "名为",
+    "叫做",
+    "叫作",
+    "名字是",
+    "名字叫",
+    "外号",
+)
 
 
 def taken_out(text: str, *, fold_names: bool = True) -> tuple[str, list[str]]:
-    """Return `text` with `MASK` for what stands in quotation marks, and the contents in order; names fold their case."""
+    """Return `text` with `MASK` for what stands in quotation marks, and the contents; names fold their case."""
     if '"' not in text and "'" not in text and MASK not in text:
         return text, []
     contents: list[str] = []

@@ -1,10 +1,10 @@
 """British spelling as American, inflected forms included: "colour" and "color" are one prompt.
 
-The list is breame's (Apache-2.0, 1,730 pairs with their inflections, plain data of 110 kB, offline; finished rather than
-maintained: its last release is from 2021, and uwotm8, which is maintained, uses it). The newer `eng` was judged and left
-out: it also swaps words ("film" for "movie", "quarter" for "fourth", "sleigh" for "sled"). Of breame's pairs those in
-`_KEPT` are not used: they change a unit, a number, a tense or a meaning, or turn a word that Americans write that way
-into one they hardly know. A pair of which a US dictionary knows only one word is safe: there is nothing to merge.
+The list is breame's (Apache-2.0, 1,730 pairs with their inflections, plain data of 110 kB, offline; finished rather
+than maintained: its last release is from 2021, and uwotm8, which is maintained, uses it). The newer `eng` was judged
+and left out: it also swaps words ("film" for "movie", "quarter" for "fourth", "sleigh" for "sled"). Of breame's pairs
+those in `_KEPT` are not used: they change a unit, a number, a tense or a meaning, or turn a word that Americans write
+that way into one they hardly know. Words that are missing cost a render, never a wrong video.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from serve_app.prompt.tables import digest_of, folder_of
 
-_KEPT = frozenset(
+_KEPT_WORDS = (
     # a tonne is no ton; a groyne no groin, a philtre no filter, a bevvy no bevy, a disc seldom a disk
     "tonne tonnes groyne groynes philtre philtres bevvy bevvies disc discs videodisc videodiscs "
     # number, tense and kind of word: two analyses are not one who analyzes
@@ -25,8 +25,9 @@ _KEPT = frozenset(
     "axe battleaxe buses minibuses busing cancellation cancellations catalogued dialogue dialogues draughtboard "
     "draughtboards epilogue epilogues exorcise exorcised exorcises exorcising fillet filleted filleting fillets gases "
     "gauge gauged gauges gauging glamour monologue monologues prologue prologues woollies woolly worshipped worshipper "
-    "worshipping".split()
+    "worshipping"
 )
+_KEPT = frozenset(_KEPT_WORDS.split())
 _WORD = re.compile(r"[A-Za-z]{3,}")
 _FILE = folder_of("breame") / "data" / "spelling_constants.py"
 

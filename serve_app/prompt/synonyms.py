@@ -5,8 +5,9 @@ One group a line, terms separated by commas, the first is what the model sees; `
     sofa, couch, settee
     小狗, 狗狗
 
-Terms are whole words (Chinese has no blanks, so there a term is found wherever its characters stand; the longest wins)
-and are normalised like prompts. Groups that could undo each other or grow without end are refused when the file is read.
+Terms are whole words (Chinese has no blanks, so there a term is found wherever its characters stand; the longest
+wins) and are normalised like prompts. Groups that could undo each other or grow without end are refused when the file
+is read.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
 """Typing mistakes: a word that nobody knows becomes the one known word that is a single slip away, or stays.
 
 Known are English (`words`), the deployment's synonyms, and its vocabulary: words of its own earlier prompts. The
-vocabulary is a file that is read at start, not something a replica learns: what a prompt means must not depend on which
-replica is asked, or on who asked first, and the file's digest is in the key. `encore vocabulary` writes such a file.
+vocabulary is a file that is read at start, not something a replica learns: what a prompt means must not depend on
+which replica is asked, or on who asked first, and its digest is in the key. `encore vocabulary` writes such a file.
 
 A word is corrected only if it has five letters or more, stands alone in Latin script, not in quotes, and exactly one
-known word is at Damerau-Levenshtein distance 1 (two spellings of one word are one). That word must be common English or
-in the vocabulary, begin alike, and not be the same word in another form: "analytics" is no slip of "analytic". Measured
-on the 21,600 words of the 100,000 most frequent on the web (wordfreq) that the dictionaries lack, nearly all names: any
-one known candidate would "correct" 4,056 of them ("pinterest" to "interest"), a common one 1,140, these rules 800, most
-of those real slips ("definately"). A prompt in which many words are unknown, or with function words of another
-language, is not English with a slip: nothing in it is corrected.
+known word is at Damerau-Levenshtein distance 1 (two spellings of one word are one). That word must be common English
+or in the vocabulary, begin alike, and not be the same word in another form: "analytics" is no slip of "analytic".
+Measured on the 21,600 words of the 100,000 most frequent on the web (wordfreq) that the dictionaries lack, nearly all
+names: any one known candidate would "correct" 4,056 of them ("pinterest" to "interest"), a common one 1,140, these
+rules 800, many of them real slips ("definately"). A prompt in which many words are unknown, or with function words of
+another language, is not English with a slip: nothing in it is corrected.
 
 The index is the set of known words itself, asked for each of the 53 n + 25 strings a slip away: exact, 0.1 ms an
-unknown word, no memory. Judged beside it on the smaller dictionary alone: symspellpy 0.02 to 0.2 ms, but 67 MB and 0.8 s
-at start; a scan by rapidfuzz 4.5 ms a word. symspellpy is the oracle of the tests.
+unknown word, no memory. Judged beside it on the smaller dictionary alone: symspellpy 0.02 to 0.2 ms, but 67 MB and 0.8
+s at start; a scan by rapidfuzz 4.5 ms a word. symspellpy is the oracle of the tests.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ MIN_LETTERS = 5
 MOST_UNKNOWN = 8
 """More different unknown words than this are no slips, and looking for all of them would take too long."""
 
-_FOREIGN = frozenset(
-    "el los las una une le les des du et est dans avec sur pour der das und ein eine einen mit auf von im il lo gli di che "
-    "per nel della uno da em um uma com het een op met og och av med".split()
+_FUNCTION_WORDS = (  # of French, German, Spanish, Italian, Portuguese, Dutch and Swedish, where English lacks them
+    "el los las una une le les des du et est dans avec sur pour der das und ein eine einen mit auf von im il lo gli di "
+    "che per nel della uno da em um uma com het een op met og och av med"
 )
+_FOREIGN = frozenset(_FUNCTION_WORDS.split())
 _LATIN = re.compile("[a-z\u00df-\u00f6\u00f8-\u024f]+")
 _ALONE = re.compile(r"(?<![\w'@#/.\-])[a-z]{5,}(?![\w'@#/\-]|\.\w)", re.IGNORECASE)
 
@@ -45,6 +46,10 @@ class Correction:
     found: str
     used: str
 
+    def wire(self) -> dict[str, str]:
+        """Return what answers say of it: {"from", "to"}."""
+        return {"from": self.found, "to": self.used}
+
 
 class Typos:
     """Corrects towards English and `vocabulary` (lower-case words)."""
@@ -53,7 +58,7 @@ class Typos:
         self._vocabulary = vocabulary
         self._letters = "".join(sorted({*string.ascii_lowercase, *(c for word in vocabulary for c in word)}))
 
-    def corrected(self, text: str, told: Callable[[Correction], None]) -> str:
+    def corrected(self, text: str, told: Callable[[Correction], object]) -> str:
         """Return `text` with its typing mistakes corrected; `told` gets each correction once."""
         unknown = self._unknown(text)
         table = {word: used for word in unknown if (used := self._only_candidate(word)) is not None}

@@ -1,11 +1,11 @@
 """The English that is known, and the part of it that is common.
 
 Known is every word of symspellpy's dictionary (82,834 words, British and American, from SCOWL and Google Books; MIT,
-released in 2026), of pyspellchecker's (160,572, American, from film subtitles, so with names; MIT, released in 2026) and
-of breame's pairs: the more is known, the less is taken for a mistake. Common is what the subtitles have 500 times: only
-such a word is likely to be the one that was meant. Only the packages' data is read (a `.txt` of 1.3 MB, a `.json.gz` of
-0.65 MB), not their code. The union has 131,000 words of plain letters; loading takes 0.2 s and 25 MB, once a process, at
-the first prompt with a Latin word.
+released in 2026), of pyspellchecker's (160,572, American, from film subtitles, so with names; MIT, released in 2026)
+and of breame's pairs: the more is known, the less is taken for a mistake. Common is what the subtitles have 500 times:
+only such a word is likely to be the one that was meant. Only the packages' data is read (a `.txt` of 1.3 MB, a
+`.json.gz` of 0.65 MB), not their code. The union has 131,000 words of plain letters; loading takes 0.2 s and 30 MB,
+once a process, at the first prompt with a Latin word.
 """
 
 from __future__ import annotations

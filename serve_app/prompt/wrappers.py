@@ -12,13 +12,13 @@ import re
 
 _ENGLISH = re.compile(
     r"""
-    (?: (?:please\ |kindly\ )?
+    (?P<asking> (?:please\ |kindly\ )?
         (?: (?:can|could|would|will)\ you\ (?:please\ |kindly\ )?
           | i\ (?:want|need|would\ like|'d\ like)\ (?:you\ )?(?:to\ )?
           | i'd\ like\ (?:you\ )?(?:to\ )?
           | help\ me\ (?:to\ )?
         )?
-        (?: (?:generate|create|make|produce|render|show|give|see|get|have)\ (?:(?:me|us)\ )? )?
+        (?: (?:generate|create|make|produce|render|show|give|see|get)\ (?:(?:me|us)\ )? )?
     )
     (?P<article>an?\ |the\ )?
     (?P<noun>video\ clip|video|clip)
@@ -26,11 +26,9 @@ _ENGLISH = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_ASKS = re.compile(
-    r"\b(?:generate|create|make|produce|render|show|give|see|get|have|want|need|like|can|could|would|will)\b", re.I
-)
 _NOT_A_PROMPT = re.compile(
-    r"(?:it|this|that|these|those|them|him|me|us|you|how|what|why|when|where|whether|whatever|up|off|out|and|or)\b", re.I
+    r"(?:it|this|that|these|those|them|him|me|us|you|how|what|why|when|where|whether|whatever|up|off|out|and|or)\b",
+    re.IGNORECASE,
 )
 _PLACE = re.compile(
     r"(?:on|at|to|from|for|by|in|into|with|within|inside|under|over|behind|during|via|through|live|again|only|next|about)\b",
@@ -41,15 +39,19 @@ _ASKED = (
     "(?:请你?|麻烦你?|帮忙|帮我|给我|为我|我想要?|我要|我希望你?|你?能不能|可以|能){0,4}"
     "(?:请|帮我|给我|为我|来)?(?:生成|制作|创建|创作|做|产生|渲染)(?:一下|出)?"
 )
+_COUNTED = "(?:一个|一段|一条|一部|一份|个|段|条)?"
 _CHINESE_AROUND = re.compile(
-    rf"{_ASKED}(?:一个|一段|一条|一部|一份|个|段|条)?(?:关于|有关|展示|描绘|描述|表现)?(?P<rest>.+?)的(?:视频|影片)(?:吧|吗)?", re.S
+    rf"{_ASKED}{_COUNTED}(?:关于|有关|展示|描绘|描述|表现)?(?P<rest>.+?)的(?:视频|影片)(?:吧|吗)?",
+    re.DOTALL,
 )
 _CHINESE_BEFORE = re.compile(
-    rf"{_ASKED}(?:一个|一段|一条|一部|一份|个|段|条)?(?:视频|影片)"
+    rf"{_ASKED}{_COUNTED}(?:视频|影片)"
     r"(?:[:,]? ?(?:内容|画面)(?:是|为)?[:,]? ?|[:,] ?|,? ?(?:展示|描绘|表现)的?(?:是)?[:,]? ?)(?P<rest>.+)",
-    re.S,
+    re.DOTALL,
 )
-_WATCHED = re.compile("(?:看|观看|播放|刷|录制|录|拍|拍摄|剪辑|上传|分享|发布|制作)(?!着|起来|见|上去).{0,8}$", re.S)
+_WATCHED = re.compile(
+    "(?:看|观看|播放|刷|录制|录|拍|拍摄|剪辑|上传|分享|发布|制作)(?!着|起来|见|上去).{0,8}$", re.DOTALL
+)
 _CHINESE_NOT_A_PROMPT = re.compile("(?:它|他|她|这|那|此|上述|以下|如何|怎么|怎样|什么)")
 
 
@@ -71,11 +73,8 @@ def _english(text: str) -> int:
 
 
 def _is_wrapper(match: re.Match[str]) -> bool:
-    """Tell `a video of` from `a clip of bullets`, `clip: ...` and `make video of`, which need the verb or the article."""
-    asked = bool(_ASKS.search(match[0]))
-    if match["noun"].lower() == "clip" or match["join"].startswith(":"):
-        return asked and bool(match["article"])
-    return asked or bool(match["article"])
+    """Tell a request from `a video of a cat plays on a screen`, which asks for nothing, and `make clip of steel`."""
+    return bool(match["asking"]) and (match["noun"].lower() != "clip" or bool(match["article"]))
 
 
 def _is_full(match: re.Match[str], text: str) -> bool:
