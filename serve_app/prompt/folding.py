@@ -12,6 +12,9 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
+from collections.abc import Callable
+
+Step = Callable[[str], str]
 
 CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Characters written without blanks between words (ideographs, kana), as the inside of a regular expression's set."""
@@ -23,7 +26,7 @@ _NUMBERS = (
     "\u00bc-\u00be\u2080-\u2089\u2150-\u215f\u2189\u2460-\u249b\u24ea\u3250-\u325f\u32b1-\u32cb\u3358-\u3370\u33e0-\u33fe"
     "\U0001f100-\U0001f10a"
 )
-_BESIDE_NUMBER = re.compile(f"[0-9{_NUMBERS}](?=[{_NUMBERS}])|[{_NUMBERS}](?=[0-9])")
+_BESIDE_NUMBER = re.compile(f"[0-9{_NUMBERS}](?=[{_NUMBERS}])|[{_NUMBERS}\u3371-\u33df](?=[0-9])")
 
 _APOSTROPHES = re.compile("[\u00b4\u02bc`]")  # NFKC would make a blank and a mark of the first
 
@@ -172,6 +175,8 @@ def _stripped(text: str) -> str:
 def _without_edge_dashes(text: str) -> str:
     """Strip dashes with a blank between them and the text; `-5` keeps its sign."""
     end = text.rstrip(" -")
+    if not end:
+        return ""
     gap = text.find(" ", len(end))
     text = text if gap < 0 else text[:gap]
     start = len(text) - len(text.lstrip(" -"))

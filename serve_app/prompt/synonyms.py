@@ -6,14 +6,15 @@ One group a line, terms separated by commas, the first is what the model sees; `
     小狗, 狗狗
 
 Terms are whole words (Chinese has no blanks, so there a term is found wherever its characters stand; the longest
-wins) and are normalised like prompts. Groups that could undo each other or grow without end are refused when the file
-is read.
+wins) and are normalised like prompts. Groups that could undo each other or make a text grow without end are refused
+when the file is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from serve_app.prompt.folding import CJK
 
 _COMMA = re.compile("[,，、]")
 _TOKEN = re.compile(rf"[{CJK}]|(?:(?![{CJK}])[\w'-])+")
+_ATTEMPTS = 10_000
 _LATIN_END = rf"(?:(?![{CJK}])[\w'-])"
 
 
@@ -71,16 +73,24 @@ def _whole(term: str) -> str:
 
 
 def _check(table: Mapping[str, str]) -> None:
-    """Refuse a term that a replacement could bring about, unless replacing that one in turn makes the text shorter."""
-    sizes = {term: len(_TOKEN.findall(term)) for term in {*table, *table.values()}}
-    for canonical in set(table.values()):
-        for term, replacement in table.items():
-            if sizes[term] <= sizes[replacement] and _touch(_TOKEN.findall(canonical.casefold()), _TOKEN.findall(term)):
-                raise ValueError(f"Synonyms '{term}' and '{canonical}' overlap: replacing them might not end.")
+    """Refuse a table that might replace for ever.
+
+    Replacing ends if words can be given weights under which every replacement makes the text lighter. They are sought
+    as a perceptron does, which finds them where there are any.
+    """
+    rules = [_weights_of(term, canonical) for term, canonical in table.items()]
+    weights: Counter[str] = Counter()
+    for _ in range(_ATTEMPTS):
+        too_heavy = [rule for rule in rules if sum(weights[token] * change for token, change in rule.items()) <= 0]
+        if not too_heavy:
+            return
+        for token, change in too_heavy[0].items():
+            weights[token] = max(0, weights[token] + change)
+    raise ValueError("Groups of synonyms overlap: replacing one after the other might not end.")
 
 
-def _touch(one: list[str], other: list[str]) -> bool:
-    """Tell whether the two share a beginning and an end, or one holds the other."""
-    short, long = sorted((one, other), key=len)
-    inside = any(long[i : i + len(short)] == short for i in range(len(long) - len(short) + 1))
-    return inside or any(one[-n:] == other[:n] or other[-n:] == one[:n] for n in range(1, len(short)))
+def _weights_of(term: str, canonical: str) -> Counter[str]:
+    """Return how often each word goes (positive) and comes when `term` is replaced."""
+    change = Counter(_TOKEN.findall(term))
+    change.subtract(_TOKEN.findall(canonical.casefold()))
+    return change
