@@ -24,6 +24,7 @@ _STOP = re.compile("。(?=[0-9])")
 _LATIN = "A-Za-z0-9\u00c0-\u024f"
 _BESIDE = "\"'\ue000"
 _BLANK = re.compile(f" (?:(?<=[{CJK}] )(?=[{_LATIN}{_BESIDE}])|(?<=[{_LATIN}{_BESIDE}] )(?=[{CJK}]))")
+_WITHOUT_BLANKS = re.compile(f"[{CJK}]")
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _JAPANESE_OR_KOREAN = re.compile("[\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7af\u1100-\u11ff]")
 
@@ -37,7 +38,7 @@ def punctuation(text: str) -> str:
 
 def spacing(text: str) -> str:
     """Drop blanks between Chinese and Latin letters, digits or quotes; between two Chinese words they separate."""
-    return text if text.isascii() else _BLANK.sub("", text)
+    return text if text.isascii() or not _WITHOUT_BLANKS.search(text) else _BLANK.sub("", text)
 
 
 def simplified(text: str) -> str:

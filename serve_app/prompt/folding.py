@@ -9,7 +9,7 @@ without them Scotland's is a black one.
 
 from __future__ import annotations
 
-import itertools
+import functools
 import re
 import unicodedata
 from collections.abc import Callable
@@ -19,14 +19,16 @@ Step = Callable[[str], str]
 CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Characters written without blanks between words (ideographs, kana), as the inside of a regular expression's set."""
 
-_MARKS = re.compile("[\u0300-\u309a\ua66f-\uabff\ufb1e-\ufe2f\U00010000-\U0001efff]{32,}")  # all marks are in there
+_MAYBE_MARKS = re.compile("[\u0300-\u309a\ua66f-\uabff\ufb1e-\ufe2f\U00010000-\U0001efff]{32,}")
 
-_SUPERSCRIPTS = re.compile("[0-9](?=[\u00b2\u00b3\u00b9\u2070\u2074-\u2079])")
+_SUPERSCRIPTS = "\u00b2\u00b3\u00b9\u2070\u2074-\u2079"
 _NUMBERS = (
     "\u00bc-\u00be\u2080-\u2089\u2150-\u215f\u2189\u2460-\u249b\u24ea\u3250-\u325f\u32b1-\u32cb\u3358-\u3370\u33e0-\u33fe"
     "\U0001f100-\U0001f10a"
 )
-_BESIDE_NUMBER = re.compile(f"[0-9{_NUMBERS}](?=[{_NUMBERS}])|[{_NUMBERS}\u3371-\u33df](?=[0-9])")
+_NUMBER = re.compile(f"[{_SUPERSCRIPTS}{_NUMBERS}\u3371-\u33df]")
+_BEFORE_SUPERSCRIPT = re.compile(f"(?<=[0-9])(?=[{_SUPERSCRIPTS}])")
+_BESIDE_NUMBER = re.compile(f"(?<=[0-9{_NUMBERS}])(?=[{_NUMBERS}])|(?<=[{_NUMBERS}\u3371-\u33df])(?=[0-9])")
 
 _APOSTROPHES = re.compile("[\u00b4\u02bc`]")  # NFKC would make a blank and a mark of the first
 
@@ -38,8 +40,7 @@ _INVISIBLE = re.compile(
     "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]+"
 )
 _SEPARATOR = re.compile(f"[{_SEPARATORS}]")
-_JOINED = re.compile("\ufe0f?\u200d")
-_EMOJI = re.compile("[\u2190-\u2bff\u3030\u303d\U0001f000-\U0001faff]")
+_JOINERS = ("\u200d", "\ufe0f\u200d")
 _FLAG = re.compile("[\U000e0020-\U000e007e]{1,16}\U000e007f")
 
 _DOUBLE_QUOTES = re.compile("[“”„‟«»「」『』﹁﹂﹃﹄〝〞〟＂]")
@@ -49,7 +50,6 @@ _EN_DASH = re.compile(r"(?<=\w)[\u2012\u2013](?=\w)")
 _DASH = re.compile(r"(?: ?(?:[\u2012-\u2015\u2e3a\u2e3b]|--)[\u2012-\u2015\u2e3a\u2e3b\-]*)+ ?")
 _DASHES = re.compile("[\u2010-\u2015\u2212\u2e3a\u2e3b\ufe63\uff0d]|--")
 
-_BLANKS = re.compile(r"\s+")
 _PUNCTUATION = re.compile(r"[.,;:!?]")
 _REPEATED = re.compile(r"([.,;:!?])(?:\s*\1)+")
 _BLANK_BEFORE = re.compile(r" +(?=[,;!?]|\.(?![0-9\w]))")
@@ -65,8 +65,8 @@ def unicode(text: str) -> str:
     text = _APOSTROPHES.sub("'", text)
     if _is_composed(text):
         return text.replace("\u2044", "/")
-    text = _SUPERSCRIPTS.sub(lambda match: match[0] + "^", text)
-    text = _BESIDE_NUMBER.sub(lambda match: match[0] + " ", text)
+    if _NUMBER.search(text):
+        text = _BESIDE_NUMBER.sub(" ", _BEFORE_SUPERSCRIPT.sub("^", text))
     return _compose(text).replace("\u2044", "/")
 
 
@@ -74,19 +74,27 @@ _SHORT = 2_000  # characters; a run of marks this long costs CPython's NFKC (sor
 
 
 def _is_composed(text: str) -> bool:
-    return (len(text) <= _SHORT or not _MARKS.search(text)) and unicodedata.is_normalized("NFKC", text)
+    return (len(text) <= _SHORT or not _MAYBE_MARKS.search(text)) and unicodedata.is_normalized("NFKC", text)
 
 
 def _compose(text: str) -> str:
     if _is_composed(text):
         return text
-    return unicodedata.normalize("NFKC", text if len(text) <= _SHORT else _MARKS.sub(_in_canonical_order, text))
+    if len(text) > _SHORT and _MAYBE_MARKS.search(text):
+        text = _marks().sub(_in_canonical_order, text)
+    return unicodedata.normalize("NFKC", text)
+
+
+@functools.cache
+def _marks() -> re.Pattern[str]:
+    """Return the expression for long runs of combining marks; finding all marks takes 10 ms, so only when needed."""
+    marks = "".join(char for char in map(chr, range(0x300, 0x1F000)) if unicodedata.combining(char))
+    return re.compile(f"[{marks}]{{32,}}")
 
 
 def _in_canonical_order(match: re.Match[str]) -> str:
-    """Sort each run of combining marks as NFKC will: CPython does that by insertion, quadratic in the run's length."""
-    runs = itertools.groupby(match[0], key=lambda char: unicodedata.combining(char) > 0)
-    return "".join("".join(sorted(run, key=unicodedata.combining) if marks else "".join(run)) for marks, run in runs)
+    """Sort a run of combining marks as NFKC will: CPython does that by insertion, quadratic in the run's length."""
+    return "".join(sorted(match[0], key=unicodedata.combining))
 
 
 def invisible(text: str) -> str:
@@ -104,9 +112,13 @@ def _visible(match: re.Match[str]) -> str:
     )
     if before == "\N{WAVING BLACK FLAG}" and _FLAG.fullmatch(run):
         return run
-    if _JOINED.fullmatch(run) and _EMOJI.match(before) and _EMOJI.match(after):
+    if run in _JOINERS and _is_emoji(before) and _is_emoji(after):
         return "\u200d"
     return " " if _SEPARATOR.search(run) else ""
+
+
+def _is_emoji(char: str) -> bool:
+    return "\u2190" <= char <= "\u2bff" or "\U0001f000" <= char <= "\U0001faff"
 
 
 def quotes(text: str) -> str:
@@ -129,7 +141,7 @@ def case(text: str) -> str:
 
 def blanks(text: str) -> str:
     """Return `text` with single blanks, and none at its ends."""
-    return _BLANKS.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 def punctuation(text: str) -> str:
