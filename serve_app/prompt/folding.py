@@ -53,7 +53,7 @@ _DASHES = re.compile("[\u2010-\u2015\u2212\u2e3a\u2e3b\ufe63\uff0d]|--")
 _PUNCTUATION = re.compile(r"[.,;:!?]")
 _REPEATED = re.compile(r"([.,;:!?])(?:\s*\1)+")
 _BLANK_BEFORE = re.compile(r" +(?=[,;!?]|\.(?![0-9\w]))")
-_COMMA = re.compile(rf"([,;]) ?(?=[^\W\d_])|([,;:!?.]) (?<=[{CJK}][,;:!?.] )(?=\S)")
+_COMMA = re.compile(rf"([,;]) ?(?=[^\W\d_])|([,;])(?<=[^\W\d_][,;]) ?(?=\d)|([,;:!?.]) (?<=[{CJK}][,;:!?.] )(?=\S)")
 _CJK = re.compile(f"[{CJK}]")
 _EDGE = " .,;:!?\N{IDEOGRAPHIC COMMA}\N{IDEOGRAPHIC FULL STOP}"
 
@@ -156,11 +156,11 @@ def punctuation(text: str) -> str:
 
 
 def _set_comma(match: re.Match[str]) -> str:
-    if match[2]:
-        return match[2] if not match.string[match.end()].isdigit() or match[2] in ";!?" else match[0]
     text, start, end = match.string, match.start(), match.end()
+    if match[3]:
+        return match[3] if not text[end].isdigit() or match[3] in ";!?" else match[0]
     beside_cjk = _CJK.match(text[end]) or (start > 0 and _CJK.match(text[start - 1]))
-    return match[1] if beside_cjk else f"{match[1]} "
+    return match[0][0] if beside_cjk else f"{match[0][0]} "
 
 
 def edges(text: str) -> str:

@@ -19,6 +19,7 @@ s at start; a scan by rapidfuzz 4.5 ms a word. symspellpy is the oracle of the t
 
 from __future__ import annotations
 
+import functools
 import re
 import string
 from collections.abc import Callable, Iterator, Set
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from serve_app.prompt import spelling, words
 
 MIN_LETTERS = 5
-MOST_UNKNOWN = 8
+MOST_UNKNOWN = 5
 """More different unknown words than this are no slips, and looking for all of them would take too long."""
 
 _FUNCTION_WORDS = (  # of French, German, Spanish, Italian, Portuguese, Dutch and Swedish, where English lacks them
@@ -56,12 +57,13 @@ class Typos:
 
     def __init__(self, vocabulary: Set[str] = frozenset()) -> None:
         self._vocabulary = vocabulary
+        self._candidate_of = functools.lru_cache(maxsize=4_096)(self._only_candidate)  # names come again and again
         self._letters = "".join(sorted({*string.ascii_lowercase, *(c for word in vocabulary for c in word)}))
 
     def corrected(self, text: str, told: Callable[[Correction], object]) -> str:
         """Return `text` with its typing mistakes corrected; `told` gets each correction once."""
         unknown = self._unknown(text)
-        table = {word: used for word in unknown if (used := self._only_candidate(word)) is not None}
+        table = {word: used for word in unknown if (used := self._candidate_of(word)) is not None}
         if not table:
             return text
 
@@ -110,14 +112,10 @@ def _is_slip(typed: str, meant: str) -> bool:
 def _slips(word: str, letters: str) -> Iterator[str]:
     """Yield every string at Damerau-Levenshtein distance 1 from `word`: a letter more, less, other, or two swapped."""
     for i in range(len(word) + 1):
-        head, tail = word[:i], word[i:]
-        for letter in letters:
-            yield f"{head}{letter}{tail}"
-        if not tail:
-            break
-        rest = tail[1:]
-        yield head + rest
-        for letter in letters:
-            yield f"{head}{letter}{rest}"
+        head, tail, rest = word[:i], word[i:], word[i + 1 :]
+        yield from [head + letter + tail for letter in letters]
+        if tail:
+            yield head + rest
+            yield from [head + letter + rest for letter in letters]
         if rest:
-            yield f"{head}{rest[0]}{tail[0]}{rest[1:]}"
+            yield head + rest[0] + tail[0] + rest[1:]

@@ -57,6 +57,10 @@ class Planner:
         """The model that plans are made for, with the rules that its prompts are normalised by."""
         return self._card
 
+    def load(self) -> None:
+        """Read what the first plan would have to wait for."""
+        self._normaliser.load()
+
     def plan(self, request: VideoRequest) -> Plan:
         """Resolve, normalise and name `request`.
 

@@ -128,8 +128,10 @@ def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry
             telemetry=telemetry,
             tombstone_seconds=settings.job_ttl_seconds,
         )
+    planner = open_planner(settings)
+    planner.load()
     return VideoService(
-        open_planner(settings),
+        planner,
         open_cache("video", settings, tiers, telemetry, l1_bytes=settings.l1_bytes),
         renderer,
         jobs,

@@ -292,3 +292,14 @@ def test_rules_without_tables_read_none() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told == "0 []\n"
+
+
+def test_load_leaves_nothing_to_load() -> None:
+    """After `load` every table is in memory, so that no request waits for one."""
+    code = (
+        "import sys; from serve_app.prompt.prompt import Normaliser; from serve_app.core import PromptRules\n"
+        "Normaliser(PromptRules()).load(); from serve_app.prompt import chinese, spelling, words\n"
+        "print([each.cache_info().currsize for each in (chinese._converter, spelling.table, words.english)])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told == "[1, 1, 1]\n"

@@ -137,9 +137,10 @@ def test_a_long_text_of_unknown_words_asks_for_none(monkeypatch: pytest.MonkeyPa
     asked: list[str] = []
     monkeypatch.setattr(Typos, "_only_candidate", lambda self, word: asked.append(word))
     unknown = [f"{a}{b}qzx{a}" for a in string.ascii_lowercase for b in string.ascii_lowercase]
-    NORMALISER.trace("the cat and the dog " * 5_000 + " ".join(unknown))
+    normaliser = Normaliser(ON)
+    normaliser.trace("the cat and the dog " * 5_000 + " ".join(unknown))
     assert asked == []
-    NORMALISER.trace(f"the cat and the dog play in the house {unknown[0]}")
+    normaliser.trace(f"the cat and the dog play in the house {unknown[0]}")
     assert asked == [unknown[0]]
 
 
