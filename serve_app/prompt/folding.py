@@ -151,8 +151,16 @@ def punctuation(text: str) -> str:
     """
     if not _PUNCTUATION.search(text):
         return text
-    text = _BLANK_BEFORE.sub("", _REPEATED.sub(r"\1", text))
+    text = _BLANK_BEFORE.sub("", _REPEATED.sub(_once, text))
     return _COMMA.sub(_set_comma, text)
+
+
+def _once(match: re.Match[str]) -> str:
+    """Return a repeated mark once; a point of it that begins a number stays the number's, other points stay clear."""
+    run, mark = match[0], match[1]
+    if mark != "." or not match.string[match.end() : match.end() + 1].isdigit():
+        return mark
+    return ". ." if run[-2].isspace() else ". "
 
 
 def _set_comma(match: re.Match[str]) -> str:
@@ -171,7 +179,8 @@ def edges(text: str) -> str:
         if len(text) > 1 and text[0] == text[-1] == quote and quote not in inner:
             return _stripped(inner)
     if text.count('"') % 2:
-        text = text.removeprefix('"') if text.startswith('"') else text.removesuffix('"')
+        inches = text[-2:-1].isdigit()  # a 55" is no stray quote
+        text = text.removeprefix('"') if text.startswith('"') or inches else text.removesuffix('"')
     return _stripped(text)
 
 
@@ -179,17 +188,18 @@ def _stripped(text: str) -> str:
     """Strip punctuation from both ends, but not the point of a number: .5 is not 5."""
     text = text.rstrip(_EDGE)
     left = text.lstrip(_EDGE)
-    if left[:1].isdigit() and text[: len(text) - len(left)].endswith("."):
+    before = text[: len(text) - len(left)]
+    if left[:1].isdigit() and before.endswith(".") and not before.endswith(".."):
         left = f".{left}"
     return _without_edge_dashes(left) if "-" in (left[:1], left[-1:]) else left
 
 
 def _without_edge_dashes(text: str) -> str:
-    """Strip dashes with a blank between them and the text; `-5` keeps its sign."""
+    """Strip dashes with a blank between them and the text; numbers keep what may be their sign."""
     end = text.rstrip(" -")
     if not end:
         return ""
     gap = text.find(" ", len(end))
     text = text if gap < 0 else text[:gap]
     start = len(text) - len(text.lstrip(" -"))
-    return text[text.rfind(" ", 0, start) + 1 :]
+    return text if text[start].isdigit() else text[text.rfind(" ", 0, start) + 1 :]
