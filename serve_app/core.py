@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -88,15 +88,24 @@ class FloatRange:
 
 @dataclass(frozen=True, slots=True)
 class PromptRules:
-    """How one model's prompts are normalised; `version` names the rules inside every key made with them."""
+    """How one model's prompts are normalised; `version` names the rules inside every key made with them.
+
+    A card sets the switches; `tables`, a digest of the word lists and files behind them, is filled in by the
+    Normaliser that applies the rules.
+    """
 
     fold_case: bool = True
     fold_edge_punctuation: bool = True
+    traditional_to_simplified: bool = True
+    spelling: bool = True
+    wrappers: bool = True
+    typos: bool = True
+    tables: str = ""
 
     @property
     def version(self) -> str:
-        """Identify these rules in key(prompt): the revision of the code and every switch."""
-        return f"1:case={int(self.fold_case)}:edges={int(self.fold_edge_punctuation)}"
+        """Identify these rules in key(prompt): the revision of the code, every switch, and the tables."""
+        return "2:" + ":".join(f"{each.name}={getattr(self, each.name)!s}" for each in fields(self))
 
 
 @dataclass(frozen=True, slots=True)

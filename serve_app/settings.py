@@ -59,6 +59,15 @@ class Settings(BaseSettings):
     linger_seconds: float = Field(30.0, ge=0, description="a render nobody waits for any more goes on this long")
     job_ttl_seconds: PositiveInt = Field(7 * DAY, description="how long a job record is kept; `expires_at` says so")
 
+    traditional_to_simplified: bool = Field(True, description="traditional Chinese prompts are read as simplified ones")
+    unify_spelling: bool = Field(True, description="British spelling is read as American")
+    strip_wrappers: bool = Field(True, description="`please generate a video of ...` is read as what follows it")
+    correct_typos: bool = Field(True, description="a mistyped word is read as the only known word one slip away")
+    synonyms_file: str | None = Field(None, description="groups of words that are one, a line each; none: no synonyms")
+    vocabulary_file: str | None = Field(
+        None, description="words of earlier prompts (`encore vocabulary`), one a line; none: English alone is known"
+    )
+
     otlp_endpoint: str | None = Field(None, description="where spans go (OTLP over HTTP); none: no tracing")
 
     @classmethod

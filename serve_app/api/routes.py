@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
@@ -66,6 +67,8 @@ async def generate(request: Request) -> Response:
     }
     if answer.embedding is not None:
         headers["X-Encore-Embedding"] = answer.embedding
+    if answer.corrected:
+        headers["X-Encore-Corrected"] = ", ".join(f"{each.found}={quote(each.used)}" for each in answer.corrected)
     return Response(answer.entry.data, headers=headers, media_type="video/mp4")
 
 
@@ -168,6 +171,7 @@ def _video(job: Job) -> VideoObject:
         seed=spec.seed,
         num_frames=spec.num_frames,
         fps=spec.fps,
+        corrected=[each.wire() for each in job.corrected],
         cache=None
         if job.outcome is None
         else CacheInfo(outcome=job.outcome.value, key=job.keys.video, embedding=job.embedding),

@@ -158,6 +158,16 @@ def explain(
 
 
 @app.command()
+def vocabulary(
+    min_prompts: Annotated[int, typer.Option(min=1, help="How many different prompts must have a word.")] = 2,
+) -> None:
+    """Read earlier prompts from standard input, one a line; print their words, for the setting `vocabulary_file`."""
+    from serve_app.cli.vocabulary import print_vocabulary
+
+    print_vocabulary(typer.get_text_stream("stdin", encoding="utf-8", errors="replace"), min_prompts)
+
+
+@app.command()
 def invalidate(
     key: Annotated[str, typer.Argument(help="A video's key, 64 hex digits, as `encore explain` prints it.")],
     url: Url = None,

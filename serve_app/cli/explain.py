@@ -56,7 +56,8 @@ def _explained(line: bytes, planner: Planner, fields: Fields) -> dict[str, Any]:
         explanation = planner.plan(parse_request({"prompt": prompt, **fields})).explained()
     except EncoreError as error:
         return {"prompt": prompt, **error.wire()}
-    return {name: explanation[name] for name in ("prompt", "normalised", "keys")}
+    told = {name: explanation[name] for name in ("prompt", "normalised", "keys")}
+    return told | ({"corrected": explanation["corrected"]} if explanation["corrected"] else {})
 
 
 def _planner(fields: Fields) -> Planner:
@@ -78,6 +79,7 @@ def _from_server(prompt: str, fields: Fields, url: str | None) -> dict[str, Any]
         "prompt": answer.prompt,
         "normalised": answer.normalised,
         "changes": answer.extra.get("changes", []),
+        "corrected": answer.extra.get("corrected", []),
         "keys": {"prompt": answer.keys.prompt, "latents": answer.keys.latents, "video": answer.keys.video},
         "spec": dict(answer.spec),
         "tiers": dict(answer.tiers),
@@ -88,6 +90,7 @@ def _told(explanation: dict[str, Any]) -> list[str]:
     """Return lines for a person; prompts are quoted and escaped, so that what is invisible shows."""
     lines = [_row("prompt", repr(explanation["prompt"]))]
     lines += [_row("", f"{change.get('step')}: {change.get('after')!r}") for change in explanation["changes"]]
+    lines += [_row("corrected", f"{each['from']!r} to {each['to']!r}") for each in explanation["corrected"]]
     lines.append(_row("normalised", repr(explanation["normalised"])))
     spec = {name: value for name, value in explanation["spec"].items() if name != "prompt"}
     lines.append(_row("spec", ", ".join(f"{name}={value!r}" for name, value in spec.items())))

@@ -44,6 +44,9 @@ def _declared(
         int | None, _option("--num-inference-steps", "--steps", text="Denoising steps.")
     ] = None,
     guidance_scale: Annotated[float | None, _option(text="How closely to follow the prompt.")] = None,
+    correct_typos: Annotated[
+        bool | None, _option("--correct-typos/--no-correct-typos", text="Whether mistyped words are corrected.")
+    ] = None,
 ) -> None:
     """Hold the options; never called."""
 

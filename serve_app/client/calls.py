@@ -37,6 +37,7 @@ class Fields(TypedDict, total=False):
     fps: int | None
     num_inference_steps: int | None
     guidance_scale: float | None
+    correct_typos: bool | None
 
 
 @dataclass(frozen=True, slots=True)

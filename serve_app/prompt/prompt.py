@@ -1,33 +1,30 @@
-"""One meaning, one prompt: folding that never changes what is asked for.
+"""One meaning, one prompt: from what was typed to what the model sees, and every step between.
 
-The result is both the cache key's input and what the model sees, so the answer does not depend on who asked first.
-Every step is a total function on strings; the whole is applied until nothing changes, which makes it idempotent
-whatever the steps do to each other. `explain` callers get each step that changed something, in order.
-
-Unicode: NFKC and case folding as in UAX #15 and the Unicode Standard, section 3.13.
+The result is both the cache key's input and what the model sees, so the answer does not depend on who asked first: the
+same text under the same rules gives the same result in every process. The steps run in order and are repeated until
+none changes anything, which makes the whole idempotent whatever the steps do to each other. What stands in quotation
+marks is taken out before the steps that could change it (`quoted`). Callers get each step that changed something, in
+order. Steps that need tables load them when a text first needs them.
 """
 
 from __future__ import annotations
 
-import itertools
-import re
+import functools
+import hashlib
 import unicodedata
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Set
+from dataclasses import dataclass, replace
 
 from serve_app.core import PromptRules
+from serve_app.prompt import chinese, folding, quoted, spelling, words, wrappers
+from serve_app.prompt.synonyms import Synonyms
+from serve_app.prompt.typos import Correction, Typos
 
-Step = Callable[[str], str]
+Step = tuple[str, Callable[[str], str]]
 
-_QUOTE_STYLES = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "‚": "'"})
-_EDGE = " .,;:!?\N{HORIZONTAL ELLIPSIS}\N{IDEOGRAPHIC COMMA}\N{IDEOGRAPHIC FULL STOP}"
-_REPEATED = re.compile(r"([.,;:!?\u3001\u3002])(?:\s*\1)+")
-_TAGS = frozenset(map(chr, range(0xE0020, 0xE0080)))  # invisible alone, but they make England's flag Scotland's
-_BLANKS = re.compile(r"\s+")
-_ROUNDS = 8
-# The bound keeps the function total; it is never reached. Round one removes all that is invisible, round two composes
-# what that brought together; after them only `edges` changes anything: a pair of quotes of each kind once (then none of
-# the kind is left inside) and one stray quote once (then their number is even). Round six changes nothing.
+_ROUNDS = 12
+# The bound keeps the function total; it is never reached. Each round but the last takes something away for good: what
+# is invisible, a pair of quotes of one kind, a wrapper, a blank, a British, traditional, misspelt or replaced word.
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +38,103 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Normalised:
-    """A prompt in its canonical form and how it got there."""
+    """A prompt in its canonical form, how it got there, and which words were taken for typing mistakes."""
 
     text: str
     changes: tuple[Change, ...]
+    corrected: tuple[Correction, ...] = ()
+
+
+class Normaliser:
+    """Normalises under one model's rules with one deployment's synonyms and vocabulary; `rules` names all of it."""
+
+    def __init__(
+        self, rules: PromptRules, *, synonyms: Synonyms | None = None, vocabulary: Set[str] = frozenset()
+    ) -> None:
+        self._synonyms = synonyms or Synonyms()
+        self._vocabulary = frozenset(vocabulary)
+        self._typos = Typos(self._vocabulary | self._synonyms.words())
+        self._given = rules
+        self._form, self._content = _form_steps(rules), self._content_steps(rules)
+
+    @functools.cached_property
+    def rules(self) -> PromptRules:
+        """The rules with the digest of every table and file behind the switches: what belongs into key(prompt)."""
+        parts = [
+            f"unicode {unicodedata.unidata_version}",
+            f"chinese {chinese.digest()}" if self._given.traditional_to_simplified else "",
+            f"spelling {spelling.digest()}" if self._given.spelling or self._given.typos else "",
+            f"synonyms {self._synonyms.digest}",
+            f"words {words.digest()} {' '.join(sorted(self._vocabulary))}" if self._given.typos else "",
+        ]
+        return replace(self._given, tables=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16])
+
+    def load(self) -> None:
+        """Read every table that the rules need, which otherwise the first prompt waits for (0.3 s)."""
+        self.trace("an Unknwon word, 一隻貓")
+
+    def trace(self, text: str, *, correct_typos: bool = True) -> Normalised:
+        """Normalise `text` and tell every step that changed something, in order; without `correct_typos` none does."""
+        changes: list[Change] = []
+        corrected: dict[Correction, None] = {}
+        typos = self._given.typos and correct_typos
+        for _ in range(_ROUNDS):
+            start = text
+            for name, step in self._form:
+                text = _taken(changes, name, text, step(text))
+            text = self._content_round(text, changes, corrected if typos else None)
+            if text == start:
+                break
+        return Normalised(text, tuple(changes), tuple(corrected))
+
+    def _content_round(self, text: str, changes: list[Change], corrected: dict[Correction, None] | None) -> str:
+        masked, contents = quoted.taken_out(text, fold_names=self._given.fold_case)
+        if contents:
+            text = _taken(changes, "quoted", text, quoted.put_back(masked, contents))
+        for name, step in self._content:
+            after = step(masked)
+            if after != masked:
+                masked = after
+                text = _taken(changes, name, text, quoted.put_back(masked, contents))
+        if corrected is None:
+            return text
+        after = self._typos.corrected(masked, corrected.setdefault)
+        return text if after == masked else _taken(changes, "typos", text, quoted.put_back(after, contents))
+
+    def _content_steps(self, rules: PromptRules) -> list[Step]:
+        chosen: list[tuple[bool, str, Callable[[str], str]]] = [
+            (rules.fold_case, "case", folding.case),
+            (True, "chinese punctuation", chinese.punctuation),
+            (True, "punctuation", folding.punctuation),
+            (True, "blanks beside chinese", chinese.spacing),
+            (rules.traditional_to_simplified, "traditional to simplified", chinese.simplified),
+            (rules.wrappers, "wrapper", wrappers.unwrapped),
+            (rules.spelling, "spelling", spelling.american),
+            (bool(self._synonyms.table), "synonyms", self._synonyms.merged),
+        ]
+        return [(name, step) for on, name, step in chosen if on]
+
+
+def _form_steps(rules: PromptRules) -> list[Step]:
+    steps: list[Step] = [
+        ("unicode", folding.unicode),
+        ("invisible", folding.invisible),
+        ("quotes", folding.quotes),
+        ("blanks", folding.blanks),
+        ("dashes", folding.dashes),
+    ]
+    return [*steps, ("edges", folding.edges)] if rules.fold_edge_punctuation else steps
+
+
+def _taken(changes: list[Change], name: str, before: str, after: str) -> str:
+    if after != before:
+        changes.append(Change(name, before, after))
+    return after
+
+
+@functools.lru_cache(maxsize=64)
+def _normaliser(rules: PromptRules) -> Normaliser:
+    return Normaliser(rules)
 
 
 def normalise(text: str, rules: PromptRules) -> str:
@@ -53,89 +143,5 @@ def normalise(text: str, rules: PromptRules) -> str:
 
 
 def trace(text: str, rules: PromptRules) -> Normalised:
-    """Normalise `text` and tell every step that changed something, in order."""
-    changes: list[Change] = []
-    steps = _steps(rules)
-    for _ in range(_ROUNDS):
-        start = text
-        for name, step in steps:
-            after = step(text)
-            if after != text:
-                changes.append(Change(name, text, after))
-                text = after
-        if text == start:
-            break
-    return Normalised(text, tuple(changes))
-
-
-def _steps(rules: PromptRules) -> list[tuple[str, Step]]:
-    steps: list[tuple[str, Step]] = [("unicode", _unicode), ("invisible", _invisible), ("quotes", _quotes)]
-    if rules.fold_case:
-        steps.append(("case", _case))
-    steps += [("blanks", _blanks), ("repeated punctuation", _repeated)]
-    if rules.fold_edge_punctuation:
-        steps.append(("edges", _edges))
-    return steps
-
-
-def _unicode(text: str) -> str:
-    return text if text.isascii() else unicodedata.normalize("NFKC", _in_canonical_order(text))
-
-
-def _in_canonical_order(text: str) -> str:
-    """Sort each run of combining marks as NFKC will: CPython does that by insertion, quadratic in the run's length."""
-    runs = itertools.groupby(text, key=lambda char: unicodedata.combining(char) > 0)
-    return "".join("".join(sorted(run, key=unicodedata.combining) if marks else run) for marks, run in runs)
-
-
-def _case(text: str) -> str:
-    """Fold case and compose again: folding takes some letters apart that NFKC had put together."""
-    return _unicode(text.casefold())
-
-
-def _invisible(text: str) -> str:
-    """Drop format, control and variation characters; control characters that separate become blanks."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_visible(char) for char in text)
-
-
-def _visible(char: str) -> str:
-    if char.isspace():
-        return " "
-    if char in _TAGS:
-        return char
-    if unicodedata.category(char) in ("Cf", "Cc", "Cs") or char in "\N{VARIATION SELECTOR-15}\N{VARIATION SELECTOR-16}":
-        return ""
-    return char
-
-
-def _quotes(text: str) -> str:
-    return text if text.isascii() else text.translate(_QUOTE_STYLES)
-
-
-def _blanks(text: str) -> str:
-    return _BLANKS.sub(" ", text).strip()
-
-
-def _repeated(text: str) -> str:
-    return _REPEATED.sub(r"\1", text)
-
-
-def _edges(text: str) -> str:
-    """Strip punctuation and stray or all-embracing quotes from both ends; inner quotes stay."""
-    text = _stripped(text)
-    inner = text[1:-1]
-    for quote in "\"'":
-        if len(text) > 1 and text[0] == text[-1] == quote and quote not in inner:
-            return _stripped(inner)
-    if text.count('"') % 2:
-        text = text.removeprefix('"') if text.startswith('"') else text.removesuffix('"')
-    return _stripped(text)
-
-
-def _stripped(text: str) -> str:
-    """Strip punctuation from both ends, but not the point of a number: .5 is not 5."""
-    text = text.rstrip(_EDGE)
-    left = text.lstrip(_EDGE)
-    return f".{left}" if left[:1].isdigit() and text[: len(text) - len(left)].endswith(".") else left
+    """Normalise `text` under a model's rules without a deployment's files."""
+    return _normaliser(rules).trace(text)

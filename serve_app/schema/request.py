@@ -56,6 +56,9 @@ class VideoRequest(BaseModel):
     fps: WholeNumber | None = Field(None, description="frames per second")
     num_inference_steps: WholeNumber | None = Field(None, description="denoising steps")
     guidance_scale: Number | None = Field(None, description="how closely to follow the prompt; 1 is no guidance")
+    correct_typos: bool | None = Field(
+        None, description="false: a mistyped word stays as it is; absent: corrected, and the answer says so"
+    )
 
     def drawn_seed(self) -> int:
         """Return the seed to use; `random` draws a new one at every call, so call once per request."""

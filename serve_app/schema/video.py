@@ -56,4 +56,5 @@ class VideoObject(BaseModel):
     seed: int
     num_frames: int
     fps: int
+    corrected: list[dict[str, str]] = Field([], description="mistyped words, each `from` what it was `to` what is used")
     cache: CacheInfo | None = None

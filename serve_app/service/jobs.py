@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 from serve_app.core import JobStatus, Keys, Outcome, VideoSpec
 from serve_app.errors import NotFound
+from serve_app.prompt.typos import Correction
 
 Order = Literal["asc", "desc"]
 
@@ -36,6 +37,7 @@ class Job:
     embedding: str | None = None
     error_code: str | None = None
     error_message: str | None = None
+    corrected: tuple[Correction, ...] = ()
 
     def completed(self, outcome: Outcome, embedding: str | None, now: float) -> Job:
         """Return this job with its video ready."""
@@ -63,6 +65,7 @@ class Job:
             **fields | {
                 "spec": VideoSpec(**fields["spec"]),
                 "keys": Keys(**fields["keys"]),
+                "corrected": tuple(Correction(**each) for each in fields.get("corrected", ())),
                 "status": JobStatus(fields["status"]),
                 "outcome": None if outcome is None else Outcome(outcome),
             }

@@ -13,7 +13,8 @@ from serve_app.cache.key import keys_for
 from serve_app.core import Keys, ModelCard, VideoSpec
 from serve_app.errors import Unprocessable
 from serve_app.model.model import Family
-from serve_app.prompt.prompt import Change, Normalised, trace
+from serve_app.prompt.prompt import Change, Normalised, Normaliser
+from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest, resolve
 
 
@@ -25,30 +26,40 @@ class Plan:
     spec: VideoSpec
     keys: Keys
     changes: tuple[Change, ...] = ()
+    corrected: tuple[Correction, ...] = ()
 
     def explained(self) -> dict[str, Any]:
-        """Return the JSON-able explanation: prompt, normalised form, each step, the spec, the three keys."""
+        """Return the JSON-able explanation: prompt, normalised form, each step, corrections, spec and keys."""
         return {
             "prompt": self.asked,
             "normalised": self.spec.prompt,
             "changes": [asdict(change) for change in self.changes],
+            "corrected": [correction.wire() for correction in self.corrected],
             "keys": {"prompt": self.keys.prompt, "latents": self.keys.latents, "video": self.keys.video},
             "spec": asdict(self.spec),
         }
 
 
 class Planner:
-    """Turns requests into plans for one model and one encoder."""
+    """Turns requests into plans for one model, one encoder and one deployment's rules (absent: the model's own)."""
 
-    def __init__(self, family: Family, encoder_fingerprint: str, *, max_prompt_chars: int) -> None:
+    def __init__(
+        self, family: Family, encoder_fingerprint: str, *, max_prompt_chars: int, normaliser: Normaliser | None = None
+    ) -> None:
         self._family = family
+        self._normaliser = normaliser or Normaliser(family.card.prompt_rules)
+        self._card = replace(family.card, prompt_rules=self._normaliser.rules)
         self._encoder_fingerprint = encoder_fingerprint
         self._max_prompt_chars = max_prompt_chars
 
     @property
     def card(self) -> ModelCard:
-        """The model that plans are made for."""
-        return self._family.card
+        """The model that plans are made for, with the rules that its prompts are normalised by."""
+        return self._card
+
+    def load(self) -> None:
+        """Read what the first plan would have to wait for."""
+        self._normaliser.load()
 
     def plan(self, request: VideoRequest) -> Plan:
         """Resolve, normalise and name `request`.
@@ -56,19 +67,22 @@ class Planner:
         Raises Unprocessable for an empty or over-long prompt and whatever `schema.resolve` raises.
         """
         spec = resolve(request, self.card)
-        prompt = self._normalised("prompt", spec.prompt)
+        correct_typos = request.correct_typos is not False
+        prompt = self._normalised("prompt", spec.prompt, correct_typos)
         if not prompt.text:
             raise Unprocessable("'prompt' is empty.", param="prompt")
-        negative_prompt = self._normalised("negative_prompt", spec.negative_prompt)
+        negative_prompt = self._normalised("negative_prompt", spec.negative_prompt, correct_typos)
         spec = replace(spec, prompt=prompt.text, negative_prompt=negative_prompt.text)
-        return Plan(request.prompt, spec, keys_for(spec, self.card, self._encoder_fingerprint), prompt.changes)
+        keys = keys_for(spec, self.card, self._encoder_fingerprint)
+        corrected = dict.fromkeys((*prompt.corrected, *negative_prompt.corrected))
+        return Plan(request.prompt, spec, keys, prompt.changes, tuple(corrected))
 
-    def _normalised(self, field: str, text: str) -> Normalised:
+    def _normalised(self, field: str, text: str, correct_typos: bool) -> Normalised:
         if len(text) > self._max_prompt_chars:
             raise Unprocessable(
                 f"'{field}' has {len(text)} characters; at most {self._max_prompt_chars} are allowed.", param=field
             )
-        normalised = trace(text, self.card.prompt_rules)
+        normalised = self._normaliser.trace(text, correct_typos=correct_typos)
         tokens = self._family.count_tokens(normalised.text)
         if tokens > self.card.max_prompt_tokens:
             raise Unprocessable(

@@ -11,12 +11,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serve_app.cache.cache import TieredCache
 from serve_app.core import Entry, Keys, Outcome, VideoSpec
 from serve_app.errors import InvalidRequest, NotFound, Unavailable
+from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest
 from serve_app.service.desk import Desk
 from serve_app.service.jobs import Job, JobStore, Order, Page, unknown
@@ -42,7 +43,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished video and how it came; `seconds` is what the caller waited."""
+    """A finished video and how it came; `seconds` is what the caller waited, `corrected` what was taken for slips."""
 
     entry: Entry
     outcome: Outcome
@@ -51,6 +52,7 @@ class Answer:
     embedding: str | None
     stored: bool
     seconds: float
+    corrected: tuple[Correction, ...] = ()
 
 
 class VideoService:
@@ -128,6 +130,7 @@ class VideoService:
             job = self._receipt_job(
                 issue(self._secret, plan.keys.video, now), plan.asked, plan.spec, plan.keys, now, found.outcome
             )
+            job = replace(job, corrected=plan.corrected)
             self._desk.file(job)
             self._count(found.outcome, began, found.entry.size)
             return job
@@ -135,6 +138,7 @@ class VideoService:
             Job(
                 id=new_job_id(), prompt=plan.asked, spec=plan.spec, keys=plan.keys,
                 created_at=now, updated_at=now, expires_at=now + self._limits.job_ttl_seconds,
+                corrected=plan.corrected,
             )
         )  # fmt: skip
 
@@ -263,7 +267,9 @@ class VideoService:
     def _answer(self, plan: Plan, landing: Landing, led: bool, began: float) -> Answer:
         outcome = landing.outcome_for(led)
         seconds = self._count(outcome, began, landing.entry.size)
-        return Answer(landing.entry, outcome, plan.keys, plan.spec, landing.embedding, landing.stored, seconds)
+        return Answer(
+            landing.entry, outcome, plan.keys, plan.spec, landing.embedding, landing.stored, seconds, plan.corrected
+        )
 
     def _count(self, outcome: Outcome, began: float, size: int) -> float:
         seconds = time.perf_counter() - began

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.name import Kind
 from serve_app.cache.redis import RedisTier
 from serve_app.cache.store import ObjectStore, open_store
+from serve_app.core import PromptRules
+from serve_app.errors import InvalidRequest
 from serve_app.media.media import encoder_fingerprint
 from serve_app.model.model import Family, load_family
+from serve_app.prompt.prompt import Normaliser
+from serve_app.prompt.synonyms import Synonyms
+from serve_app.prompt.vocabulary import read_vocabulary
 from serve_app.service.jobs import JobStore, MemoryJobs
 from serve_app.service.landing import Peers, Renderer
 from serve_app.service.plan import Planner
@@ -19,6 +28,8 @@ from serve_app.service.redis_jobs import RedisJobs
 from serve_app.service.service import Limits, VideoService
 from serve_app.settings import UNSET_SECRET, Settings
 from serve_app.telemetry import Telemetry
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +80,41 @@ def open_cache(
 
 
 def open_planner(settings: Settings, family: Family | None = None) -> Planner:
-    """Return the planner of the configured model; raises NotFound for an unknown one."""
+    """Return the planner of the configured model; raises NotFound and what `open_normaliser` raises."""
+    family = family or load_family(settings.model)
     return Planner(
-        family or load_family(settings.model), encoder_fingerprint(), max_prompt_chars=settings.max_prompt_chars
+        family,
+        encoder_fingerprint(),
+        max_prompt_chars=settings.max_prompt_chars,
+        normaliser=open_normaliser(settings, family.card.prompt_rules),
     )
+
+
+def open_normaliser(settings: Settings, rules: PromptRules) -> Normaliser:
+    """Return what normalises under a model's rules less those the settings switch off, with the deployment's files.
+
+    Raises InvalidRequest for a file that cannot be used.
+    """
+    rules = replace(
+        rules,
+        traditional_to_simplified=rules.traditional_to_simplified and settings.traditional_to_simplified,
+        spelling=rules.spelling and settings.unify_spelling,
+        wrappers=rules.wrappers and settings.strip_wrappers,
+        typos=rules.typos and settings.correct_typos,
+    )
+    vocabulary = _read("vocabulary_file", settings.vocabulary_file, read_vocabulary) or frozenset()
+    plain = Normaliser(rules)
+    read_synonyms = partial(Synonyms.read, normalise=lambda term: plain.trace(term, correct_typos=False).text)
+    return Normaliser(
+        rules, synonyms=_read("synonyms_file", settings.synonyms_file, read_synonyms), vocabulary=vocabulary
+    )
+
+
+def _read(setting: str, file: str | None, read: Callable[[Path], T]) -> T | None:
+    try:
+        return None if file is None else read(Path(file).expanduser())
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"Setting '{setting}' ({file}): {error}", param=setting) from error
 
 
 def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry: Telemetry) -> VideoService:
@@ -86,8 +128,10 @@ def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry
             telemetry=telemetry,
             tombstone_seconds=settings.job_ttl_seconds,
         )
+    planner = open_planner(settings)
+    planner.load()
     return VideoService(
-        open_planner(settings),
+        planner,
         open_cache("video", settings, tiers, telemetry, l1_bytes=settings.l1_bytes),
         renderer,
         jobs,

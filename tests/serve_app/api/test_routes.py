@@ -255,3 +255,19 @@ async def test_the_openai_sdk(rig: Rig, sdk: openai.AsyncOpenAI) -> None:
         with pytest.raises(openai.UnprocessableEntityError) as file:
             await videos.create(prompt="p", input_reference=("a.png", b"\x89PNG"))
         assert file.value.param == "input_reference"
+
+
+async def test_a_typo_is_corrected_and_told(rig: Rig, http: httpx.AsyncClient) -> None:
+    """The job, the sync answer and the explanation say which word was read as which; a request can refuse it."""
+    plain = await http.post("/v1/videos/sync", json={"prompt": "a red piano"})
+    typed = await http.post("/v1/videos/sync", json={"prompt": "a red pianno"})
+    assert (typed.headers["x-encore-outcome"], typed.headers["x-encore-corrected"]) == ("l1", "pianno=piano")
+    assert "x-encore-corrected" not in plain.headers
+    job = await finished(http, prompt="a blue pianno")
+    told = [{"from": "pianno", "to": "piano"}]
+    assert (job["corrected"], job["prompt"]) == (told, "a blue pianno")
+    hit = (await http.post("/v1/videos", json={"prompt": "a blue pianno"})).json()
+    assert (hit["status"], hit["corrected"]) == ("completed", told)
+    assert (await http.post("/v1/explain", json={"prompt": "a pianno"})).json()["corrected"] == told
+    kept = await finished(http, prompt="a blue pianno", correct_typos=False)
+    assert (kept["corrected"], kept["cache"]["key"] == job["cache"]["key"]) == ([], False)

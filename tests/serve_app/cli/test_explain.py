@@ -42,7 +42,7 @@ def test_without_a_server_all_but_the_tiers(encore: Encore) -> None:
     result = encore("explain", " A Red  circle\u200b!!", *NOWHERE)
     plan = open_planner(Settings()).plan(VideoRequest(prompt="a red circle"))
     assert result.exit_code == 0
-    for told in ("\\u200b", "blanks: 'a red circle!!'", "edges: 'a red circle'", "tiers         not known"):
+    for told in ("\\u200b", "blanks: 'A Red circle!!'", "case: 'a red circle'", "tiers         not known"):
         assert told in result.stdout
     for key in (plan.keys.prompt, plan.keys.latents, plan.keys.video):
         assert key in result.stdout
@@ -158,3 +158,27 @@ finally:
     assert time.monotonic() - began < 10  # measured 1.1 s
     assert len({json.loads(line)["keys"]["video"] for line in done.stdout.splitlines()}) == 5_000
     assert done.stderr == "LOADED []\n"
+
+
+def test_corrections_are_told(encore: Encore) -> None:
+    """Proves that a mistyped word is told to people and to programs, and stays where that was asked for."""
+    told = encore("explain", "a red pianno", *NOWHERE).stdout
+    assert "typos: 'a red piano'" in told
+    assert "corrected     'pianno' to 'piano'" in told
+    line = json.loads(encore("explain", "-", stdin="a red pianno\n").stdout)
+    assert line["corrected"] == [{"from": "pianno", "to": "piano"}]
+    kept = json.loads(encore("explain", "-", "--no-correct-typos", stdin="a red pianno\n").stdout)
+    assert (kept["normalised"], "corrected" in kept) == ("a red pianno", False)
+    assert kept["keys"]["prompt"] != line["keys"]["prompt"]
+
+
+def test_the_vocabulary_of_earlier_prompts(encore: Encore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Proves that what `encore vocabulary` prints, as the setting's file, makes its words known."""
+    words = encore("vocabulary", stdin="a togepi sleeps\nA Togepi runs home\n").stdout
+    assert words == "togepi\n"
+    file = tmp_path / "words.txt"
+    file.write_text(words)
+    monkeypatch.setenv("ENCORE_VOCABULARY_FILE", str(file))
+    assert json.loads(encore("explain", "-", stdin="a togepii swims\n").stdout)["normalised"] == "a togepi swims"
+    monkeypatch.setenv("ENCORE_VOCABULARY_FILE", str(tmp_path / "none.txt"))
+    assert "vocabulary_file" in encore("explain", "-", stdin="x\n").stderr

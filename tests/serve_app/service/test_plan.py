@@ -53,6 +53,19 @@ def test_explained_is_the_plan() -> None:
     assert told["keys"] == {"prompt": plan.keys.prompt, "latents": plan.keys.latents, "video": plan.keys.video}
 
 
+def test_typos_are_corrected_told_and_refused() -> None:
+    """A mistyped word finds the earlier video and is told; refused, it is another prompt, seen as typed."""
+    plan = PLANNER.plan(ask("a red pianno", negative_prompt="a beutiful and red pianno"))
+    assert plan.keys == PLANNER.plan(ask("a red piano", negative_prompt="a beautiful and red piano")).keys
+    assert plan.explained()["corrected"] == [
+        {"from": "pianno", "to": "piano"}, {"from": "beutiful", "to": "beautiful"}
+    ]  # fmt: skip
+    refused = PLANNER.plan(ask("a red pianno", correct_typos=False))
+    assert (refused.spec.prompt, refused.corrected) == ("a red pianno", ())
+    assert refused.keys != plan.keys
+    assert PLANNER.plan(ask("a red piano", correct_typos="false")).keys == PLANNER.plan(ask("a red piano")).keys
+
+
 @given(st.text(max_size=40), st.sampled_from([str.upper, str.title, str.strip, lambda text: f" {text} "]))
 def test_the_normalised_prompt_plans_alike(text: str, change: Callable[[str], Any]) -> None:
     """Asking with the normalised form, in any case and with blanks around, gives the very same keys."""
@@ -61,5 +74,5 @@ def test_the_normalised_prompt_plans_alike(text: str, change: Callable[[str], An
     except Unprocessable:
         return
     assert PLANNER.plan(ask(plan.spec.prompt)).keys == plan.keys
-    if plan.spec.prompt.isascii():
+    if plan.spec.prompt.isascii() and not {*"\"'`"} & {*plan.spec.prompt}:  # what is in quotes keeps its case
         assert PLANNER.plan(ask(change(plan.spec.prompt))).keys == plan.keys
