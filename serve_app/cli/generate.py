@@ -136,6 +136,7 @@ def _report(job: Job, name: str | None, size: int, waited: float) -> dict[str, A
         "size": job.size,
         "num_frames": job.extra.get("num_frames"),
         "fps": job.extra.get("fps"),
+        "corrected": job.extra.get("corrected", []),
     }
 
 
@@ -147,4 +148,7 @@ def _told(report: dict[str, Any]) -> str:
         "video": video,
         "key": report["key"],
     }
+    if report["corrected"]:
+        words = ", ".join(f"{word['from']} → {word['to']}" for word in report["corrected"])
+        lines["read as"] = f"{words} (--no-correct-typos refuses that)"
     return "\n".join(f"{name:<9}{value}" for name, value in lines.items())

@@ -6,6 +6,7 @@ thousands of prompts without a server.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +17,9 @@ from serve_app.model.model import Family
 from serve_app.prompt.prompt import Change, Normalised, Normaliser
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest, resolve
+
+KEPT_PROMPTS = 4_096
+"""Normal forms kept in memory: most prompts come again letter by letter, and looking one up costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Planner:
     ) -> None:
         self._family = family
         self._normaliser = normaliser or Normaliser(family.card.prompt_rules)
+        self._trace = functools.lru_cache(maxsize=KEPT_PROMPTS)(self._normaliser.trace)
         self._card = replace(family.card, prompt_rules=self._normaliser.rules)
         self._encoder_fingerprint = encoder_fingerprint
         self._max_prompt_chars = max_prompt_chars
@@ -82,7 +87,7 @@ class Planner:
             raise Unprocessable(
                 f"'{field}' has {len(text)} characters; at most {self._max_prompt_chars} are allowed.", param=field
             )
-        normalised = self._normaliser.trace(text, correct_typos=correct_typos)
+        normalised = self._trace(text, correct_typos=correct_typos)
         tokens = self._family.count_tokens(normalised.text)
         if tokens > self.card.max_prompt_tokens:
             raise Unprocessable(

@@ -64,6 +64,14 @@ def test_json_is_one_object(encore: Encore, world: World) -> None:
     assert 0.4 <= report["seconds"] < 20  # two polls
 
 
+def test_a_corrected_word_is_told(encore: Encore, world: World) -> None:
+    """Proves that a prompt read otherwise than it was typed says so, and how to refuse it."""
+    world.script = [now | {"corrected": [{"from": "cirlce", "to": "circle"}]} for now in RENDERING]
+    result = encore("generate", "A red cirlce", "-o", "out.mp4")
+    assert "cirlce → circle" in result.stdout
+    assert "--no-correct-typos" in result.stdout
+
+
 def test_every_field_is_an_option(encore: Encore, world: World) -> None:
     """Proves that each option arrives under its wire name, and that absent ones are not sent."""
     options = {
