@@ -77,14 +77,16 @@ def main(
     question: the program's docstring. measure: gets whether it shall be quick. draw: puts a Result on matplotlib Axes.
     """
     options = _options(question, arguments)
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: a program started in the background of a script inherits it ignored.
+    previous = {kind: signal.signal(kind, signal.default_int_handler) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         result = measure(options.quick)
     except KeyboardInterrupt:
         print("interrupted")
         return INTERRUPTED
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for kind, handler in previous.items():
+            signal.signal(kind, handler)
     print(report(result))
     if options.json is not None:
         options.json.write_text(json.dumps(result.to_json(), indent=2) + "\n")
