@@ -77,7 +77,9 @@ class Desk:
 
     async def find(self, job_id: str) -> Job | None:
         """Return the newest known state, None if no record exists; NotFound if it was deleted."""
-        job = self._followed.get(job_id) or self._finished.get(job_id)
+        job = self._followed.get(job_id)
+        if job is None and (job := self._finished.get(job_id)) is not None:
+            self._finished.move_to_end(job_id)  # what is asked for stays; a flood of others must not push it out
         if job is not None:
             return job
         forgotten = self._forgotten

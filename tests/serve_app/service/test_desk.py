@@ -356,6 +356,19 @@ async def test_finished_jobs_in_memory_are_bounded(rig: Rig, monkeypatch: pytest
     assert service._desk.stats()["finished_kept"] == 3
 
 
+async def test_a_job_that_is_asked_for_stays_in_memory(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood of other jobs pushes out those that nobody reads, not one that is read: its content stays a hit in L1."""
+    monkeypatch.setattr(desk_module, "KEPT_FINISHED", 3)
+    service = rig.service()
+    await service.generate(ask())
+    hot, *_ = [await service.submit(ask()) for _ in range(3)]
+    for _ in range(4):
+        await service.job(hot.id)
+        await service.submit(ask())
+    assert hot.id in service._desk._finished
+    await service.aclose()
+
+
 async def test_closing_leaves_jobs_to_others(rig: Rig) -> None:
     """Closing a router does not fail, delete or cancel what it followed."""
     rig.renderer.hold()
