@@ -12,13 +12,13 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from importlib import resources
 from typing import TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from serve_app.cache.breaker import Breaker
+from serve_app.cache.script import Script
 from serve_app.errors import NotFound, TierError
 from serve_app.service.jobs import Job, MemoryJobs, Order, Page, gone, unknown
 from serve_app.telemetry import Telemetry, TierRead
@@ -52,8 +52,7 @@ class RedisJobs:
         self._here = MemoryJobs()
         self._breaker = Breaker("l2/job")
         self._index = self._name("/index")  # no job id has a slash in it: one path segment is all that a client gives
-        script = resources.files("serve_app.cache").joinpath("scripts/job_update.lua").read_text()
-        self._update = redis.register_script(script)
+        self._update = Script("job_update")
 
     async def add(self, *jobs: Job) -> None:
         """Store new records; one round trip for all."""
@@ -73,7 +72,7 @@ class RedisJobs:
         """Replace the record in one script, so that a deleted job stays deleted; store anew one that Redis lost."""
 
         async def shared() -> bool:
-            replaced: int = await self._update(keys=[self._name(job.id)], args=[job.to_json()])
+            replaced: int = await self._update.run(self._redis, [self._name(job.id)], [job.to_json()])
             if replaced == 0 and self._clock() < job.expires_at:  # Redis lost it (restarted without its file)
                 await self.add(job)
             return replaced != -1
