@@ -193,3 +193,14 @@ def models(url: Url = None, as_json: Json = False) -> None:
     from serve_app.cli.show import show_models
 
     show_models(url=url, as_json=as_json)
+
+
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(help="native/demo or native/5b.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Count what an architecture weighs and computes, and the least time it takes on named cards. Asks no server."""
+    from serve_app.cli.model import show_model
+
+    show_model(name, as_json=as_json)

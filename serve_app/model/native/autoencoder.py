@@ -2,7 +2,9 @@
 
 Frames are coded one by one, so any number of them decodes and time is the denoiser's business. Norms run over the
 channels of one position (a channel LayerNorm, not a GroupNorm): statistics over a whole frame would tie a corner's
-brightness to the middle and behave differently at every size.
+brightness to the middle and behave differently at every size. It is a variational autoencoder whose posterior has one
+fixed deviation: latents leave the encoder at unit scale, and training adds noise of that deviation before decoding.
+Pixels are folded into channels at the outer end (`patch`), because convolutions at full resolution cost most.
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ class ResidualBlock(nn.Module):
         self.layers = nn.Sequential(
             ChannelLayerNorm(dim),
             nn.SiLU(),
-            nn.Conv2d(dim, dim, 3, padding=1),
+            _conv(dim, dim),
             ChannelLayerNorm(dim),
             nn.SiLU(),
-            nn.Conv2d(dim, dim, 3, padding=1),
+            _conv(dim, dim),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,46 +47,46 @@ class ResidualBlock(nn.Module):
 
 
 class FrameEncoder(nn.Module):
-    """Pixels to the mean and log-variance of latents; training needs it, serving does not."""
+    """Pixels to latents of zero mean and unit variance per channel; training needs it, serving does not."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
+        self.latent_channels = config.latent_channels
         first, *deeper = config.channels
-        layers: list[nn.Module] = [nn.Conv2d(3, first, 3, padding=1), ResidualBlock(first)]
+        layers: list[nn.Module] = [nn.PixelUnshuffle(config.patch), _conv(3 * config.patch**2, first)]
+        layers.append(ResidualBlock(first))
         for dim in deeper:
             layers += [nn.Conv2d(first, dim, 3, stride=2, padding=1), ResidualBlock(dim)]
             first = dim
-        layers += [ChannelLayerNorm(first), nn.SiLU(), nn.Conv2d(first, 2 * config.latent_channels, 3, padding=1)]
+        layers += [ChannelLayerNorm(first), nn.SiLU(), _conv(first, config.latent_channels)]
         self.layers = nn.Sequential(*layers)
+        self.standardise = nn.BatchNorm2d(config.latent_channels, affine=False, momentum=0.01)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (mean, log-variance), each [n, latent_channels, h/8, w/8], for pixels [n, 3, h, w] in [-1, 1]."""
-        mean, log_variance = self.layers(pixels.contiguous(memory_format=torch.channels_last)).chunk(2, dim=1)
-        return mean, log_variance
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return [n, latent_channels, h/8, w/8] for pixels [n, 3, h, w] in [-1, 1]."""
+        return cast(Tensor, self.standardise(self.layers(pixels.contiguous(memory_format=torch.channels_last))))
 
 
 class FrameDecoder(nn.Module):
-    """Latents to pixels. `latent_mean` and `latent_std` say how the encoder's latents were brought to unit scale."""
-
-    latent_mean: Tensor
-    latent_std: Tensor
+    """Latents to pixels."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         *shallower, last = config.channels
-        layers: list[nn.Module] = [nn.Conv2d(config.latent_channels, last, 3, padding=1), ResidualBlock(last)]
+        layers: list[nn.Module] = [_conv(config.latent_channels, last), ResidualBlock(last)]
         for dim in reversed(shallower):
-            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(last, dim, 3, padding=1), ResidualBlock(dim)]
+            layers += [nn.Upsample(scale_factor=2), _conv(last, dim), ResidualBlock(dim)]
             last = dim
-        layers += [ChannelLayerNorm(last), nn.SiLU(), nn.Conv2d(last, 3, 3, padding=1)]
+        layers += [ChannelLayerNorm(last), nn.SiLU(), _conv(last, 3 * config.patch**2), nn.PixelShuffle(config.patch)]
         self.layers = nn.Sequential(*layers)
-        self.register_buffer("latent_mean", torch.zeros(config.latent_channels, 1, 1))
-        self.register_buffer("latent_std", torch.ones(config.latent_channels, 1, 1))
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return pixels [n, 3, 8h, 8w], nominally in [-1, 1], for unit-scale latents [n, c, h, w]."""
-        latents = latents * self.latent_std + self.latent_mean
         return cast(Tensor, self.layers(latents.contiguous(memory_format=torch.channels_last)))
+
+
+def _conv(dim_in: int, dim_out: int) -> nn.Conv2d:
+    return nn.Conv2d(dim_in, dim_out, 3, padding=1)
 
 
 class NativeDecoder:

@@ -2,8 +2,10 @@
 
 Channels last makes every rearrangement around a convolution or a linear layer a free view, which is most of the
 speed on a CPU. Positions are fixed sinusoids of unit scale added in every block: learned absolute ones were too weak
-in a trial, and these run at any size. Each layer's input is shifted and scaled and its output gated by the timestep
-(adaLN; the shared projection with a small table per block is PixArt's adaLN-single, arXiv 2310.00426 §2.3).
+in a trial, and these run at any size. Each layer's input is shifted and scaled and its output gated by a condition,
+the timestep and the prompt (adaLN, arXiv 2212.09748 §3.2). Most of that projection is shared by a level's blocks
+(adaLN-single, arXiv 2310.00426 §2.3); each block adds a table and a low-rank part of its own, as Cosmos does
+(arXiv 2501.03575 §5.2), because a prompt has more to say to a block than a timestep has.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from einops import rearrange, repeat
 from torch import Tensor, nn
+
+from serve_app.model.native.config import DenoiserConfig
 
 
 def sinusoids(values: Tensor, dim: int, max_period: float) -> Tensor:
@@ -33,8 +37,13 @@ def axis_positions(length: int, dim: int, device: torch.device) -> Tensor:
     return torch.cat([sinusoids(index, dim // 2, 64.0), sinusoids(length - 1 - index, dim // 2, 64.0)], dim=-1)
 
 
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def video_positions(frames: int, height: int, width: int, dim: int, device: torch.device) -> Tensor:
-    """Return [1, frames, height, width, dim]: a third of the channels (in fours) each for frame, row and column."""
+    """Return [1, frames, height, width, dim]: a third of the channels (in fours) each for frame, row and column.
+
+    Cached, and made outside of inference mode so that training may follow serving in one process.
+    """
     part = dim // 12 * 4
     grid = torch.cat(
         [
@@ -93,17 +102,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
     return attended
 
 
-class AdaptiveNorm(nn.Module):
-    """The timestep's grip on one block of `layers` layers: [b, layers * 3 * dim] becomes shift, scale and gate."""
+Modulations = tuple[tuple[Tensor, Tensor, Tensor], ...]
+"""(shift, scale, gate) of each layer of a block, each [b, 1, 1, 1, dim]."""
 
-    def __init__(self, dim: int, layers: int) -> None:
+
+class AdaptiveNorm(nn.Module):
+    """The condition's grip on one block of `layers` layers."""
+
+    def __init__(self, dim: int, layers: int, condition_dim: int, rank: int) -> None:
         super().__init__()
         self.dim = dim
         self.table = nn.Parameter(torch.zeros(layers, 3, dim))
+        self.down = nn.Linear(condition_dim, rank, bias=False)
+        self.up = nn.Linear(rank, layers * 3 * dim, bias=False)
 
-    def forward(self, modulation: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
-        """Return (shift, scale, gate) of each layer, each [b, 1, 1, 1, dim]."""
-        shaped = rearrange(modulation, "b (n m c) -> b n m c", m=3, c=self.dim) + self.table
+    def forward(self, condition: Tensor, shared: Tensor) -> Modulations:
+        """Take the condition [b, condition_dim] and the level's own projection of it [b, layers * 3 * dim]."""
+        own = shared + self.up(self.down(condition))
+        shaped = rearrange(own.to(self.table), "b (n m c) -> b n m c", m=3, c=self.dim) + self.table
         shift, scale, gate = rearrange(shaped, "b n m c -> m n b 1 1 1 c")
         return tuple(zip(shift, scale, gate, strict=True))
 
@@ -113,57 +129,82 @@ class ConvBlock(nn.Module):
 
     LAYERS = 1
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
-        self.adaptive = AdaptiveNorm(dim, self.LAYERS)
+        dim = config.outer_channels
+        self.adaptive = AdaptiveNorm(dim, self.LAYERS, config.inner_channels, config.modulation_rank)
         self.conv = FactorisedConv(dim)
 
-    def forward(self, x: Tensor, modulation: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, shared: Tensor, positions: Tensor) -> Tensor:
         """Keep the shape [b, f, h, w, c]."""
-        ((shift, scale, gate),) = self.adaptive(modulation)
-        return cast(Tensor, x + gate * self.conv(_normed(x, shift, scale) + positions))
+        ((shift, scale, gate),) = self.adaptive(condition, shared)
+        return _residual(x, gate, self.conv(_normed(x, shift, scale) + positions))
+
+
+class SelfAttention(Attention):
+    """Attention over some axes of a video at once, for each place along the others."""
+
+    TOKENS: ClassVar[dict[str, str]] = {
+        "joint": "b (f h w) c",
+        "space": "(b f) (h w) c",
+        "time": "(b h w) f c",
+    }
+
+    def __init__(self, dim: int, num_heads: int, over: str) -> None:
+        super().__init__(dim, num_heads)
+        self._tokens = self.TOKENS[over]
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Keep the shape [b, f, h, w, c]; there is no context but the video itself."""
+        sizes = dict(zip("bfhw", x.shape, strict=False))
+        attended = super().forward(rearrange(x, f"b f h w c -> {self._tokens}"))
+        return cast(Tensor, rearrange(attended, f"{self._tokens} -> b f h w c", **sizes))
+
+
+class CrossAttention(Attention):
+    """Attention of a video's every place over the prompt."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Keep the shape [b, f, h, w, c]; context [b, k, context_dim] with mask [b, k]."""
+        attended = super().forward(rearrange(x, "b f h w c -> b (f h w) c"), context, mask)
+        return attended.view_as(x)
 
 
 class VideoBlock(nn.Module):
-    """The inner level's block: factorised convolution, spatial, temporal and cross-attention, MLP."""
+    """The inner level's block: factorised convolution (if configured), self-attention, cross-attention, MLP."""
 
-    LAYERS = 5
-
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: int, context_dim: int) -> None:
+    def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
-        self.adaptive = AdaptiveNorm(dim, self.LAYERS)
-        self.conv = FactorisedConv(dim)
-        self.spatial = Attention(dim, num_heads)
-        self.temporal = Attention(dim, num_heads)
-        self.cross = Attention(dim, num_heads, context_dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, mlp_ratio * dim), nn.GELU("tanh"), nn.Linear(mlp_ratio * dim, dim))
+        dim, hidden = config.inner_channels, config.mlp_ratio * config.inner_channels
+        self.adaptive = AdaptiveNorm(dim, self.layers_of(config), dim, config.modulation_rank)
+        self.before: nn.ModuleList = nn.ModuleList()
+        if config.inner_convolution:
+            self.before.append(FactorisedConv(dim))
+        for over in ("joint",) if config.joint_attention else ("space", "time"):
+            self.before.append(SelfAttention(dim, config.num_heads, over))
+        self.cross = CrossAttention(dim, config.num_heads, config.context_dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU("tanh"), nn.Linear(hidden, dim))
 
-    def forward(self, x: Tensor, modulation: Tensor, positions: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+    @staticmethod
+    def layers_of(config: DenoiserConfig) -> int:
+        """Count the layers that the condition modulates."""
+        return int(config.inner_convolution) + (1 if config.joint_attention else 2) + 2
+
+    def forward(
+        self, x: Tensor, condition: Tensor, shared: Tensor, positions: Tensor, context: Tensor, mask: Tensor
+    ) -> Tensor:
         """Keep the shape [b, f, h, w, c]; context [b, k, context_dim] with mask [b, k]."""
-        over_context = functools.partial(self._over_context, context=context, mask=mask)
-        layers: tuple[Callable[[Tensor], Tensor], ...] = (
-            self.conv,
-            self._over_space,
-            self._over_time,
-            over_context,
-            self.mlp,
-        )
-        for layer, (shift, scale, gate) in zip(layers, self.adaptive(modulation), strict=True):
-            x = x + gate * layer(_normed(x, shift, scale) + positions)
+        cross = functools.partial(self.cross, context=context, mask=mask)
+        layers: list[Callable[[Tensor], Tensor]] = [*self.before, cross, self.mlp]
+        for layer, (shift, scale, gate) in zip(layers, self.adaptive(condition, shared), strict=True):
+            x = _residual(x, gate, layer(_normed(x, shift, scale) + positions))
         return x
-
-    def _over_space(self, x: Tensor) -> Tensor:
-        attended = self.spatial(rearrange(x, "b f h w c -> (b f) (h w) c"))
-        return cast(Tensor, rearrange(attended, "(b f) (h w) c -> b f h w c", b=x.shape[0], h=x.shape[2]))
-
-    def _over_time(self, x: Tensor) -> Tensor:
-        attended = self.temporal(rearrange(x, "b f h w c -> (b h w) f c"))
-        return cast(Tensor, rearrange(attended, "(b h w) f c -> b f h w c", b=x.shape[0], h=x.shape[2]))
-
-    def _over_context(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        attended = self.cross(rearrange(x, "b f h w c -> b (f h w) c"), context, mask)
-        return cast(Tensor, attended.view_as(x))
 
 
 def _normed(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
+
+
+def _residual(x: Tensor, gate: Tensor, change: Tensor) -> Tensor:
+    # Under autocast the change is bfloat16; arithmetic of mixed dtypes is forty times slower on a CPU than a cast.
+    return torch.addcmul(x, gate, change.to(x.dtype))

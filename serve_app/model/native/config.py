@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-DENOISER_REVISION = 1
-TEXT_ENCODER_REVISION = 1
-DECODER_REVISION = 1
+DENOISER_REVISION = 2
+TEXT_ENCODER_REVISION = 2
+DECODER_REVISION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class TextEncoderConfig:
-    """A CLIP text transformer over bytes; a hidden size other than `context_dim` gets a linear projection."""
+    """A CLIP text transformer; a hidden size other than `context_dim` gets a linear projection."""
 
+    vocab_size: int = 2048
     hidden_size: int = 192
     intermediate_size: int = 512
     num_layers: int = 4
     num_heads: int = 6
-    max_tokens: int = 512
+    max_tokens: int = 256
     context_dim: int = 768
 
 
@@ -31,31 +32,39 @@ class DenoiserConfig:
     """A two-level latent video network: convolutions at full latent resolution, all attention at half of it."""
 
     latent_channels: int = 8
-    outer_channels: int = 96
+    outer_channels: int = 64
     outer_blocks: int = 2
     inner_channels: int = 192
-    inner_blocks: int = 4
+    inner_blocks: int = 5
+    inner_convolution: bool = False
+    """Whether the inner blocks convolve too."""
+    frame_stride: int = 2
+    """How many frames one token of the inner level spans; its height and width are always 2 latents."""
+    joint_attention: bool = True
+    """One attention over space and time together, or one over each."""
     num_heads: int = 6
     mlp_ratio: int = 4
+    modulation_rank: int = 32
     context_dim: int = 768
 
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderConfig:
-    """A per-frame autoencoder; `channels` from the pixel level inwards, halving the size between neighbours."""
+    """A per-frame autoencoder: `patch` pixels a side become channels, then `channels` inwards, halving between them."""
 
     latent_channels: int = 8
-    channels: tuple[int, ...] = (32, 64, 96, 96)
+    patch: int = 2
+    channels: tuple[int, ...] = (48, 96, 128)
 
     @property
     def downscale(self) -> int:
         """Pixels per latent, along width and height."""
-        return 1 << (len(self.channels) - 1)
+        return self.patch << (len(self.channels) - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class NativeConfig:
-    """One preset: its three parts, the dtype of the weights and the sampler's timestep shift."""
+    """One preset: its three parts, the dtype of the weights, the sampler's timestep shift, the size it is made for."""
 
     name: str
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
@@ -63,16 +72,30 @@ class NativeConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     dtype: str = "float32"
     sampler_shift: float = 3.0
+    width: int = 64
+    height: int = 64
 
 
 DEMO = NativeConfig(name="demo")
 
+# Sixteen pixels a latent, like Wan2.2-TI2V-5B's autoencoder: at eight, every pass has four times the tokens.
 FIVE_B = NativeConfig(
     name="5b",
-    text_encoder=TextEncoderConfig(hidden_size=768, intermediate_size=3072, num_layers=12, num_heads=12),
-    denoiser=DenoiserConfig(
-        latent_channels=16, outer_channels=768, outer_blocks=3, inner_channels=3072, inner_blocks=16, num_heads=24
+    text_encoder=TextEncoderConfig(
+        hidden_size=768, intermediate_size=3072, num_layers=12, num_heads=12, max_tokens=77, vocab_size=49_408
     ),
-    autoencoder=AutoencoderConfig(latent_channels=16, channels=(128, 256, 512, 512)),
+    denoiser=DenoiserConfig(
+        latent_channels=48,
+        outer_channels=768,
+        outer_blocks=3,
+        inner_channels=3072,
+        inner_blocks=16,
+        inner_convolution=True,
+        joint_attention=False,
+        num_heads=24,
+    ),
+    autoencoder=AutoencoderConfig(latent_channels=48, patch=2, channels=(128, 256, 512, 512)),
     dtype="bfloat16",
+    width=640,
+    height=480,
 )

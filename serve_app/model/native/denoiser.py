@@ -1,7 +1,9 @@
 """The latent denoiser: predicts the flow velocity of a batch of videos, whatever step each of them is at.
 
-Two levels: a few factorised convolutions at the latents' own resolution keep edges sharp, and at half of it, where
-a token costs a quarter, blocks with all the attention do the thinking. Every row of a batch is computed
+Two levels: a few factorised convolutions at the latents' own resolution keep edges sharp, and at half of it, in time
+too, where there are an eighth as many tokens, blocks with all the attention do the thinking. The prompt speaks twice:
+word by word through cross-attention, and as a whole through its last token, which conditions every norm like the
+timestep does; without the second, a trial learnt shapes and motions slowly or never. Every row of a batch is computed
 independently, so a job's answer does not depend on who shares its pass (to rounding).
 """
 
@@ -11,6 +13,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -22,62 +25,74 @@ from serve_app.model.native.config import DenoiserConfig, NativeConfig
 TIMESTEP_CHANNELS = 256
 
 
-class TimestepEmbedding(nn.Module):
-    """Noise levels to conditioning vectors, and from there to each level's shared modulation."""
+class Condition(nn.Module):
+    """The noise level and the prompt as one vector, and from there to each level's shared modulation."""
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         dim = config.inner_channels
-        self.mlp = nn.Sequential(nn.Linear(TIMESTEP_CHANNELS, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
+        self.timestep = nn.Sequential(nn.Linear(TIMESTEP_CHANNELS, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.prompt = nn.Sequential(nn.Linear(config.context_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.outer = nn.Linear(dim, ConvBlock.LAYERS * 3 * config.outer_channels)
-        self.inner = nn.Linear(dim, VideoBlock.LAYERS * 3 * config.inner_channels)
+        self.inner = nn.Linear(dim, VideoBlock.layers_of(config) * 3 * dim)
 
-    def forward(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the modulations of the outer and the inner level, each [b, layers * 3 * channels]."""
+    def forward(self, timesteps: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the condition [b, inner_channels] and the modulations shared by the outer and the inner level.
+
+        timesteps [b], from 1 to 0; pooled [b, context_dim], the prompt's last token, which has read all others.
+        """
         # Levels in [0, 1] become [0, 1000], the range sinusoids with a longest period of 10,000 resolve well.
-        features = sinusoids(timesteps * 1000, TIMESTEP_CHANNELS, 10_000.0)
-        hidden = self.mlp(features.to(self.outer.weight.dtype))
-        return self.outer(hidden), self.inner(hidden)
+        features = sinusoids(timesteps * 1000, TIMESTEP_CHANNELS, 10_000.0).to(pooled.dtype)
+        condition = F.silu(self.timestep(features) + self.prompt(pooled))
+        return condition, self.outer(condition), self.inner(condition)
 
 
 class DenoiserNet(nn.Module):
-    """The network itself; latent height and width must be even."""
+    """The network itself; latent height and width must be even, any number of frames will do."""
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         outer, inner = config.outer_channels, config.inner_channels
-        self.timestep = TimestepEmbedding(config)
+        self.stride = config.frame_stride
+        folded = config.frame_stride * 4 * outer
+        self.condition = Condition(config)
         self.project_in = nn.Linear(config.latent_channels, outer)
-        self.entry = nn.ModuleList(ConvBlock(outer) for _ in range(config.outer_blocks))
-        self.down = nn.Linear(4 * outer, inner)
-        self.trunk = nn.ModuleList(
-            VideoBlock(inner, config.num_heads, config.mlp_ratio, config.context_dim)
-            for _ in range(config.inner_blocks)
-        )
-        self.up = nn.Linear(inner, 4 * outer)
+        self.entry = nn.ModuleList(ConvBlock(config) for _ in range(config.outer_blocks))
+        self.down = nn.Linear(folded, inner)
+        self.trunk = nn.ModuleList(VideoBlock(config) for _ in range(config.inner_blocks))
+        self.up = nn.Linear(inner, folded)
         self.merge = nn.Linear(2 * outer, outer)
-        self.exit = nn.ModuleList(ConvBlock(outer) for _ in range(config.outer_blocks))
+        self.exit = nn.ModuleList(ConvBlock(config) for _ in range(config.outer_blocks))
         self.norm = nn.LayerNorm(outer)
         self.project_out = nn.Linear(outer, config.latent_channels)
 
     def forward(self, latents: Tensor, timesteps: Tensor, context: Tensor, mask: Tensor) -> Tensor:
         """Return the velocity, latents' shape [b, c, f, h, w]; context [b, k, context_dim], mask [b, k]."""
-        for_outer, for_inner = self.timestep(timesteps)
-        x = self.project_in(rearrange(latents, "b c f h w -> b f h w c"))
-        outer_positions = _positions_of(x)
+        pooled = context[torch.arange(len(context)), mask.sum(dim=1) - 1]
+        condition, for_outer, for_inner = self.condition(timesteps, pooled)
+        x = self.project_in(rearrange(latents, "b c f h w -> b f h w c")).to(self.norm.weight)
+        positions = _positions_of(x)
         for block in self.entry:
-            x = block(x, for_outer, outer_positions)
-        x = self.merge(torch.cat([x, self._think(x, for_inner, context, mask)], dim=-1))
+            x = block(x, condition, for_outer, positions)
+        thought = self._think(x, condition, for_inner, context, mask)
+        x = self.merge(torch.cat([x, thought.to(x.dtype)], dim=-1)).to(x.dtype)
         for block in self.exit:
-            x = block(x, for_outer, outer_positions)
+            x = block(x, condition, for_outer, positions)
         return cast(Tensor, rearrange(self.project_out(self.norm(x)), "b f h w c -> b c f h w"))
 
-    def _think(self, x: Tensor, modulation: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        x = self.down(rearrange(x, "b f (h p) (w q) c -> b f h w (p q c)", p=2, q=2))
+    def _think(self, x: Tensor, condition: Tensor, shared: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        frames = x.shape[1]
+        missing = -frames % self.stride
+        x = torch.cat([x, x[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1) if missing else x
+        x = self.down(rearrange(x, f"b (f s) (h p) (w q) c -> {_FOLDED}", s=self.stride, p=2, q=2)).to(x.dtype)
         positions = _positions_of(x)
         for block in self.trunk:
-            x = block(x, modulation, positions, context, mask)
-        return cast(Tensor, rearrange(self.up(x), "b f h w (p q c) -> b f (h p) (w q) c", p=2, q=2))
+            x = block(x, condition, shared, positions, context, mask)
+        unfolded = rearrange(self.up(x), f"{_FOLDED} -> b (f s) (h p) (w q) c", s=self.stride, p=2, q=2)
+        return cast(Tensor, unfolded[:, :frames])
+
+
+_FOLDED = "b f h w (s p q c)"
 
 
 def _positions_of(x: Tensor) -> Tensor:

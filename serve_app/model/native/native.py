@@ -1,8 +1,8 @@
 """The family `native`: the architecture of this project's brief, as a card and three parts on demand.
 
 The card, its fingerprints and token counting need no torch, because routers use them; torch and transformers are
-imported by the `load_*` methods, in the actors that compute. Weights come from a `Weights` source: seeded random
-ones until the demo is trained.
+imported by the `load_*` methods, in the actors that compute. The demo's checkpoint folder lies beside this file:
+`encore train` made it, and any other folder it makes loads the same way.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import functools
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serve_app.core import FloatRange, IntRange, ModelCard
-from serve_app.model.native import tokenizer
+from serve_app.errors import NotFound
+from serve_app.model.native import tokenizer as tokenizers
 from serve_app.model.native.config import (
     DECODER_REVISION,
     DEMO,
@@ -22,24 +24,37 @@ from serve_app.model.native.config import (
     TEXT_ENCODER_REVISION,
     NativeConfig,
 )
-from serve_app.model.native.weights import SeededWeights, Weights
+from serve_app.model.native.tokenizer import Tokenizer
+from serve_app.model.native.weights import Checkpoint, Weights
 
 if TYPE_CHECKING:
     from serve_app.model.model import Decoder, Denoiser, Family, TextEncoder
 
 
+WEIGHTS_FILE = "weights.safetensors"
+
+
 @functools.cache
 def demo() -> Family:
     """Return `native/demo`, one instance per process."""
-    return NativeFamily(DEMO, SeededWeights(seed=2))
+    return from_checkpoint(DEMO, Path(__file__).parent / "demo")
+
+
+def from_checkpoint(config: NativeConfig, folder: Path) -> NativeFamily:
+    """Return the family of a folder that `encore train` wrote; NotFound when it is none."""
+    weights, tokenizer = folder / WEIGHTS_FILE, folder / tokenizers.FILE
+    if not (weights.is_file() and tokenizer.is_file()):
+        raise NotFound(f"{folder} is not a checkpoint: it needs {WEIGHTS_FILE} and {tokenizers.FILE}.")
+    return NativeFamily(config, Checkpoint(weights), Tokenizer(tokenizer))
 
 
 @dataclass(frozen=True)
 class NativeFamily:
-    """One preset with its weights, as a Family."""
+    """One preset with its weights and its tokenizer, as a Family."""
 
     config: NativeConfig
     weights: Weights
+    tokenizer: Tokenizer
 
     @functools.cached_property
     def card(self) -> ModelCard:
@@ -48,7 +63,7 @@ class NativeFamily:
         return ModelCard(
             name=f"native/{self.config.name}",
             family="native",
-            description="A few million weights over 64x64 frames, for laptops and tests.",
+            description="Moving shapes at 64x64 pixels: 8 million weights, for laptops and tests.",
             model_fingerprint=self._model_fingerprint(),
             text_encoder_fingerprint=self._text_encoder_fingerprint(),
             decoder_fingerprint=self._decoder_fingerprint(),
@@ -64,8 +79,8 @@ class NativeFamily:
         )
 
     def count_tokens(self, prompt: str) -> int:
-        """Count the prompt's UTF-8 bytes and the two specials."""
-        return tokenizer.count_tokens(prompt)
+        """Count the prompt's tokens and the two specials."""
+        return self.tokenizer.count_tokens(prompt)
 
     def load_text_encoder(self, device: str) -> TextEncoder:
         """Build the CLIP text encoder on `device`; imports transformers."""
@@ -75,7 +90,8 @@ class NativeFamily:
 
         net = TextEncoderNet(self.config.text_encoder)
         self.weights.fill(net, "text_encoder")
-        return NativeTextEncoder(net, self.config.text_encoder, getattr(torch, self.config.dtype), device)
+        dtype = getattr(torch, self.config.dtype)
+        return NativeTextEncoder(net, self.tokenizer, self.config.text_encoder.max_tokens, dtype, device)
 
     def load_denoiser(self, device: str) -> Denoiser:
         """Build the denoiser on `device`."""
@@ -110,7 +126,7 @@ class NativeFamily:
             config=asdict(self.config.text_encoder),
             weights=self.weights.identity,
             dtype=self.config.dtype,
-            tokenizer="utf-8-bytes",
+            tokenizer=self.tokenizer.identity,
         )
 
     def _decoder_fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""The CLIP text encoder over bytes, with a linear projection to the denoiser's 768-dim context.
+"""The CLIP text encoder, with a linear projection to the denoiser's 768-dim context.
 
 Prompts are encoded one at a time, never padded together: an embedding is stored under the key of its own prompt, so
 it must not depend, not even in its last bit, on what else was asked in the same call.
@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from serve_app.errors import Unprocessable
 from serve_app.model.native.config import TextEncoderConfig
-from serve_app.model.native.tokenizer import BOS, EOS, PAD, VOCAB_SIZE, tokenize
+from serve_app.model.native.tokenizer import Tokenizer
 
 
 class TextEncoderNet(nn.Module):
@@ -25,16 +25,16 @@ class TextEncoderNet(nn.Module):
         super().__init__()
         self.clip = CLIPTextModel(
             CLIPTextConfig(
-                vocab_size=VOCAB_SIZE,
+                vocab_size=config.vocab_size,
                 hidden_size=config.hidden_size,
                 intermediate_size=config.intermediate_size,
                 projection_dim=config.context_dim,
                 num_hidden_layers=config.num_layers,
                 num_attention_heads=config.num_heads,
                 max_position_embeddings=config.max_tokens,
-                bos_token_id=BOS,
-                eos_token_id=EOS,
-                pad_token_id=PAD,
+                bos_token_id=config.vocab_size - 2,
+                eos_token_id=config.vocab_size - 1,
+                pad_token_id=config.vocab_size - 1,
             )
         )
         same = config.hidden_size == config.context_dim
@@ -47,11 +47,14 @@ class TextEncoderNet(nn.Module):
 
 
 class NativeTextEncoder:
-    """The network as the TextEncoder of the family, on one device."""
+    """The network and its tokenizer as the TextEncoder of the family, on one device."""
 
-    def __init__(self, net: TextEncoderNet, config: TextEncoderConfig, dtype: torch.dtype, device: str) -> None:
+    def __init__(
+        self, net: TextEncoderNet, tokenizer: Tokenizer, max_tokens: int, dtype: torch.dtype, device: str
+    ) -> None:
         self._net = net.to(device, dtype).eval().requires_grad_(False)
-        self._max_tokens = config.max_tokens
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
         self._device = device
 
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
@@ -60,7 +63,7 @@ class NativeTextEncoder:
 
     @torch.inference_mode()
     def _encode_one(self, prompt: str) -> Tensor:
-        tokens = tokenize(prompt)
+        tokens = self._tokenizer.tokenize(prompt)
         if len(tokens) > self._max_tokens:
             message = f"The prompt has {len(tokens)} tokens; the model reads at most {self._max_tokens}."
             raise Unprocessable(message, param="prompt")

@@ -1,15 +1,17 @@
 """Where a part's weights come from: an `identity` for its fingerprint, and `fill` to put them into a module.
 
-Until the demo is trained its weights are drawn from a seed, always on the CPU, so that every device and every
-replica holds the same ones. A safetensors checkpoint comes in here as a second class with the same two members,
-its identity the remembered digest of the file. Importing this module imports no torch.
+A checkpoint is a safetensors file with the parts' names before the dots; its identity is its digest. Seeded weights
+are drawn on the CPU, so that every device and every replica holds the same ones: tests and timings need no training.
+Importing this module imports no torch.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -56,3 +58,24 @@ class SeededWeights:
                     parameter.normal_(0.0, fan_in**-0.5, generator=generator)
                 else:
                     parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One safetensors file (https://huggingface.co/docs/safetensors), any floating dtype."""
+
+    path: Path
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """The SHA-256 of the file, read once a process."""
+        with self.path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+    def fill(self, module: nn.Module, part: str) -> None:
+        """Copy `part`'s tensors; RuntimeError where names or shapes are not the module's."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(f"{part}.")]
+            module.load_state_dict({name.removeprefix(f"{part}."): file.get_tensor(name) for name in names})

@@ -1,0 +1,107 @@
+"""`encore model`: what an architecture weighs, computes and at least takes, counted here without weights or a server.
+
+What it says of the brief's claim is read off the same cases as the tables, so it follows the architecture.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from serve_app.cli.model_tables import print_model
+from serve_app.errors import NotFound
+from serve_app.model.model import load_family
+from serve_app.model.native.config import DEMO, FIVE_B, NativeConfig
+from serve_app.model.roofline import PRECISIONS, Claim, Roofline, Work, rooflines, weight_bytes
+
+if TYPE_CHECKING:
+    from serve_app.model.native.sizing import Sizing
+
+PRESETS = {f"native/{preset.name}": preset for preset in (DEMO, FIVE_B)}
+FRAMES = (8, 16, 24)
+BATCHES = (1, 2, 3, 4)
+EFFICIENCIES = (1.0, 0.5)
+CLAIM = Claim("2 to 4 s on a 3090 under 10 GB, batch 1 to 4", card="RTX 3090", seconds=4.0, gigabytes=10.0)
+
+
+def show_model(name: str, *, as_json: bool) -> None:
+    """Print the figures of a preset; NotFound names the known ones. Imports torch and transformers."""
+    model, preset = _preset(name)
+    from serve_app.model.native.sizing import Sizing
+
+    sizing = Sizing(preset)
+    served = _is_served(model)
+    works = [work for frames in FRAMES for work in sizing.works(frames, BATCHES)]
+    cases = list(rooflines(works)) if preset is FIVE_B else []  # the brief's claim is about that one
+    if as_json:
+        figures = {"model": model, "served": served} | _figures(sizing, works)
+        typer.echo(json.dumps(figures | (_judgement(cases) if cases else {})))
+    else:
+        print_model(model, served, sizing, works, cases, CLAIM, EFFICIENCIES)
+
+
+def _preset(name: str) -> tuple[str, NativeConfig]:
+    for model, preset in PRESETS.items():
+        if name in (model, f"encore-{preset.name}"):
+            return model, preset
+    raise NotFound(f"There is no architecture '{name}'; known: {', '.join(PRESETS)}.", param="model")
+
+
+def _is_served(model: str) -> bool:
+    try:
+        return load_family(model).card.name == model
+    except NotFound:
+        return False
+
+
+def _figures(sizing: Sizing, works: Sequence[Work]) -> dict[str, Any]:
+    parameters = sizing.parameters()
+    return {
+        "width": sizing.config.width,
+        "height": sizing.config.height,
+        "parameters": parameters | {"all": sum(parameters.values())},
+        "weight_bytes": {precision: weight_bytes(parameters, precision) for precision in PRECISIONS},
+        "encode_prompt": asdict(works[0].encode_prompt),
+        "lengths": [
+            {
+                "frames": work.frames,
+                "latents": sizing.latent_shape(work.frames),
+                "tokens": sizing.tokens(work.frames),
+                "denoise": asdict(sizing.denoise(work.frames, rows=1)),
+                "decode": asdict(work.decode),
+            }
+            for work in works
+            if work.batch == 1
+        ],
+        "memory": [
+            {"frames": work.frames, "batch": work.batch}
+            | {"bytes": {precision: work.memory_bytes(precision) for precision in PRECISIONS}}
+            for work in works
+        ],
+    }
+
+
+def _judgement(cases: Sequence[Roofline]) -> dict[str, Any]:
+    def kinds(found: list[tuple[str, int]]) -> list[dict[str, Any]]:
+        return [{"precision": precision, "steps": steps} for precision, steps in found]
+
+    return {
+        "rooflines": [asdict(case) | {"clip_seconds": case.clip_seconds} for case in cases],
+        "claim": asdict(CLAIM),
+        "kept": [
+            {
+                "efficiency": share,
+                "everywhere": kinds(CLAIM.everywhere(cases, share)),
+                "everywhere_by_the_batch": kinds(CLAIM.everywhere(cases, share, whole_batch=True)),
+                "cases": [
+                    {name: getattr(case, name) for name in ("precision", "steps", "frames", "batch")}
+                    for case in CLAIM.kept(cases, share)
+                ],
+            }
+            for share in EFFICIENCIES
+        ],
+    }

@@ -1,0 +1,52 @@
+"""Every number of the demo's training, and the shortened form that tests run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One stage's length and optimiser; `batch` is shared among the workers."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: int = 200
+    decay: int = 0
+    """Over how many steps, at the end, the learning rate falls to 0."""
+    weight_decay: float = 0.0
+    ema_decay: float = 0.999
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step: rising, holding, falling."""
+        rise = (step + 1) / max(self.warmup, 1)
+        fall = (self.steps - step) / max(self.decay, 1)
+        return self.learning_rate * min(1.0, rise, fall)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A whole training run."""
+
+    seed: int = 1
+    captions: int = 20_000
+    """How many captions the tokenizer learns from, beside the dictionary."""
+
+    autoencoder: Schedule = Schedule(steps=3000, batch=64, learning_rate=1e-3, decay=800, ema_decay=0.995)
+    latent_noise: float = 0.1
+    """The posterior's deviation, beside latents of unit variance."""
+    crop: int = 32
+    crop_share: float = 0.7
+    """How often the autoencoder sees crops around edges instead of whole frames."""
+
+    text_encoder: Schedule = Schedule(steps=640, batch=64, learning_rate=1e-3, decay=300, weight_decay=0.01)
+
+    clips: Mapping[int, int] = field(default_factory=lambda: {16: 12288, 8: 512, 12: 512, 20: 512, 24: 512})
+    """How many clips of how many frames are drawn and encoded before the denoiser's training."""
+    denoiser: Schedule = Schedule(
+        steps=9000, batch=32, learning_rate=1e-3, warmup=300, decay=2000, weight_decay=0.01, ema_decay=0.9995
+    )
+    caption_dropout: float = 0.12
+    """How often the prompt is empty, which is what guidance compares with."""

@@ -1,0 +1,155 @@
+"""One training stage from its first step to its last: seeded, averaged, checkpointed, resumable to the bit.
+
+A stage's batches are drawn from (seed, stage, step, rank) and from nothing else, so a run that was stopped anywhere
+and goes on from its checkpoint takes exactly the steps of a run that never stopped. Several workers each take a part
+of every batch and average their gradients over gloo: on CPUs one process of one thread per core is far quicker than
+threads that wait for each other. The learning rate holds and then falls linearly over the last steps, so that a run
+may be lengthened or cut short by changing `steps` alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from serve_app.model.training.recipe import Schedule
+
+CHECKPOINT_SECONDS = 30.0
+
+
+class Stage(Protocol):
+    """What a stage is to the trainer."""
+
+    name: str
+    module: nn.Module
+    """Everything the optimiser changes."""
+
+    def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        """Return this worker's loss for a step and figures to show; all randomness comes from `rng`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One of `count` processes that share a run."""
+
+    rank: int = 0
+    count: int = 1
+
+    def meet(self) -> None:
+        """Wait until every worker is here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def average(self, module: nn.Module) -> None:
+        """Replace every gradient by its mean over the workers."""
+        if self.count == 1:
+            return
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient) / self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A step that was taken."""
+
+    stage: str
+    step: int
+    steps: int
+    figures: Mapping[str, float]
+
+
+class Trainer:
+    """Takes a stage's steps; `average` holds the moving average of its weights, which is what is kept in the end."""
+
+    def __init__(self, stage: Stage, schedule: Schedule, *, seed: int, folder: Path, worker: Worker) -> None:
+        self._stage = stage
+        self._schedule = schedule
+        self._seed = seed
+        self._worker = worker
+        self._checkpoint = folder / f"{stage.name}.ckpt"
+        self._optimiser = torch.optim.AdamW(
+            stage.module.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
+        )
+        self.average = copy.deepcopy(stage.module).requires_grad_(False)
+        self.step = 0
+
+    def run(self, progress: Callable[[Progress], None] = lambda _: None) -> nn.Module:
+        """Go on from the checkpoint, if there is one, to the last step; returns the averaged module in eval mode."""
+        self.resume()
+        saved = time.monotonic()
+        for figures in self._steps():
+            if self._worker.rank:
+                continue
+            progress(Progress(self._stage.name, self.step, self._schedule.steps, figures))
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self.save()
+                saved = time.monotonic()
+        if self._worker.rank == 0:
+            self.save()
+        return self.average.eval()
+
+    def _steps(self) -> Iterator[Mapping[str, float]]:
+        self._stage.module.train()
+        while self.step < self._schedule.steps:
+            yield self.take_step()
+
+    def take_step(self) -> Mapping[str, float]:
+        """Take one step; returns its figures."""
+        name = int.from_bytes(self._stage.name.encode()[:7])
+        rng = np.random.default_rng([self._seed, name, self.step, self._worker.rank])
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._schedule.rate(self.step)
+        loss, figures = self._stage.loss(self.step, rng)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call] # torch's own signature
+        self._worker.average(self._stage.module)
+        nn.utils.clip_grad_norm_(self._stage.module.parameters(), 1.0)
+        self._optimiser.step()
+        self.step += 1
+        self._follow()
+        return {"loss": loss.item(), **figures}
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average: quickly at first, over the last 1 / (1 - decay) steps later."""
+        decay = min(self._schedule.ema_decay, (1 + self.step) / (10 + self.step))
+        pairs = zip(self.average.parameters(), self._stage.module.parameters(), strict=True)
+        for averaged, current in pairs:
+            averaged.lerp_(current, 1 - decay)
+        for averaged, current in zip(self.average.buffers(), self._stage.module.buffers(), strict=True):
+            averaged.copy_(current)
+
+    def save(self) -> None:
+        """Write the checkpoint; a reader sees the old one or the new one, never half of one."""
+        whole = {
+            "step": self.step,
+            "module": self._stage.module.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+        }
+        partial = self._checkpoint.with_suffix(".partial")
+        torch.save(whole, partial)
+        partial.replace(self._checkpoint)
+
+    def resume(self) -> None:
+        """Read the checkpoint, if there is one."""
+        if not self._checkpoint.exists():
+            return
+        whole: dict[str, Any] = torch.load(self._checkpoint, weights_only=True, map_location="cpu")
+        self._stage.module.load_state_dict(whole["module"])
+        self.average.load_state_dict(whole["average"])
+        self._optimiser.load_state_dict(whole["optimiser"])
+        self.step = whole["step"]
