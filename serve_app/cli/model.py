@@ -71,15 +71,19 @@ def _figures(sizing: Sizing, works: Sequence[Work]) -> dict[str, Any]:
                 "frames": work.frames,
                 "latents": sizing.latent_shape(work.frames),
                 "tokens": sizing.tokens(work.frames),
-                "denoise": asdict(sizing.denoise(work.frames, rows=1)),
+                "pass_flops": work.pass_flops,
                 "decode": asdict(work.decode),
             }
             for work in works
             if work.batch == 1
         ],
-        "memory": [
-            {"frames": work.frames, "batch": work.batch}
-            | {"bytes": {precision: work.memory_bytes(precision) for precision in PRECISIONS}}
+        "batches": [
+            {
+                "frames": work.frames,
+                "batch": work.batch,
+                "denoise": asdict(work.denoise),
+                "memory_bytes": {precision: work.memory_bytes(precision) for precision in PRECISIONS},
+            }
             for work in works
         ],
     }

@@ -80,8 +80,7 @@ def _grid(sizing: Sizing, works: Sequence[Work]) -> Table:
     for work in works:
         if work.batch == 1:
             latents = "x".join(map(str, sizing.latent_shape(work.frames)))
-            one_pass = sizing.denoise(work.frames, rows=1)
-            figures = (f"{cost.flops / 1e9:,.1f}" for cost in (one_pass, work.decode))
+            figures = (f"{flops / 1e9:,.1f}" for flops in (work.pass_flops, work.decode.flops))
             table.add_row(str(work.frames), latents, f"{sizing.tokens(work.frames):,}", *figures)
     return table
 
@@ -136,7 +135,7 @@ def _kept(cases: Sequence[Roofline], claim: Claim, efficiencies: Sequence[float]
     own = [case for case in cases if case.card == claim.card]
     lengths = list(dict.fromkeys(case.frames for case in own))
     columns = [f"{frames}\n{share:.0%}" for share in efficiencies for frames in lengths]
-    title = f"Batches that keep '{claim.words}' (at most {claim.seconds:g} s a clip), by frames"
+    title = "Batches that keep the claim, by frames"
     table = _table(title, "precision", "steps", *columns)
     kept = {share: set(claim.kept(cases, share)) for share in efficiencies}
     for precision, steps in dict.fromkeys((case.precision, case.steps) for case in own):
@@ -159,7 +158,8 @@ def _sentence(cases: Sequence[Roofline], claim: Claim, efficiency: float) -> str
         for frames in dict.fromkeys(case.frames for case in own)
     )
     return (
-        f"At {efficiency:.0%} of the {claim.card}'s peaks '{claim.words}' holds in {len(kept)} of {len(own)} cases. "
+        f"At {efficiency:.0%} of the {claim.card}'s peaks '{claim.words}' holds in {len(kept)} of {len(own)} cases: "
+        f"at most {claim.seconds:g} s a clip and less than {claim.gigabytes:g} GB. "
         f"For every length and batch: {_most(by_clip)} (waiting for the whole batch: {_most(by_batch)}). "
         f"For every batch of {'; '.join(lengths)}."
     )

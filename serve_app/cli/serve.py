@@ -18,7 +18,7 @@ import typer
 import yaml
 from pydantic import ValidationError
 
-from serve_app.model.model import load_family
+from serve_app.model.model import checkpoint_path, load_family
 from serve_app.settings import SECRETS, Settings
 
 LAUNCHER = "deployments.launcher.launcher"
@@ -66,6 +66,8 @@ def overrides(model: str | None, assignments: Sequence[str]) -> dict[str, Any]:
     checked = _settings(given).model_dump(mode="json", include=set(given))
     if "model" in checked:
         load_family(checked["model"])
+        folder = checkpoint_path(checked["model"])
+        checked["model"] = checked["model"] if folder is None else str(folder)  # replicas run elsewhere
     return checked
 
 

@@ -8,6 +8,7 @@ tokens, only the actors that compute load weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from serve_app.core import Frames, ModelCard, VideoSpec
@@ -84,12 +85,31 @@ class Family(Protocol):
 
 
 def load_family(name: str) -> Family:
-    """Return the family that serves `name` (a card's name or alias); NotFound names the known ones."""
+    """Return the family that serves `name`: a card's name or alias, or the path of a folder that `encore train` made.
+
+    NotFound names the known ones.
+    """
+    folder = checkpoint_path(name)
+    if folder is not None:
+        from serve_app.model.native.native import from_folder
+
+        return from_folder(folder)
     for known, make in _families().items():
         family = make()
         if name in (known, *family.card.aliases):
             return family
     raise NotFound(f"There is no model '{name}'; known: {', '.join(_families())}.", param="model")
+
+
+def checkpoint_path(name: str) -> Path | None:
+    """Return the absolute folder that a model's name means: as in shells, a path has a slash (`./run`)."""
+    if "/" not in name or name in _families():
+        return None
+    try:
+        folder = Path(name).expanduser().absolute()
+    except RuntimeError:  # ~somebody who does not exist
+        return None
+    return folder if folder.is_dir() else None
 
 
 def _families() -> dict[str, Callable[[], Family]]:

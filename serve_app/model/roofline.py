@@ -75,6 +75,11 @@ class Work:
     parameters: Mapping[str, int]
     """Of `text_encoder`, `denoiser` and `decoder`."""
 
+    @property
+    def pass_flops(self) -> int:
+        """FLOPs of a pass over one clip without guidance: half of its share of a guided one."""
+        return self.denoise.flops // (2 * self.batch)
+
     def memory_bytes(self, precision: str) -> int:
         """Return weights and peak activations, with a finished clip decoding beside the next pass as in the engine."""
         return weight_bytes(self.parameters, precision) + self.denoise.peak_bytes + self.decode.peak_bytes

@@ -7,7 +7,9 @@ computes the same keeps its caches.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 DENOISER_REVISION = 2
 TEXT_ENCODER_REVISION = 2
@@ -74,6 +76,18 @@ class NativeConfig:
     sampler_shift: float = 3.0
     width: int = 64
     height: int = 64
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> NativeConfig:
+        """Return what `asdict` (and JSON, which has no tuples) made `facts` of; TypeError or KeyError for others."""
+        parts = {
+            "text_encoder": TextEncoderConfig(**facts["text_encoder"]),
+            "denoiser": DenoiserConfig(**facts["denoiser"]),
+            "autoencoder": AutoencoderConfig(
+                **{**facts["autoencoder"], "channels": tuple(facts["autoencoder"]["channels"])}
+            ),
+        }
+        return cls(**{**facts, **parts})
 
 
 DEMO = NativeConfig(name="demo")

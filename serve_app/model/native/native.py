@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 
 WEIGHTS_FILE = "weights.safetensors"
+CONFIG_FILE = "config.json"
+CHECKPOINT_FOLDER = "checkpoint"
+"""Where in its own folder a run of `encore train` puts what it made."""
 
 
 @functools.cache
@@ -46,6 +50,27 @@ def from_checkpoint(config: NativeConfig, folder: Path) -> NativeFamily:
     if not (weights.is_file() and tokenizer.is_file()):
         raise NotFound(f"{folder} is not a checkpoint: it needs {WEIGHTS_FILE} and {tokenizers.FILE}.")
     return NativeFamily(config, Checkpoint(weights), Tokenizer(tokenizer))
+
+
+def from_folder(folder: Path) -> NativeFamily:
+    """Return the family of a checkpoint folder, or of a run's that holds one, with the sizes it says itself.
+
+    Its card's name is `native/` and the folder's name, the run's where there is one. NotFound when it is none.
+    """
+    inner = folder / CHECKPOINT_FOLDER
+    folder = (inner if (inner / WEIGHTS_FILE).is_file() else folder).absolute()
+    named = folder.parent if folder.name == CHECKPOINT_FOLDER else folder
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", named.name) or "checkpoint"
+    return from_checkpoint(replace(_config(folder / CONFIG_FILE), name=name), folder)
+
+
+def _config(path: Path) -> NativeConfig:
+    if not path.exists():
+        return DEMO
+    try:
+        return NativeConfig.from_dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise NotFound(f"{path} does not describe a model of this version: {error}.") from error
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ over space and time apart these are small, but it makes the peak an upper bound 
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
@@ -18,7 +19,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
-from torch.utils.weak import WeakIdKeyDictionary
 
 from serve_app.model.native.autoencoder import FrameDecoder, FrameEncoder
 from serve_app.model.native.blocks import video_positions
@@ -117,7 +117,7 @@ def _cost(run: Callable[[], object], net: nn.Module) -> Cost:
     )
 
 
-class Activations(TorchDispatchMode):
+class Activations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own is untyped
     """Watches the storages that ops make under it, the weights of `net` aside.
 
     `peak_bytes` is the most that was alive after one op, `moved_bytes` what matrix products and convolutions with
@@ -125,10 +125,10 @@ class Activations(TorchDispatchMode):
     """
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._weights = [each.untyped_storage() for each in net.state_dict().values()]
         self._weight_ids = {id(storage) for storage in self._weights}
-        self._alive: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._alive: dict[int, int] = {}
         self.peak_bytes = self.moved_bytes = self.attention_flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -136,8 +136,7 @@ class Activations(TorchDispatchMode):
         out = func(*args, **kwargs)
         taken, made = _tensors((args, kwargs)), _tensors(out)
         for tensor in made:
-            if not self._is_weight(tensor):
-                self._alive[tensor.untyped_storage()] = tensor.untyped_storage().nbytes()
+            self._watch(tensor)
         self.peak_bytes = max(self.peak_bytes, sum(self._alive.values()))
         if func.overloadpacket in flop_registry:
             if any(map(self._is_weight, taken)):
@@ -146,6 +145,13 @@ class Activations(TorchDispatchMode):
             else:
                 self.attention_flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
         return out
+
+    def _watch(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        place = id(storage)
+        if place not in self._alive and not self._is_weight(tensor):
+            self._alive[place] = storage.nbytes()
+            weakref.finalize(storage, self._alive.pop, place)
 
     def _is_weight(self, tensor: torch.Tensor) -> bool:
         return id(tensor.untyped_storage()) in self._weight_ids

@@ -72,10 +72,20 @@ class Checkpoint:
         with self.path.open("rb") as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
-    def fill(self, module: nn.Module, part: str) -> None:
-        """Copy `part`'s tensors; RuntimeError where names or shapes are not the module's."""
+    def has(self, part: str) -> bool:
+        """Whether there is anything for `part`."""
         from safetensors import safe_open
 
         with safe_open(self.path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(f"{part}.")]
+            return any(name.startswith(f"{part}.") for name in file.keys())  # noqa: SIM118 - no mapping
+
+    def fill(self, module: nn.Module, part: str) -> None:
+        """Copy `part`'s tensors; RuntimeError where names or shapes are not the module's.
+
+        A BatchNorm's count of batches may be absent, as torch allows for a state without versions.
+        """
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(f"{part}.")]  # noqa: SIM118 - no mapping
             module.load_state_dict({name.removeprefix(f"{part}."): file.get_tensor(name) for name in names})

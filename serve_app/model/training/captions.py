@@ -202,6 +202,11 @@ _HELD_OUT: Mapping[str, Sequence[str]] = {
     ),
 }
 
+_MANNERS: Mapping[str, Sequence[str]] = {  # most motions are told without one
+    "en": (*("",) * 18, "slowly", "quickly", "gently", "smoothly", "steadily", "constantly"),
+    "zh": (*("",) * 18, "慢慢", "快速", "不断", "一直", "缓缓", "持续"),
+}
+
 _ZH: Mapping[str, _Words] = {
     "shape": {
         "circle": ("圆形", "圆", "圆球", "圆盘"),
@@ -260,6 +265,11 @@ def caption(scene: Scene, rng: np.random.Generator, language: str = "en", *, hel
     return _tidy(template.format(**slots))
 
 
+def templates(language: str, *, held_out: bool = False) -> Sequence[str]:
+    """Return the templates on one side of the split; a frequent one stands there twice."""
+    return (_HELD_OUT if held_out else _SENTENCES)[language]
+
+
 class _Picker:
     """Draws one of several phrases."""
 
@@ -277,11 +287,17 @@ def _english(scene: Scene, pick: _Picker) -> dict[str, str]:
     size, color = pick.word(_SIZES, scene.size), pick.word(_COLORS, scene.color)
     shape = pick.word(_SHAPES, scene.shape) or pick(("shape", "object", "thing"))
     background = pick.word(_BACKGROUNDS, scene.background)
-    does, doing = pick(_MOTIONS[scene.motion]) if scene.motion else ("", "")
+    manner = pick(_MANNERS["en"])
+    does, doing = (f"{manner} {verb}".strip() for verb in pick(_MOTIONS[scene.motion])) if scene.motion else ("", "")
     subjects = _SUBJECTS[: 5 if not (size and color) else None]
     subject = pick(subjects).format(a="a", size=size, color=color, shape=shape)
     return {
-        **{"size": size, "color": color, "shape": shape, "does": does, "doing": doing, "subject": _articles(subject)},
+        "size": size,
+        "color": color,
+        "shape": shape,
+        "does": does,
+        "doing": doing,
+        "subject": _articles(subject),
         "place": _articles(pick(_PLACES).format(a="a", background=background)) if background else "",
         "ground": _articles(pick(_GROUNDS).format(a="a", background=background)) if background else "",
         "is_doing": f"is {doing}" if doing else "",
@@ -294,7 +310,8 @@ def _chinese(scene: Scene, pick: _Picker) -> dict[str, str]:
     said = {name: pick.word(words, getattr(scene, name)) for name, words in _ZH.items()}
     said["shape"] = said["shape"] or pick(("图形", "东西"))
     subject = pick(_ZH_SUBJECTS).format(**said)
-    return {**said, "subject": subject, "ground": said["background"] or "画面", "doing": said["motion"] or "出现"}
+    doing = pick(_MANNERS["zh"]) + said["motion"] if said["motion"] else "出现"
+    return {**said, "subject": subject, "ground": said["background"] or "画面", "doing": doing}
 
 
 def _articles(phrase: str) -> str:

@@ -59,6 +59,24 @@ def _partly(scene: Scene, rng: np.random.Generator) -> Scene:
     return Scene(*(getattr(scene, f.name) if keep else None for f, keep in zip(fields(scene), kept, strict=True)))
 
 
+_ZH_EXTRA = (
+    "高清",
+    "电影感",
+    "画质清晰",
+    "简单动画",
+    "卡通风格",
+    "可爱",
+    "明亮",
+    "没有文字",
+    "不要水印",
+    "背景干净",
+    "循环播放",
+    "短视频",
+)
+
+
 def _filled(text: str, rng: np.random.Generator) -> str:
+    if rng.random() < 0.4:
+        return f"{text},{','.join(_ZH_EXTRA[i] for i in rng.integers(len(_ZH_EXTRA), size=rng.integers(1, 4)))}"
     extra = " ".join(common_words()[i] for i in rng.integers(len(common_words()), size=rng.integers(1, 6)))
     return f"{text}, {extra}" if rng.random() < 0.7 else f"{extra}, {text}"

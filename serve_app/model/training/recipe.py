@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from serve_app.model.native.config import DEMO, AutoencoderConfig, DenoiserConfig, NativeConfig, TextEncoderConfig
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -41,7 +43,7 @@ class Recipe:
     crop_share: float = 0.7
     """How often the autoencoder sees crops around edges instead of whole frames."""
 
-    text_encoder: Schedule = Schedule(steps=640, batch=64, learning_rate=1e-3, decay=300, weight_decay=0.01)
+    text_encoder: Schedule = Schedule(steps=700, batch=64, learning_rate=1e-3, decay=300, weight_decay=0.01)
 
     clips: Mapping[int, int] = field(default_factory=lambda: {16: 12288, 8: 512, 12: 512, 20: 512, 24: 512})
     """How many clips of how many frames are drawn and encoded before the denoiser's training."""
@@ -50,3 +52,28 @@ class Recipe:
     )
     caption_dropout: float = 0.12
     """How often the prompt is empty, which is what guidance compares with."""
+
+
+SHORT_MODEL = NativeConfig(
+    name="short",
+    text_encoder=TextEncoderConfig(
+        vocab_size=512, hidden_size=64, intermediate_size=128, num_layers=1, num_heads=2, context_dim=64
+    ),
+    denoiser=DenoiserConfig(
+        outer_channels=16, outer_blocks=1, inner_channels=64, inner_blocks=1, num_heads=2, context_dim=64
+    ),
+    autoencoder=AutoencoderConfig(channels=(8, 16, 16)),
+)
+"""The demo's classes with a hundredth of its weights, for tests of the training itself."""
+
+SHORT = Recipe(
+    captions=300,
+    autoencoder=Schedule(steps=50, batch=32, learning_rate=3e-3, warmup=5, decay=10, ema_decay=0.9),
+    text_encoder=Schedule(steps=40, batch=32, learning_rate=3e-3, warmup=5, decay=10, weight_decay=0.01, ema_decay=0.9),
+    clips={16: 64, 8: 32},
+    denoiser=Schedule(steps=60, batch=8, learning_rate=3e-3, warmup=5, decay=10, weight_decay=0.01, ema_decay=0.9),
+)
+"""Seconds instead of hours: every stage's loss falls, and the videos show next to nothing."""
+
+RECIPES: Mapping[str, tuple[NativeConfig, Recipe]] = {"full": (DEMO, Recipe()), "short": (SHORT_MODEL, SHORT)}
+"""What `encore train --recipe` offers: a model and its recipe by name."""

@@ -2,16 +2,20 @@
 
 Each stage ends in a file of its own and is not repeated when the run is started again; a stage that was stopped goes
 on from its last checkpoint. On CPUs the run is shared by workers of one thread each; the first is the calling
-process, so that progress needs no wire. What comes out is a checkpoint folder as `native` loads it.
+process, so that progress needs no wire. What comes out is a checkpoint folder as `native` loads it, with the encoder,
+which only the judge needs, and a model card.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,17 +28,21 @@ from torch import nn
 from serve_app.model.native import tokenizer as tokenizers
 from serve_app.model.native.config import NativeConfig
 from serve_app.model.native.denoiser import DenoiserNet
-from serve_app.model.native.native import WEIGHTS_FILE
+from serve_app.model.native.native import CHECKPOINT_FOLDER, CONFIG_FILE, WEIGHTS_FILE
 from serve_app.model.native.tokenizer import Tokenizer
-from serve_app.model.training import clips, prompts
+from serve_app.model.training import clips, model_card, prompts
 from serve_app.model.training.autoencoding import Autoencoder, Autoencoding
 from serve_app.model.training.denoising import Denoising, initialise
 from serve_app.model.training.reading import Reader, Reading
 from serve_app.model.training.recipe import Recipe, Schedule
+from serve_app.model.training.record import Record, open_record
 from serve_app.model.training.trainer import Progress, Stage, Trainer, Worker
 
 _M = TypeVar("_M", bound=nn.Module)
 Report = Callable[[Progress], None]
+
+SMALLEST_BATCH = 4
+"""Of one worker: whole frames are a quarter of the autoencoder's batch."""
 
 
 def train(
@@ -42,14 +50,26 @@ def train(
 ) -> Path:
     """Train, or go on training, in `folder`; returns the checkpoint folder in it.
 
-    `report` is called after every step with that step's figures. A run that goes on must have the number of workers
-    it began with to take the very same steps. Raises ValueError for more than one worker on a device that is no CPU.
+    `report` is called after every step with that step's figures. Ctrl-C and SIGTERM save the stage that runs and raise
+    KeyboardInterrupt. Raises ValueError for more workers than a batch feeds, or than one on a device that is no CPU;
+    Conflict for a folder whose run has another recipe, seed or number of workers and could not take the same steps.
     """
-    if workers > 1 and device != "cpu":
-        raise ValueError("several workers share a run on CPUs only")
+    check_workers(recipe, workers, device)
     folder.mkdir(parents=True, exist_ok=True)
-    with _colleagues(config, recipe, folder, workers, device), _one_thread(workers):
-        return _Run(config, recipe, folder, Worker(0, workers), device, report).whole()
+    record = open_record(folder, config, recipe, workers, device)
+    with record.timed(), _colleagues(config, recipe, folder, workers, device), _one_thread(device):
+        out = _Run(config, recipe, folder, Worker(0, workers), device, report).whole()
+    write_card(out, config, recipe, record)
+    return out
+
+
+def check_workers(recipe: Recipe, workers: int, device: str) -> None:
+    """Raise ValueError when `workers` cannot share a run of `recipe` on `device`."""
+    if workers > 1 and device != "cpu":
+        raise ValueError("Several workers share a run on CPUs only.")
+    smallest = min(schedule.batch for schedule in (recipe.autoencoder, recipe.text_encoder, recipe.denoiser))
+    if workers < 1 or smallest // workers < SMALLEST_BATCH:
+        raise ValueError(f"A batch of {smallest} feeds 1 to {smallest // SMALLEST_BATCH} workers, not {workers}.")
 
 
 @contextmanager
@@ -59,34 +79,55 @@ def _colleagues(config: NativeConfig, recipe: Recipe, folder: Path, workers: int
         yield
         return
     with ExitStack() as stack:
+        stack.callback(_leave)  # last, when the others are gone: they would complain of a closed connection
         meeting = stack.enter_context(tempfile.TemporaryDirectory()) + "/meeting"
         context = multiprocessing.get_context("spawn")
         for rank in range(1, workers):
             arguments = (config, recipe, folder, Worker(rank, workers), device, meeting)
             process = context.Process(target=_colleague, args=arguments, daemon=True)
-            process.start()
+            with _deaf_to_interrupts():
+                process.start()
             stack.callback(process.join)
             stack.callback(process.terminate)
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=workers)
-        stack.callback(dist.destroy_process_group)
         yield
         dist.barrier()
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let processes that start meanwhile ignore Ctrl-C, which a terminal sends to all: the first worker decides."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _colleague(config: NativeConfig, recipe: Recipe, folder: Path, worker: Worker, device: str, meeting: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=worker.rank, world_size=worker.count)
-    with _one_thread(worker.count):
+    with _one_thread(device):
         _Run(config, recipe, folder, worker, device, lambda _: None).whole()
     dist.barrier()
 
 
 @contextmanager
-def _one_thread(workers: int) -> Iterator[None]:
+def _one_thread(device: str) -> Iterator[None]:
     before = torch.get_num_threads()
-    if workers > 1:
+    if device == "cpu":
         torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -104,10 +145,11 @@ class _Run:
         autoencoder = self._autoencoder()
         reader = self._reader(tokenizer)
         denoiser = self._denoiser(autoencoder, reader, tokenizer)
-        out = self.folder / "checkpoint"
+        out = self.folder / CHECKPOINT_FOLDER
         if self.worker.rank == 0:
-            parts = {"text_encoder": reader.text_encoder, "denoiser": denoiser, "decoder": autoencoder.decoder}
-            write_checkpoint(out, parts, tokenizer)
+            parts = {"text_encoder": reader.text_encoder, "denoiser": denoiser}
+            parts |= {"decoder": autoencoder.decoder, "encoder": autoencoder.encoder}
+            write_checkpoint(out, self.config, parts, tokenizer)
         self.worker.meet()
         return out
 
@@ -174,8 +216,8 @@ class _Run:
         return module.eval()
 
 
-def write_checkpoint(folder: Path, parts: dict[str, nn.Module], tokenizer: Tokenizer) -> None:
-    """Write the folder that `native` loads: half-precision weights of all parts in one file, and the tokenizer."""
+def write_checkpoint(folder: Path, config: NativeConfig, parts: dict[str, nn.Module], tokenizer: Tokenizer) -> None:
+    """Write the folder that `native` loads: half-precision weights of all parts in one file, tokenizer and sizes."""
     folder.mkdir(exist_ok=True)
     tensors = {
         f"{part}.{name}": tensor.half().contiguous().cpu()
@@ -185,3 +227,10 @@ def write_checkpoint(folder: Path, parts: dict[str, nn.Module], tokenizer: Token
     }
     save_file(tensors, folder / WEIGHTS_FILE)
     (folder / tokenizers.FILE).write_bytes(tokenizer.path.read_bytes())
+    (folder / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=1) + "\n", "utf-8")
+
+
+def write_card(folder: Path, config: NativeConfig, recipe: Recipe, record: Record) -> None:
+    """Write the model card into a checkpoint folder; what an evaluation filled in for other weights goes."""
+    text = model_card.model_card(config, recipe, record, model_card.sizes(folder / WEIGHTS_FILE))
+    (folder / model_card.FILE).write_text(text, "utf-8")

@@ -10,10 +10,14 @@ may be lengthened or cut short by changing `steps` alone.
 from __future__ import annotations
 
 import copy
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from serve_app.errors import Unavailable
 from serve_app.model.training.recipe import Schedule
 
 CHECKPOINT_SECONDS = 30.0
@@ -56,7 +61,10 @@ class Worker:
             return
         gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
+        try:
+            dist.all_reduce(flat)
+        except RuntimeError as error:  # gloo's word for a closed connection
+            raise Unavailable("Another worker of this run ended; started again, it goes on from its save.") from error
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient) / self.count)
 
@@ -87,19 +95,29 @@ class Trainer:
         self.step = 0
 
     def run(self, progress: Callable[[Progress], None] = lambda _: None) -> nn.Module:
-        """Go on from the checkpoint, if there is one, to the last step; returns the averaged module in eval mode."""
+        """Go on from the checkpoint, if there is one, to the last step; returns the averaged module in eval mode.
+
+        Ctrl-C or SIGTERM, in the first worker, ends the step, saves and raises KeyboardInterrupt.
+        """
         self.resume()
+        if self._worker.rank:
+            for _ in self._steps():
+                pass
+        else:
+            with _stop_postponed() as stop_asked:
+                self._lead(progress, stop_asked)
+        return self.average.eval()
+
+    def _lead(self, progress: Callable[[Progress], None], stop_asked: threading.Event) -> None:
         saved = time.monotonic()
         for figures in self._steps():
-            if self._worker.rank:
-                continue
             progress(Progress(self._stage.name, self.step, self._schedule.steps, figures))
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if stop_asked.is_set() or time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self.save()
                 saved = time.monotonic()
-        if self._worker.rank == 0:
-            self.save()
-        return self.average.eval()
+            if stop_asked.is_set():
+                raise KeyboardInterrupt
+        self.save()
 
     def _steps(self) -> Iterator[Mapping[str, float]]:
         self._stage.module.train()
@@ -153,3 +171,28 @@ class Trainer:
         self.average.load_state_dict(whole["average"])
         self._optimiser.load_state_dict(whole["optimiser"])
         self.step = whole["step"]
+
+
+@contextmanager
+def _stop_postponed() -> Iterator[threading.Event]:
+    """Yield an event that a first Ctrl-C or SIGTERM sets, so that no step is cut in half; a second one interrupts.
+
+    A signal that is ignored, or somebody else's, stays so; only the main thread may listen.
+    """
+    asked = threading.Event()
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: usual for number, usual in ours.items() if main and signal.getsignal(number) == usual}
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, usual in before.items():
+            signal.signal(number, usual)

@@ -58,6 +58,7 @@ def test_the_demo_is_counted_without_cards(encore: Encore) -> None:
     """The demo shows the same figures of itself, by name or alias, and the claim is not about it."""
     found = figures(encore, "encore-demo")
     assert (found["model"], found["served"], found["width"]) == ("native/demo", True, 64)
+    assert [each["pass_flops"] > 0 for each in found["lengths"]] == [True] * 3
     assert found.keys() & {"rooflines", "claim", "kept"} == set()
     shown = encore("model", "native/demo").stdout
     assert f"{found['parameters']['denoiser']:,}" in shown

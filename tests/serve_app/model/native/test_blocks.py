@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 
 from serve_app.model.native.blocks import FactorisedConv, VideoBlock, attend, video_positions
+from serve_app.model.native.config import DenoiserConfig
 from serve_app.model.native.weights import SeededWeights
 
 
@@ -44,17 +45,41 @@ def test_positions_know_where_the_canvas_stops() -> None:
     assert not torch.allclose(narrow[..., 3, :], wide[..., 3, :], atol=0.1)
 
 
+@pytest.mark.parametrize("joint", [True, False])
 @pytest.mark.parametrize("axis", [1, 2, 3])
-def test_a_block_carries_information_along_every_axis(axis: int) -> None:
-    """A change in the first frame, row or column reaches the last one: space and time are both attended."""
-    block = VideoBlock(dim=24, num_heads=2, mlp_ratio=2, context_dim=16)
+def test_a_block_carries_information_along_every_axis(axis: int, joint: bool) -> None:
+    """A change in the first frame, row or column reaches the last one, with joint attention and with two apart."""
+    config = DenoiserConfig(inner_channels=24, num_heads=2, mlp_ratio=2, context_dim=16, joint_attention=joint)
+    block = VideoBlock(config)
     SeededWeights(0).fill(block, "test")
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(1, 8, 8, 8, 24, generator=generator)
-    modulation = torch.randn(1, VideoBlock.LAYERS * 3 * 24, generator=generator)
+    condition = torch.randn(1, 24, generator=generator)
+    shared = torch.randn(1, VideoBlock.layers_of(config) * 3 * 24, generator=generator)
     context, mask = torch.randn(1, 3, 16, generator=generator), torch.ones(1, 3, dtype=torch.bool)
     changed = x.clone()
     changed.select(axis, 0).add_(torch.randn(24, generator=generator))
     with torch.no_grad():
-        one, other = (block(each, modulation, torch.zeros(1), context, mask) for each in (x, changed))
+        one, other = (block(each, condition, shared, torch.zeros(1), context, mask) for each in (x, changed))
     assert float((one - other).select(axis, 7).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("convolution", [True, False])
+def test_the_condition_reaches_every_layer_of_a_block(convolution: bool) -> None:
+    """A block has one shift, scale and gate per layer, and all of them answer to the condition."""
+    config = DenoiserConfig(inner_channels=24, num_heads=2, context_dim=16, inner_convolution=convolution)
+    block = VideoBlock(config)
+    SeededWeights(0).fill(block, "test")
+    layers = 4 if convolution else 3
+    assert VideoBlock.layers_of(config) == layers
+    shared = torch.zeros(2, layers * 3 * 24)
+    modulations = block.adaptive(torch.randn(2, 24, generator=torch.Generator().manual_seed(0)), shared)
+    assert len(modulations) == layers
+    assert all(not torch.equal(part[0], part[1]) for layer in modulations for part in layer)
+
+
+def test_positions_made_while_serving_can_be_trained_with() -> None:
+    """The cached positions are ordinary tensors, also when inference mode asked for them first."""
+    with torch.inference_mode():
+        positions = video_positions(3, 5, 7, 24, torch.device("cpu"))
+    assert not positions.is_inference()

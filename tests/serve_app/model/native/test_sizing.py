@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from serve_app.model.native.blocks import FactorisedConv, SelfAttention
 from serve_app.model.native.config import DEMO, FIVE_B, NativeConfig
 from serve_app.model.native.denoiser import DenoiserNet
 from serve_app.model.native.sizing import Activations, Sizing
@@ -41,8 +42,9 @@ def test_its_text_encoder_is_clip_l(five_b: Sizing) -> None:
 def test_its_blocks_are_factorised(five_b: Sizing) -> None:
     """Every inner block has a spatial and a temporal convolution, and attention over space apart from time."""
     block = five_b.parts["denoiser"].get_submodule("trunk.0")
-    assert [type(layer).__name__ for layer in block.before] == ["FactorisedConv", "SelfAttention", "SelfAttention"]
-    assert [layer.over for layer in block.before[1:]] == ["space", "time"]
+    convolution, *attentions = block.before
+    assert isinstance(convolution, FactorisedConv)
+    assert [layer._tokens for layer in attentions] == [SelfAttention.TOKENS["space"], SelfAttention.TOKENS["time"]]
 
 
 def test_the_grid_is_the_brief_s(five_b: Sizing) -> None:
@@ -110,6 +112,12 @@ def test_batches_between_the_counted_ones_are_exact(demo: Sizing) -> None:
     works = demo.works(frames=8, batches=(1, 2, 3, 4))
     assert [work.batch for work in works] == [1, 2, 3, 4]
     assert [work.denoise for work in works] == [demo.denoise(frames=8, rows=2 * batch) for batch in (1, 2, 3, 4)]
+
+
+def test_a_pass_is_linear_in_its_clips(demo: Sizing) -> None:
+    """What is shown as one pass is what a pass over a single clip computes."""
+    (work,) = demo.works(frames=8, batches=(3,))
+    assert work.pass_flops == demo.denoise(frames=8, rows=1).flops
 
 
 def test_one_batch_alone_can_be_asked_for(demo: Sizing) -> None:

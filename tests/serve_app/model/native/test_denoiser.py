@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from serve_app.model.native.config import DenoiserConfig
+from serve_app.model.native.denoiser import DenoiserNet
+from serve_app.model.native.weights import SeededWeights
+
+SMALL = DenoiserConfig(outer_channels=16, outer_blocks=1, inner_channels=24, inner_blocks=1, num_heads=2, context_dim=12)
+
+
+def net(config: DenoiserConfig = SMALL) -> DenoiserNet:
+    made = DenoiserNet(config).eval().requires_grad_(False)
+    SeededWeights(0).fill(made, "denoiser")
+    return made
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("num_frames", [8, 9, 24])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_any_number_of_frames_passes(num_frames: int, stride: int) -> None:
+    """A clip whose frames do not fill the last token comes back with as many frames as it had."""
+    config = DenoiserConfig(
+        outer_channels=16, outer_blocks=1, inner_channels=24, inner_blocks=1, num_heads=2, context_dim=12,
+        frame_stride=stride,
+    )  # fmt: skip
+    latents = randn(1, 8, num_frames, 4, 6)
+    out = net(config)(latents, torch.tensor([0.5]), randn(1, 3, 12), torch.ones(1, 3, dtype=torch.bool))
+    assert out.shape == latents.shape
+
+
+def test_padding_of_the_context_changes_nothing() -> None:
+    """A short prompt padded beside a longer one gives what it gives alone: neither attention nor pooling sees pads."""
+    denoiser, latents, level = net(), randn(1, 8, 4, 4, 4), torch.tensor([0.3])
+    context = randn(1, 3, 12)
+    padded = torch.cat([context, 100 * torch.ones(1, 5, 12)], dim=1)
+    alone = denoiser(latents, level, context, torch.ones(1, 3, dtype=torch.bool))
+    beside = denoiser(latents, level, padded, torch.arange(8)[None] < 3)
+    torch.testing.assert_close(alone, beside, atol=1e-5, rtol=0)
+
+
+def test_the_last_token_conditions_every_place() -> None:
+    """Another last token changes the velocity everywhere, in the first frame's first corner as in the last's last."""
+    denoiser, latents, level = net(), randn(1, 8, 4, 4, 4), torch.tensor([0.3])
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    first, other = randn(1, 3, 12), randn(1, 3, 12)
+    other[:, -1] = randn(12, seed=1)
+    change = (denoiser(latents, level, first, mask) - denoiser(latents, level, other, mask)).abs().amax(dim=(0, 1))
+    assert float(change.min()) > 1e-4
