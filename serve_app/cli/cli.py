@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -193,6 +193,71 @@ def models(url: Url = None, as_json: Json = False) -> None:
     from serve_app.cli.show import show_models
 
     show_models(url=url, as_json=as_json)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Argument(help="The run's folder; a run that lies there goes on.", file_okay=False)],
+    recipe: Annotated[
+        Literal["full", "short"], typer.Option(help="`full` makes native/demo, `short` shows in seconds that it runs.")
+    ] = "full",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes of one thread each that share a CPU run. Absent: one per core."),
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Another run of the same recipe. Absent: the recipe's own.")
+    ] = None,
+) -> None:
+    """Train the demo model from nothing but this package. Ctrl-C saves; the same command goes on."""
+    from serve_app.cli.train import train_model
+
+    train_model(out, recipe=recipe, workers=workers, device=device, seed=seed)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A folder that `encore train` made. Absent: native/demo.",
+            show_default=False,
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many prompts to ask.")] = 400,
+    steps: Annotated[str, typer.Option(help="Numbers of denoising steps, between commas.")] = "4,8,16,30",
+    guidance: Annotated[
+        float | None, typer.Option(help="The guidance scale. Absent: the model's default.", show_default=False)
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write all figures there; `-`: print nothing else.")
+    ] = None,
+    sheet: Annotated[
+        str | None, typer.Option(metavar="FILE.png", help="Write frames of some videos there and tell their verdicts.")
+    ] = None,
+    card: Annotated[bool, typer.Option("--card", help="Write the figures into the checkpoint's model card.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Other questions, other videos.")] = 0,
+) -> None:
+    """Ask a model for videos it never saw and judge their pixels; exit status 1 when a goal is unmet."""
+    from serve_app.cli.evaluate import evaluate_model
+
+    all_met = evaluate_model(
+        checkpoint,
+        count=count,
+        steps=steps,
+        guidance=guidance,
+        device=device,
+        seed=seed,
+        json_file=json_file,
+        sheet=sheet,
+        card=card,
+    )
+    if not all_met:
+        raise typer.Exit(1)
 
 
 @app.command()

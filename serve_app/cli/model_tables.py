@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -28,9 +28,9 @@ NOTES = (
     "come on top.",
 )
 PEAKS = (
-    "Seconds a guided clip takes alone if every pass runs at the published dense peaks (100%) or at half of them "
-    "(50%). int8 and fp8 hold for weights and activations of the denoiser's linear layers and convolutions; a card "
-    "without fp8 hardware only stores fp8. Products are summed in fp32 unless the precision says otherwise.",
+    "Seconds a guided clip takes alone if every pass runs at the published dense peaks; at half of them, twice that. "
+    "int8 and fp8 hold for weights and activations of the denoiser's linear layers and convolutions; a card without "
+    "fp8 hardware only stores fp8. Products are summed in fp32 unless the precision says otherwise.",
 )
 
 
@@ -51,7 +51,8 @@ def print_model(
         console.print(table)
     console.print(*NOTES, sep="\n", end="\n\n")
     if cases:
-        console.print(_rooflines(cases, efficiencies))
+        for table in _rooflines(cases):
+            console.print(table)
         console.print(*PEAKS, _batching(cases), sep="\n", end="\n\n")
         console.print(_kept(cases, claim, efficiencies))
         for efficiency in efficiencies:
@@ -101,22 +102,18 @@ def _bytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _rooflines(cases: Sequence[Roofline], efficiencies: Sequence[float]) -> Table:
-    columns = [f"{steps}\n{share:.0%}" for share in efficiencies for steps in STEPS]
-    table = _table("Roofline: least seconds a clip, by steps", "card", "precision", "frames", *columns)
+def _rooflines(cases: Sequence[Roofline]) -> Iterator[Table]:
+    """Yield a table per card: with all of them in one, a terminal of 80 columns cuts the names and the figures."""
     alone = [case for case in cases if case.batch == 1]
     for card, of_card in groupby(alone, lambda case: case.card):
-        table.add_section()
-        names = [card]
+        table = _table(f"{card}: least seconds a clip", "precision", "frames", *(f"{steps} steps" for steps in STEPS))
         for precision, of_precision in groupby(of_card, lambda case: case.precision):
-            names.append(precision)
+            table.add_section()
+            name = precision
             for frames, own in groupby(of_precision, lambda case: case.frames):
-                seconds = [case.clip_seconds for case in own]
-                cells = [f"{each / share:.2f}" for share in efficiencies for each in seconds]
-                table.add_row(*names, str(frames), *cells)
-                names = ["", ""]
-            names = [""]
-    return table
+                table.add_row(name, str(frames), *(f"{case.clip_seconds:.2f}" for case in own))
+                name = ""
+        yield table
 
 
 def _batching(cases: Sequence[Roofline]) -> str:

@@ -27,6 +27,7 @@ class TextEncoderConfig:
     num_heads: int = 6
     max_tokens: int = 256
     context_dim: int = 768
+    hidden_act: str = "quick_gelu"
 
 
 @dataclass(frozen=True, slots=True)

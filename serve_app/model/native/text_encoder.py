@@ -32,6 +32,7 @@ class TextEncoderNet(nn.Module):
                 num_hidden_layers=config.num_layers,
                 num_attention_heads=config.num_heads,
                 max_position_embeddings=config.max_tokens,
+                hidden_act=config.hidden_act,
                 bos_token_id=config.vocab_size - 2,
                 eos_token_id=config.vocab_size - 1,
                 pad_token_id=config.vocab_size - 1,

@@ -88,4 +88,4 @@ def train(texts: Iterable[str], vocab_size: int) -> str:
 
 
 def _whole(text: str) -> str:
-    return text.encode("utf-8", errors="surrogatepass").decode("utf-8", errors="replace")
+    return text.encode("utf-16-le", errors="surrogatepass").decode("utf-16-le", errors="replace")

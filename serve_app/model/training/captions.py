@@ -277,7 +277,7 @@ class _Picker:
         self._rng = rng
 
     def __call__(self, choices: Sequence[_T]) -> _T:
-        return choices[self._rng.integers(len(choices))]
+        return choices[int(self._rng.integers(len(choices)))]
 
     def word(self, words: _Words, value: str | None) -> str:
         return "" if value is None else self(words[value])

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ def encode(encoder: FrameEncoder, rendered: Tensor) -> Tensor:
     pixels = to_unit(rearrange(rendered, "n f h w c -> (n f) c h w")).to(device)
     with torch.autocast(device.type, torch.bfloat16):
         latents = encoder.eval()(pixels)
-    return rearrange(latents.half().cpu(), "(n f) c h w -> n c f h w", f=rendered.shape[1])
+    return cast(Tensor, rearrange(latents.half().cpu(), "(n f) c h w -> n c f h w", f=rendered.shape[1]))
 
 
 def _scenes(count: int, num_frames: int, seed: int) -> tuple[world.Scene, ...]:
@@ -104,4 +105,4 @@ def _scenes(count: int, num_frames: int, seed: int) -> tuple[world.Scene, ...]:
 
 
 def _digest(encoder: FrameEncoder) -> float:
-    return float(sum(parameter.double().abs().sum() for parameter in encoder.parameters()))
+    return float(sum(parameter.detach().double().abs().sum() for parameter in encoder.parameters()))

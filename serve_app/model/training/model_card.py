@@ -79,18 +79,22 @@ def sizes(weights: Path) -> dict[str, tuple[int, int]]:
 
 def with_accuracy(card: str, figures: Mapping[str, Any]) -> str:
     """Return the card with its accuracy section replaced by an evaluation's figures; ValueError without markers."""
-    before, begin, rest = card.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the card has no section between {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{_accuracy(figures)}\n{END}{after}"
+    check(card)
+    before, _, rest = card.partition(BEGIN)
+    return f"{before}{BEGIN}\n{_accuracy(figures)}\n{END}{rest.partition(END)[2]}"
+
+
+def check(card: str) -> None:
+    """Raise ValueError when a card has no section for accuracy."""
+    if END not in card.partition(BEGIN)[2]:
+        raise ValueError(f"it has no section between {BEGIN} and {END}")
 
 
 def _summary(config: NativeConfig) -> str:
     return (
-        "A text-to-video model of Encore's native architecture: CLIP-style text encoder, latent flow-matching denoiser\n"
-        f"and per-frame autoencoder, {config.width}x{config.height} pixels. `encore train` made it, `encore serve`\n"
-        "runs it and `encore evaluate` judges it."
+        "A text-to-video model of Encore's native architecture: CLIP-style text encoder, latent denoiser trained by\n"
+        f"flow matching, per-frame autoencoder; {config.width}x{config.height} pixels. `encore train` made it,\n"
+        "`encore serve` runs it and `encore evaluate` judges it."
     )
 
 
@@ -102,17 +106,18 @@ def _data(recipe: Recipe) -> str:
         f"{len(captions.templates(language, held_out=True))} held out"
         for language in captions.LANGUAGES
     )
-    return f"""All data is drawn by this project's own program (`serve_app/model/training/world.py`); nobody else's pictures,
-videos or texts are in it, but for the common words of an English dictionary. A clip shows one anti-aliased shape
-that moves in one way before one background:
+    return f"""All data is drawn by this project's own program (`serve_app/model/training/world.py`); nobody else's
+pictures, videos or texts are in it, but for common words of an English dictionary. A clip shows one
+anti-aliased shape that moves in one way before one background:
 
 {values}
 
-Captions come from templates and synonyms in English and Chinese ({templates}). {prompts.OPEN:.0%} of them leave
-attributes open and {prompts.FILLED:.0%} carry words that mean nothing here. Of {seen + held_out:,} combinations
-{held_out:,} are held out: training never draws them, and the judge asks for nothing else, half of the time in
-templates that were held out too. The tokenizer, a byte-level BPE, was learnt from {recipe.captions:,} captions and
-that dictionary."""
+Captions come from templates and synonyms in English and Chinese (templates in {templates}).
+{prompts.OPEN:.0%} of them leave attributes open and {prompts.FILLED:.0%} carry words that mean nothing here.
+Of {seen + held_out:,} combinations {held_out:,} are held out: training never draws them, and the judge asks for
+nothing else, half of the time in templates that were held out too.
+
+The tokenizer, a byte-level BPE, was learnt from {recipe.captions:,} captions and that dictionary."""
 
 
 def _sizes(sizes: Mapping[str, tuple[int, int]]) -> str:
@@ -163,7 +168,7 @@ def _accuracy(figures: Mapping[str, Any]) -> str:
 def _accuracy_parts(figures: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{figures['count']} prompts (seed {figures['seed']}) for held-out combinations, guidance "
-        f"{figures['guidance_scale']:g}; an oracle that sees pixels only judges. In brackets: 95 % Wilson intervals."
+        f"{figures['guidance_scale']:g}; an oracle that sees pixels only judges. In brackets: 95% Wilson intervals."
     )
     yield _scores({f"{steps} steps": each["tables"]["all"] for steps, each in figures["steps"].items()})
     ceiling = {f"ceiling: {name}": table for name, table in figures["ceiling"].items() if table}

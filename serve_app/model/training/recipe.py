@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from serve_app.model.native.config import DEMO, AutoencoderConfig, DenoiserConfig, NativeConfig, TextEncoderConfig
 
+SMALLEST_BATCH = 4
+"""Of one worker: whole frames are a quarter of the autoencoder's batch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -52,6 +55,11 @@ class Recipe:
     )
     caption_dropout: float = 0.12
     """How often the prompt is empty, which is what guidance compares with."""
+
+    @property
+    def most_workers(self) -> int:
+        """How many workers a batch of any stage feeds."""
+        return min(each.batch for each in (self.autoencoder, self.text_encoder, self.denoiser)) // SMALLEST_BATCH
 
 
 SHORT_MODEL = NativeConfig(

@@ -99,9 +99,8 @@ def _text(path: Path) -> str:
 def _compare(folder: Path, known: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     before, now = dict(_flat(known)), dict(_flat(facts))
     for name, value in now.items():
-        if name.rpartition(".")[2] not in _LENGTHS and before.get(name) != value:
-            message = f"{folder} is a run with {name} = {before.get(name)}, not {value}: name another folder."
-            raise Conflict(message)
+        if name.rpartition(".")[2] not in _LENGTHS and before.get(name, value) != value:  # a newer field is no change
+            raise Conflict(f"{folder} is a run with {name} = {before[name]}, not {value}: name another folder.")
 
 
 def _flat(facts: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

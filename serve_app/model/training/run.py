@@ -41,9 +41,6 @@ from serve_app.model.training.trainer import Progress, Stage, Trainer, Worker
 _M = TypeVar("_M", bound=nn.Module)
 Report = Callable[[Progress], None]
 
-SMALLEST_BATCH = 4
-"""Of one worker: whole frames are a quarter of the autoencoder's batch."""
-
 
 def train(
     config: NativeConfig, recipe: Recipe, folder: Path, *, workers: int = 1, device: str = "cpu", report: Report
@@ -67,9 +64,8 @@ def check_workers(recipe: Recipe, workers: int, device: str) -> None:
     """Raise ValueError when `workers` cannot share a run of `recipe` on `device`."""
     if workers > 1 and device != "cpu":
         raise ValueError("Several workers share a run on CPUs only.")
-    smallest = min(schedule.batch for schedule in (recipe.autoencoder, recipe.text_encoder, recipe.denoiser))
-    if workers < 1 or smallest // workers < SMALLEST_BATCH:
-        raise ValueError(f"A batch of {smallest} feeds 1 to {smallest // SMALLEST_BATCH} workers, not {workers}.")
+    if not 1 <= workers <= recipe.most_workers:
+        raise ValueError(f"This recipe's batches feed 1 to {recipe.most_workers} workers, not {workers}.")
 
 
 @contextmanager

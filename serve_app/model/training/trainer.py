@@ -35,8 +35,11 @@ class Stage(Protocol):
     """What a stage is to the trainer."""
 
     name: str
-    module: nn.Module
-    """Everything the optimiser changes."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Everything the optimiser changes."""
+        ...
 
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
         """Return this worker's loss for a step and figures to show; all randomness comes from `rng`."""
@@ -65,7 +68,7 @@ class Worker:
             dist.all_reduce(flat)
         except RuntimeError as error:  # gloo's word for a closed connection
             raise Unavailable("Another worker of this run ended; started again, it goes on from its save.") from error
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient) / self.count)
 
 
@@ -147,8 +150,8 @@ class Trainer:
         pairs = zip(self.average.parameters(), self._stage.module.parameters(), strict=True)
         for averaged, current in pairs:
             averaged.lerp_(current, 1 - decay)
-        for averaged, current in zip(self.average.buffers(), self._stage.module.buffers(), strict=True):
-            averaged.copy_(current)
+        for kept, buffer in zip(self.average.buffers(), self._stage.module.buffers(), strict=True):
+            kept.copy_(buffer)
 
     def save(self) -> None:
         """Write the checkpoint; a reader sees the old one or the new one, never half of one."""

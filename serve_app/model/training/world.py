@@ -12,7 +12,7 @@ import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import cast
 
@@ -162,14 +162,15 @@ def distance_fields() -> Tensor:
 
 def _outline(shape: str) -> NDArray[np.float64]:
     """Return a shape's corners [n, 2], its centroid at 0 and its area that of the unit circle."""
-    corners = {
+    outlines: Mapping[str, Callable[[], NDArray[np.float64]]] = {
         "circle": functools.partial(_polygon, 96),
         "square": functools.partial(_polygon, 4, turn=0.5),
         "triangle": functools.partial(_polygon, 3),
         "star": functools.partial(_polygon, 10, inner=0.45),
         "heart": _heart,
         "cross": _cross,
-    }[shape]()
+    }
+    corners = outlines[shape]()
     area, centroid = _area_and_centroid(corners)
     return (corners - centroid) * math.sqrt(math.pi / abs(area))
 
@@ -178,7 +179,8 @@ def _polygon(count: int, turn: float = 0.0, inner: float = 1.0) -> NDArray[np.fl
     """Return corners on a circle from the top on; every second one at `inner` of the radius."""
     angle = 2 * math.pi * (np.arange(count) + turn) / count
     radius = np.where(np.arange(count) % 2, inner, 1.0)
-    return np.stack([radius * np.sin(angle), -radius * np.cos(angle)], axis=-1)
+    corners: NDArray[np.float64] = np.stack([radius * np.sin(angle), -radius * np.cos(angle)], axis=-1)
+    return corners
 
 
 def _heart() -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import Result
 
 from serve_app.cli.serve import default_cache_dir
+from tests.serve_app.model.training.short_run import ShortRun
 
 Encore = Callable[..., Result]
 Launched = Callable[..., dict[str, Any]]
@@ -122,3 +123,10 @@ def test_a_wrong_environment_is_named(encore: Encore, monkeypatch: pytest.Monkey
     result = encore("serve")
     assert result.exit_code == 2
     assert "ENCORE_MAX_QUEUED" in result.stderr
+
+
+def test_a_trained_folder_is_served_by_its_absolute_path(launched: Launched, short_run: ShortRun, place: Path) -> None:
+    """A relative path means something here and not where replicas run, so it becomes absolute."""
+    (place / "mine").symlink_to(short_run.folder)
+    assert launched("--model", "./mine")["overrides"] == {"model": str(place / "mine")}
+    assert launched("--set", "model=./mine/checkpoint")["overrides"] == {"model": str(place / "mine" / "checkpoint")}

@@ -5,7 +5,9 @@ from serve_app.model.native.config import DenoiserConfig
 from serve_app.model.native.denoiser import DenoiserNet
 from serve_app.model.native.weights import SeededWeights
 
-SMALL = DenoiserConfig(outer_channels=16, outer_blocks=1, inner_channels=24, inner_blocks=1, num_heads=2, context_dim=12)
+SMALL = DenoiserConfig(
+    outer_channels=16, outer_blocks=1, inner_channels=24, inner_blocks=1, num_heads=2, context_dim=12
+)
 
 
 def net(config: DenoiserConfig = SMALL) -> DenoiserNet:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,14 @@ import torch
 from serve_app.core import Frames, VideoSpec
 from serve_app.errors import Unprocessable
 from serve_app.model.model import Decoder, Denoiser, TextEncoder
+from serve_app.model.native import native
 from serve_app.model.native.config import DEMO, FIVE_B, NativeConfig
 from serve_app.model.native.native import NativeFamily, demo, fingerprint
+from serve_app.model.native.tokenizer import Tokenizer
 from serve_app.model.native.weights import SeededWeights
 from serve_app.model.sampler import FlowMatchEulerSampler, initial_noise
+
+TOKENIZER = Tokenizer(Path(native.__file__).parent / "demo" / "tokenizer.json")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,14 +74,14 @@ def test_the_card_has_the_grid_of_the_brief() -> None:
     assert all(allowed.minimum in allowed and allowed.maximum in allowed for allowed in defaults)
     assert 56 not in card.width
     assert 1.0 in card.guidance_scale
-    assert card.max_prompt_tokens == 512
+    assert card.max_prompt_tokens == 256
 
 
 def test_every_setting_that_decides_a_pixel_is_in_a_fingerprint() -> None:
     """Changing seed, dtype, sampler or any number of a part changes the fingerprint of that part."""
 
     def prints(config: NativeConfig = DEMO, seed: int = 2) -> tuple[str, str, str]:
-        card = NativeFamily(config, SeededWeights(seed)).card
+        card = NativeFamily(config, SeededWeights(seed), TOKENIZER).card
         return card.text_encoder_fingerprint, card.model_fingerprint, card.decoder_fingerprint
 
     def but(part: str, **changes: object) -> NativeConfig:
@@ -147,10 +152,12 @@ def test_an_embedding_survives_the_way_between_processes(text_encoder: TextEncod
 
 
 def test_the_longest_prompt_is_read_and_a_longer_one_refused(text_encoder: TextEncoder) -> None:
-    """512 tokens are encoded; 513 are an Unprocessable on `prompt`, not an index error inside CLIP."""
-    assert len(text_encoder.encode(["x" * 510])[0]) == 512
+    """256 tokens are encoded; 257 are an Unprocessable on `prompt`, not an index error inside CLIP."""
+    longest = demo().card.max_prompt_tokens
+    text = "7" * (longest - demo().count_tokens(""))
+    assert len(text_encoder.encode([text])[0]) == demo().count_tokens(text) == longest == 256
     with pytest.raises(Unprocessable) as caught:
-        text_encoder.encode(["x" * 511])
+        text_encoder.encode([text + "7"])
     assert caught.value.param == "prompt"
 
 
