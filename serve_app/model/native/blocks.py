@@ -103,7 +103,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
 
 
 Modulations = tuple[tuple[Tensor, Tensor, Tensor], ...]
-"""(shift, scale, gate) of each layer of a block, each [b, 1, 1, 1, dim]."""
+"""(shift, scale, gate) of each layer of a block, each [b, frames, 1, 1, dim]."""
 
 
 class AdaptiveNorm(nn.Module):
@@ -117,10 +117,10 @@ class AdaptiveNorm(nn.Module):
         self.up = nn.Linear(rank, layers * 3 * dim, bias=False)
 
     def forward(self, condition: Tensor, shared: Tensor) -> Modulations:
-        """Take the condition [b, condition_dim] and the level's own projection of it [b, layers * 3 * dim]."""
+        """Take the condition [b, frames, condition_dim] and the level's projection of it [.., layers * 3 * dim]."""
         own = shared + self.up(self.down(condition))
-        shaped = rearrange(own.to(self.table), "b (n m c) -> b n m c", m=3, c=self.dim) + self.table
-        shift, scale, gate = rearrange(shaped, "b n m c -> m n b 1 1 1 c")
+        shaped = rearrange(own.to(self.table), "b f (n m c) -> b f n m c", m=3, c=self.dim) + self.table
+        shift, scale, gate = rearrange(shaped, "b f n m c -> m n b f 1 1 c")
         return tuple(zip(shift, scale, gate, strict=True))
 
 

@@ -9,6 +9,7 @@ independently, so a job's answer does not depend on who shares its pass (to roun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -23,28 +24,43 @@ from serve_app.model.native.blocks import ConvBlock, VideoBlock, sinusoids, vide
 from serve_app.model.native.config import DenoiserConfig, NativeConfig
 
 TIMESTEP_CHANNELS = 256
+MOMENT_CHANNELS = 32
 
 
 class Condition(nn.Module):
-    """The noise level and the prompt as one vector, and from there to each level's shared modulation."""
+    """The noise level, the prompt and the moment of the clip as vectors, and from there to a level's modulation.
+
+    What a prompt means for a frame depends on when the frame is ("moves left" is right at first and left in the end),
+    so prompt and moment meet in a layer of their own before anything is modulated.
+    """
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         dim = config.inner_channels
         self.timestep = nn.Sequential(nn.Linear(TIMESTEP_CHANNELS, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.prompt = nn.Sequential(nn.Linear(config.context_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.moment = nn.Linear(MOMENT_CHANNELS, 2 * dim)
+        self.prompt_at = nn.Linear(config.context_dim, 2 * dim)
+        self.at_moment = nn.Linear(2 * dim, dim)
         self.outer = nn.Linear(dim, ConvBlock.LAYERS * 3 * config.outer_channels)
         self.inner = nn.Linear(dim, VideoBlock.layers_of(config) * 3 * dim)
 
-    def forward(self, timesteps: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the condition [b, inner_channels] and the modulations shared by the outer and the inner level.
+    def forward(self, timesteps: Tensor, pooled: Tensor, frames: int) -> Tensor:
+        """Return [b, frames, inner_channels].
 
         timesteps [b], from 1 to 0; pooled [b, context_dim], the prompt's last token, which has read all others.
         """
         # Levels in [0, 1] become [0, 1000], the range sinusoids with a longest period of 10,000 resolve well.
         features = sinusoids(timesteps * 1000, TIMESTEP_CHANNELS, 10_000.0).to(pooled.dtype)
-        condition = F.silu(self.timestep(features) + self.prompt(pooled))
-        return condition, self.outer(condition), self.inner(condition)
+        moments = _moments(frames, pooled.device).to(pooled.dtype)
+        meeting = self.at_moment(F.silu(self.prompt_at(pooled)[:, None] + self.moment(moments)))
+        return F.silu((self.timestep(features) + self.prompt(pooled))[:, None] + meeting)
+
+
+def _moments(frames: int, device: torch.device) -> Tensor:
+    """Return [frames, MOMENT_CHANNELS]: where each frame's middle lies in the clip, four turns of a circle to 1/16."""
+    middles = (torch.arange(frames, device=device) + 0.5) / frames
+    return sinusoids(middles * 8 * math.pi, MOMENT_CHANNELS, 64.0)
 
 
 class DenoiserNet(nn.Module):
@@ -69,23 +85,26 @@ class DenoiserNet(nn.Module):
     def forward(self, latents: Tensor, timesteps: Tensor, context: Tensor, mask: Tensor) -> Tensor:
         """Return the velocity, latents' shape [b, c, f, h, w]; context [b, k, context_dim], mask [b, k]."""
         pooled = context[torch.arange(len(context)), mask.sum(dim=1) - 1]
-        condition, for_outer, for_inner = self.condition(timesteps, pooled)
+        condition = self.condition(timesteps, pooled, latents.shape[2])
+        shared = self.condition.outer(condition)
         x = self.project_in(rearrange(latents, "b c f h w -> b f h w c")).to(self.norm.weight)
         positions = _positions_of(x)
         for block in self.entry:
-            x = block(x, condition, for_outer, positions)
-        thought = self._think(x, condition, for_inner, context, mask)
+            x = block(x, condition, shared, positions)
+        thought = self._think(x, timesteps, pooled, context, mask)
         x = self.merge(torch.cat([x, thought.to(x.dtype)], dim=-1)).to(x.dtype)
         for block in self.exit:
-            x = block(x, condition, for_outer, positions)
+            x = block(x, condition, shared, positions)
         return cast(Tensor, rearrange(self.project_out(self.norm(x)), "b f h w c -> b c f h w"))
 
-    def _think(self, x: Tensor, condition: Tensor, shared: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+    def _think(self, x: Tensor, timesteps: Tensor, pooled: Tensor, context: Tensor, mask: Tensor) -> Tensor:
         frames = x.shape[1]
         missing = -frames % self.stride
         x = torch.cat([x, x[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1) if missing else x
         x = self.down(rearrange(x, f"b (f s) (h p) (w q) c -> {_FOLDED}", s=self.stride, p=2, q=2)).to(x.dtype)
         positions = _positions_of(x)
+        condition = self.condition(timesteps, pooled, x.shape[1])
+        shared = self.condition.inner(condition)
         for block in self.trunk:
             x = block(x, condition, shared, positions, context, mask)
         unfolded = rearrange(self.up(x), f"{_FOLDED} -> b (f s) (h p) (w q) c", s=self.stride, p=2, q=2)

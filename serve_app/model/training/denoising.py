@@ -78,6 +78,6 @@ def initialise(net: DenoiserNet) -> None:
     Of each block's own part of the modulation the upper matrix is 0; of the shared part, everything.
     """
     for name, parameter in net.named_parameters():
-        shared = name.startswith(("condition.outer", "condition.inner"))
+        shared = name.startswith(("condition.outer", "condition.inner", "condition.at_moment"))
         if shared or name.endswith("adaptive.up.weight") or name.startswith("project_out"):
             nn.init.zeros_(parameter)
