@@ -4,9 +4,9 @@
 
 A clip of 16 frames with guidance, at 4, 8, 16 and 30 steps, alone and eight at a time, through the engine's own steps
 (`engine.denoising`) and the decoder; nothing is cached. The floor is the same number of FLOPs as plain matrix products
-of the trunk's shape, float32, on as many threads, measured in turns with the clips; FLOPs are counted by torch on the very
-passes that are timed. Seconds are the best of several rounds, because the machine may be busy with other work, and the
-spread says how much.
+of the trunk's shape, float32, on as many threads, measured in turns with the clips; torch counts the FLOPs on the same
+passes. Seconds are the best of several rounds, because the machine may be busy with other work; medians
+stand beside them.
 """
 
 from __future__ import annotations

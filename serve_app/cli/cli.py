@@ -209,11 +209,20 @@ def train(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Another run of the same recipe. Absent: the recipe's own.")
     ] = None,
+    clip: Annotated[
+        Path | None,
+        typer.Option(
+            help="A CLIP checkpoint's folder: its text encoder and tokenizer are used instead of trained ones.",
+            show_default=False,
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
 ) -> None:
     """Train the demo model from nothing but this package. Ctrl-C saves; the same command goes on."""
     from serve_app.cli.train import train_model
 
-    train_model(out, recipe=recipe, workers=workers, device=device, seed=seed)
+    train_model(out, recipe=recipe, workers=workers, device=device, seed=seed, clip=clip)
 
 
 @app.command()

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from serve_app.model.training.trainer import Progress
 
 
-def train_model(out: Path, *, recipe: str, workers: int | None, device: str, seed: int | None) -> None:
+def train_model(
+    out: Path, *, recipe: str, workers: int | None, device: str, seed: int | None, clip: Path | None
+) -> None:
     """Train in the folder `out` and tell where the checkpoint is.
 
     Raises Conflict when another run lies there, InvalidRequest when `out` or the device cannot be used, BadParameter
@@ -34,7 +36,7 @@ def train_model(out: Path, *, recipe: str, workers: int | None, device: str, see
     count = default_workers(numbers, device) if workers is None else workers
     _check(numbers, count, device)
     try:
-        folder = _run(config, numbers, out, count, device)
+        folder = _run(config, numbers, out, count, device, clip)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Stopped; the same command goes on with {out}.") from None
     except OSError as error:
@@ -63,11 +65,13 @@ def _check(recipe: Recipe, workers: int, device: str) -> None:
         raise typer.BadParameter(str(error), param_hint="--workers") from None
 
 
-def _run(config: NativeConfig, recipe: Recipe, out: Path, workers: int, device: str) -> Path:
+def _run(config: NativeConfig, recipe: Recipe, out: Path, workers: int, device: str, clip: Path | None) -> Path:
     from serve_app.model.training.run import train
 
     with bars() as shown:
-        return train(config, recipe, out, workers=workers, device=device, report=lambda step: _show(shown, step))
+        return train(
+            config, recipe, out, workers=workers, device=device, clip=clip, report=lambda step: _show(shown, step)
+        )
 
 
 def _show(shown: Bars, progress: Progress) -> None:

@@ -158,7 +158,7 @@ class SelfAttention(Attention):
         """Keep the shape [b, f, h, w, c]; there is no context but the video itself."""
         sizes = dict(zip("bfhw", x.shape, strict=False))
         attended = super().forward(rearrange(x, f"b f h w c -> {self._tokens}"))
-        return cast(Tensor, rearrange(attended, f"{self._tokens} -> b f h w c", **sizes))
+        return rearrange(attended, f"{self._tokens} -> b f h w c", **sizes)
 
 
 class CrossAttention(Attention):

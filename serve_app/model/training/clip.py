@@ -7,6 +7,8 @@ CLIP model or its text half, with `tokenizer.json`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,23 +21,8 @@ from serve_app.model.native.text_encoder import TextEncoderNet
 from serve_app.model.training.reading import Reader, Reading
 
 
-def adopt(config: NativeConfig, clip: Path, run: Path) -> NativeConfig:
-    """Put the text encoder of the checkpoint folder `clip` into the run folder `run`; returns the config to train.
-
-    What is in the run folder already stays. Raises InvalidRequest when `clip` is no CLIP checkpoint.
-    """
-    changed = _config(config, clip)
-    run.mkdir(parents=True, exist_ok=True)
-    weights = run / f"{Reading.name}.safetensors"
-    if not weights.exists():
-        (run / tokenizers.FILE).write_bytes(_file(clip, tokenizers.FILE).read_bytes())
-        reader = Reader(changed.text_encoder)
-        _fill(reader.text_encoder, clip)
-        save_file(reader.state_dict(), weights)
-    return changed
-
-
-def _config(config: NativeConfig, clip: Path) -> NativeConfig:
+def adapted(config: NativeConfig, clip: Path) -> NativeConfig:
+    """Return `config` with the text encoder of the folder `clip`; InvalidRequest when that is no CLIP checkpoint."""
     from transformers import CLIPTextConfig
 
     _file(clip, "config.json")
@@ -57,13 +44,41 @@ def _config(config: NativeConfig, clip: Path) -> NativeConfig:
     return replace(config, text_encoder=text_encoder, denoiser=denoiser)
 
 
+def adopt(config: NativeConfig, clip: Path, run: Path) -> None:
+    """Put tokenizer and text encoder of `clip` into the run folder of an `adapted` config, unless there is one."""
+    weights = run / f"{Reading.name}.safetensors"
+    if weights.exists():
+        return
+    (run / tokenizers.FILE).write_bytes(_file(clip, tokenizers.FILE).read_bytes())
+    reader = Reader(config.text_encoder)
+    _fill(reader.text_encoder, clip)
+    save_file(reader.state_dict(), weights)
+
+
 def _fill(net: TextEncoderNet, clip: Path) -> None:
     from transformers import CLIPTextModel
 
     try:
-        net.clip.load_state_dict(CLIPTextModel.from_pretrained(clip, local_files_only=True).float().state_dict())
+        with _quiet():  # it would list every tensor of the vision half
+            found = CLIPTextModel.from_pretrained(clip, local_files_only=True)
+        net.clip.load_state_dict({name: tensor.float() for name, tensor in found.state_dict().items()})
     except (OSError, RuntimeError) as error:
         raise InvalidRequest(f"{clip} is not a CLIP checkpoint: {error}", param="clip") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.ERROR)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call] # transformers' own signatures
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _file(clip: Path, name: str) -> Path:

@@ -34,6 +34,7 @@ class Denoising:
         sets: Mapping[int, Clips],
         *,
         batch: int,
+        max_tokens: int,
         shift: float,
         caption_dropout: float,
         device: str = "cpu",
@@ -44,6 +45,7 @@ class Denoising:
         self._sets = tuple(sets.values())
         self._odds = np.array([len(each.scenes) for each in self._sets]) / sum(len(s.scenes) for s in self._sets)
         self._batch = batch
+        self._max_tokens = max_tokens
         self._shift = shift
         self._dropout = caption_dropout
         self._device = device
@@ -62,10 +64,15 @@ class Denoising:
     def _batch_of(self, clips: Clips, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         latents, scenes = clips.take(rng.integers(len(clips.scenes), size=self._batch))
         prompts = [training_prompt(scene, rng)[0] if rng.random() >= self._dropout else "" for scene in scenes]
-        ids, mask = pad_tokens([self._tokenizer.tokenize(prompt) for prompt in prompts], self._device)
+        ids, mask = pad_tokens([self._tokens(prompt) for prompt in prompts], self._device)
         with torch.no_grad():
             context = self._text_encoder(ids, mask)
         return latents.to(self._device), context, mask
+
+    def _tokens(self, prompt: str) -> list[int]:
+        """Return the prompt's tokens; of a prompt that is longer than serving would take, those of an empty one."""
+        tokens = self._tokenizer.tokenize(prompt)
+        return tokens if len(tokens) <= self._max_tokens else self._tokenizer.tokenize("")
 
     def _levels(self, rng: np.random.Generator) -> np.ndarray:
         even = (rng.permutation(self._batch) + rng.random(self._batch)) / self._batch

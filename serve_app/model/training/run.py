@@ -32,6 +32,7 @@ from serve_app.model.native.native import CHECKPOINT_FOLDER, CONFIG_FILE, WEIGHT
 from serve_app.model.native.tokenizer import Tokenizer
 from serve_app.model.training import clips, model_card, prompts
 from serve_app.model.training.autoencoding import Autoencoder, Autoencoding
+from serve_app.model.training.clip import adapted, adopt
 from serve_app.model.training.denoising import Denoising, initialise
 from serve_app.model.training.reading import Reader, Reading
 from serve_app.model.training.recipe import Recipe, Schedule
@@ -43,17 +44,29 @@ Report = Callable[[Progress], None]
 
 
 def train(
-    config: NativeConfig, recipe: Recipe, folder: Path, *, workers: int = 1, device: str = "cpu", report: Report
+    config: NativeConfig,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    workers: int = 1,
+    device: str = "cpu",
+    clip: Path | None = None,
+    report: Report,
 ) -> Path:
     """Train, or go on training, in `folder`; returns the checkpoint folder in it.
+
+    With `clip`, a CLIP checkpoint's folder, its text encoder and tokenizer are used instead of trained ones.
 
     `report` is called after every step with that step's figures. Ctrl-C and SIGTERM save the stage that runs and raise
     KeyboardInterrupt. Raises ValueError for more workers than a batch feeds, or than one on a device that is no CPU;
     Conflict for a folder whose run has another recipe, seed or number of workers and could not take the same steps.
     """
     check_workers(recipe, workers, device)
+    config = config if clip is None else adapted(config, clip)
     folder.mkdir(parents=True, exist_ok=True)
     record = open_record(folder, config, recipe, workers, device)
+    if clip is not None:
+        adopt(config, clip, folder)
     with record.timed(), _colleagues(config, recipe, folder, workers, device), _one_thread(device):
         out = _Run(config, recipe, folder, Worker(0, workers), device, report).whole()
     write_card(out, config, recipe, record)
@@ -179,6 +192,7 @@ class _Run:
             tokenizer,
             {frames: self._clips(autoencoder, count, frames) for frames, count in self.recipe.clips.items()},
             batch=self.recipe.denoiser.batch // self.worker.count,
+            max_tokens=self.config.text_encoder.max_tokens,
             shift=self.config.sampler_shift,
             caption_dropout=self.recipe.caption_dropout,
             device=self.device,

@@ -7,11 +7,12 @@ import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from serve_app.errors import InvalidRequest, Unprocessable
-from serve_app.model.native.native import NativeFamily
+from serve_app.model.native.native import NativeFamily, from_folder
 from serve_app.model.native.tokenizer import Tokenizer
 from serve_app.model.native.weights import Checkpoint
-from serve_app.model.training.clip import adopt
-from serve_app.model.training.recipe import SHORT_MODEL
+from serve_app.model.training.clip import adapted, adopt
+from serve_app.model.training.recipe import SHORT, SHORT_MODEL
+from serve_app.model.training.run import train
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz,."]
 VOCABULARY = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "re", "red</w>", "<|startoftext|>", "<|endoftext|>"]
@@ -24,7 +25,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     specials = {"bos_token_id": len(VOCABULARY) - 2, "eos_token_id": len(VOCABULARY) - 1}
     text = CLIPTextConfig(
-        vocab_size=len(VOCABULARY), max_position_embeddings=12, hidden_act="gelu", **sizes, **specials
+        vocab_size=len(VOCABULARY), max_position_embeddings=24, hidden_act="gelu", **sizes, **specials
     )
     vision = CLIPVisionConfig(image_size=8, patch_size=4, **sizes)
     torch.manual_seed(0)
@@ -37,7 +38,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def family(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> NativeFamily:
     run = tmp_path_factory.mktemp("run")
-    config = adopt(SHORT_MODEL, clip, run)
+    config = adapted(SHORT_MODEL, clip)
+    adopt(config, clip, run)
 
     class Adopted(Checkpoint):
         """The run's file names the text encoder as the stage does; a finished checkpoint drops the stage's heads."""
@@ -69,15 +71,30 @@ def test_the_context_is_clips_last_hidden_state(family: NativeFamily, clip: Path
 
 def test_clips_own_length_is_the_limit(family: NativeFamily) -> None:
     """A prompt of more tokens than CLIP has positions is refused, not cut."""
-    assert family.card.max_prompt_tokens == 12
-    with pytest.raises(Unprocessable, match="14 tokens"):
-        family.load_text_encoder("cpu").encode(["abcdefghijkl"])
+    assert family.card.max_prompt_tokens == 24
+    with pytest.raises(Unprocessable, match="26 tokens"):
+        family.load_text_encoder("cpu").encode(["abcdefghijklmnopqrstuvwx"])
 
 
 def test_what_is_no_clip_checkpoint_is_refused(tmp_path: Path) -> None:
     """An empty folder and one with another model's files are told apart from CLIP's, in words."""
     with pytest.raises(InvalidRequest, match="is not a CLIP checkpoint"):
-        adopt(SHORT_MODEL, tmp_path / "nothing", tmp_path / "run")
+        adapted(SHORT_MODEL, tmp_path / "nothing")
     (tmp_path / "config.json").write_text('{"model_type": "clip_text_model"}')
-    with pytest.raises(InvalidRequest, match="is not a CLIP checkpoint"):
-        adopt(SHORT_MODEL, tmp_path, tmp_path / "run")
+    with pytest.raises(InvalidRequest, match=r"is not a CLIP checkpoint: it has no tokenizer\.json"):
+        adopt(adapted(SHORT_MODEL, tmp_path), tmp_path, tmp_path)
+
+
+def test_a_run_with_clip_trains_the_denoiser_on_it(clip: Path, tmp_path: Path) -> None:
+    """The whole run on CLIP's context: its text encoder ends up in the checkpoint as it was, and nothing read again."""
+    stages: set[str] = set()
+    folder = train(SHORT_MODEL, SHORT, tmp_path, clip=clip, report=lambda step: stages.add(step.stage))
+    assert "text_encoder" not in stages
+    assert "denoiser" in stages
+    made = from_folder(folder)
+    (embeds,) = made.load_text_encoder("cpu").encode(["a red cat"])
+    ids = torch.tensor([CLIPTokenizer.from_pretrained(clip)("a red cat")["input_ids"]])
+    with torch.no_grad():
+        expected = CLIPModel.from_pretrained(clip).text_model(input_ids=ids).last_hidden_state[0]
+    torch.testing.assert_close(embeds, expected, atol=1e-2, rtol=0)  # half precision
+    assert made.load_denoiser("cpu").predict(torch.zeros(1, 8, 8, 8, 8), torch.ones(1), [embeds]).isfinite().all()

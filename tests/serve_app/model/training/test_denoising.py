@@ -29,6 +29,7 @@ def stage(run: ShortRun, *, shift: float = 3.0, dropout: float = 0.5, batch: int
         Tokenizer(run.folder / "tokenizer.json"),
         {8: Clips(np.load(run.folder / "latents-8.npy"), world.scenes(held_out=False)[:32])},
         batch=batch,
+        max_tokens=256,
         shift=shift,
         caption_dropout=dropout,
     )
