@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
@@ -54,8 +56,8 @@ def test_a_block_carries_information_along_every_axis(axis: int, joint: bool) ->
     SeededWeights(0).fill(block, "test")
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(1, 8, 8, 8, 24, generator=generator)
-    condition = torch.randn(1, 24, generator=generator)
-    shared = torch.randn(1, VideoBlock.layers_of(config) * 3 * 24, generator=generator)
+    condition = torch.randn(1, 8, 24, generator=generator)
+    shared = torch.randn(1, 8, VideoBlock.layers_of(config) * 3 * 24, generator=generator)
     context, mask = torch.randn(1, 3, 16, generator=generator), torch.ones(1, 3, dtype=torch.bool)
     changed = x.clone()
     changed.select(axis, 0).add_(torch.randn(24, generator=generator))
@@ -66,16 +68,19 @@ def test_a_block_carries_information_along_every_axis(axis: int, joint: bool) ->
 
 @pytest.mark.parametrize("convolution", [True, False])
 def test_the_condition_reaches_every_layer_of_a_block(convolution: bool) -> None:
-    """A block has one shift, scale and gate per layer, and all of them answer to the condition."""
+    """A block has one shift, scale and gate per layer; each answers to the prompt and to the moment of the clip."""
     config = DenoiserConfig(inner_channels=24, num_heads=2, context_dim=16, inner_convolution=convolution)
     block = VideoBlock(config)
     SeededWeights(0).fill(block, "test")
     layers = 4 if convolution else 3
     assert VideoBlock.layers_of(config) == layers
-    shared = torch.zeros(2, layers * 3 * 24)
-    modulations = block.adaptive(torch.randn(2, 24, generator=torch.Generator().manual_seed(0)), shared)
+    shared = torch.zeros(2, 4, layers * 3 * 24)
+    modulations = block.adaptive(torch.randn(2, 4, 24, generator=torch.Generator().manual_seed(0)), shared)
     assert len(modulations) == layers
-    assert all(not torch.equal(part[0], part[1]) for layer in modulations for part in layer)
+    for part in itertools.chain.from_iterable(modulations):
+        assert part.shape == (2, 4, 1, 1, 24)
+        assert not torch.equal(part[0], part[1])
+        assert not torch.equal(part[:, 0], part[:, 1])
 
 
 def test_positions_made_while_serving_can_be_trained_with() -> None:

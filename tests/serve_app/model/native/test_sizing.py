@@ -115,9 +115,9 @@ def test_batches_between_the_counted_ones_are_exact(demo: Sizing) -> None:
 
 
 def test_a_pass_is_linear_in_its_clips(demo: Sizing) -> None:
-    """What is shown as one pass is what a pass over a single clip computes."""
+    """What is shown as one pass is what a pass over a single clip computes, but for the moments that clips share."""
     (work,) = demo.works(frames=8, batches=(3,))
-    assert work.pass_flops == demo.denoise(frames=8, rows=1).flops
+    assert work.pass_flops == pytest.approx(demo.denoise(frames=8, rows=1).flops, rel=1e-3)
 
 
 def test_one_batch_alone_can_be_asked_for(demo: Sizing) -> None:
