@@ -51,7 +51,7 @@ class Recipe:
     clips: Mapping[int, int] = field(default_factory=lambda: {16: 12288, 8: 512, 12: 512, 20: 512, 24: 512})
     """How many clips of how many frames are drawn and encoded before the denoiser's training."""
     denoiser: Schedule = Schedule(
-        steps=9000, batch=32, learning_rate=1e-3, warmup=300, decay=2000, weight_decay=0.01, ema_decay=0.9995
+        steps=5750, batch=32, learning_rate=1e-3, warmup=300, decay=1800, weight_decay=0.01, ema_decay=0.9995
     )
     caption_dropout: float = 0.12
     """How often the prompt is empty, which is what guidance compares with."""
