@@ -32,13 +32,13 @@ FRAMES = range(0, 16, 2)
 
 def draw(videos: dict[str, Frames], path: Path) -> None:
     """Write one row of frames per prompt."""
-    figure, rows = plt.subplots(len(videos), len(FRAMES), figsize=(8, 1.28 * len(videos)), squeeze=False)
+    figure, rows = plt.subplots(len(videos), len(FRAMES), figsize=(8, 1.22 * len(videos)), squeeze=False)
     for row, (prompt, frames) in zip(rows, videos.items(), strict=True):
         row[0].set_title(prompt, fontsize=9, loc="left")
         for axes, i in zip(row, FRAMES, strict=True):
             axes.imshow(frames[i])
             axes.axis("off")
-    figure.tight_layout(pad=0.3, w_pad=0.3, h_pad=0.6)
+    figure.subplots_adjust(left=0.005, right=0.995, top=0.965, bottom=0.005, wspace=0.04, hspace=0.22)
     figure.savefig(path, dpi=100)
 
 
