@@ -3,8 +3,8 @@
 Two levels: a few factorised convolutions at the latents' own resolution keep edges sharp, and at half of it, in time
 too, where there are an eighth as many tokens, blocks with all the attention do the thinking. The prompt speaks twice:
 word by word through cross-attention, and as a whole through its last token, which conditions every norm like the
-timestep does; without the second, a trial learnt shapes and motions slowly or never. Every row of a batch is computed
-independently, so a job's answer does not depend on who shares its pass (to rounding).
+timestep does. Every row of a batch is computed independently, so a job's answer does not depend on who shares its pass
+(to rounding).
 """
 
 from __future__ import annotations
