@@ -98,8 +98,8 @@ async def test_a_missing_bucket_is_no_miss(s3_server) -> None:
     await store.aclose()
 
 
-def local(port: int, bucket: str = "bucket") -> S3Store:
-    """A store at a port of this machine, with short timeouts."""
+def local(port: int, bucket: str = "bucket", timeout: float = 20.0) -> S3Store:
+    """A store at a port of this machine; the first call also loads botocore, a second and more when it is busy."""
     return S3Store(
         bucket,
         endpoint_url=f"http://127.0.0.1:{port}",
@@ -107,7 +107,7 @@ def local(port: int, bucket: str = "bucket") -> S3Store:
         access_key_id="a",
         secret_access_key="b",
         connect_timeout=0.3,
-        timeout=1.0,
+        timeout=timeout,
     )
 
 
@@ -125,7 +125,7 @@ async def test_a_dead_store_is_a_tier_error_at_once(refused_port: int) -> None:
 
 async def test_a_silent_store_times_out(hanging_port: int) -> None:
     """A store that takes the connection and never answers costs the timeout, not a hang."""
-    store = local(hanging_port)
+    store = local(hanging_port, timeout=1.0)
     started = time.monotonic()
     with pytest.raises(TierError):
         await store.get(NAME)
