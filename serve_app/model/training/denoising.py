@@ -1,12 +1,13 @@
 """Stage three, the denoiser: flow matching on encoded clips, the text encoder frozen.
 
-Noise levels are spread as sampling will visit them (evenly, then shifted), one from each part of the range in every
-batch, which makes the loss of single steps comparable. An empty prompt now and then teaches what guidance subtracts.
+Noise levels are logit-normal (arXiv 2403.03206 §3.1), one from each part of the distribution in every batch, which
+makes the loss of single steps comparable. An empty prompt now and then teaches what guidance subtracts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class Denoising:
         *,
         batch: int,
         max_tokens: int,
-        shift: float,
+        noise: NormalDist,
         caption_dropout: float,
         device: str = "cpu",
     ) -> None:
@@ -46,7 +47,7 @@ class Denoising:
         self._odds = np.array([len(each.scenes) for each in self._sets]) / sum(len(s.scenes) for s in self._sets)
         self._batch = batch
         self._max_tokens = max_tokens
-        self._shift = shift
+        self._noise = noise
         self._dropout = caption_dropout
         self._device = device
 
@@ -76,7 +77,9 @@ class Denoising:
 
     def _levels(self, rng: np.random.Generator) -> np.ndarray:
         even = (rng.permutation(self._batch) + rng.random(self._batch)) / self._batch
-        return self._shift * even / (1 + (self._shift - 1) * even)
+        logits = np.array([self._noise.inv_cdf(part) for part in even.clip(1e-6, 1 - 1e-6)])
+        levels: np.ndarray = 1 / (1 + np.exp(-logits))
+        return levels
 
 
 def initialise(net: DenoiserNet) -> None:

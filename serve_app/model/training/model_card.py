@@ -55,7 +55,7 @@ def model_card(config: NativeConfig, recipe: Recipe, record: Record, sizes: Mapp
     sections = {
         "Data": _data(recipe),
         "Sizes": _sizes(sizes),
-        "Training": _training(config, recipe, record),
+        "Training": _training(recipe, record),
         "Accuracy": _UNKNOWN,
         "Limits": _LIMITS.format(width=config.width, height=config.height, lengths=lengths),
     }
@@ -126,7 +126,7 @@ def _sizes(sizes: Mapping[str, tuple[int, int]]) -> str:
     return _table(("part", "values", "float16"), [*rows, ("all", f"{sum(counts):,}", f"{sum(total) / 1e6:.2f} MB")])
 
 
-def _training(config: NativeConfig, recipe: Recipe, record: Record) -> str:
+def _training(recipe: Recipe, record: Record) -> str:
     stages = {
         "autoencoder": (recipe.autoencoder, "frames or crops"),
         "text encoder": (recipe.text_encoder, "pairs of prompts"),
@@ -138,14 +138,17 @@ def _training(config: NativeConfig, recipe: Recipe, record: Record) -> str:
     crops = f"{recipe.crop_share:.0%} of the steps on crops of {recipe.crop} pixels around edges"
     spent = "not recorded" if record.seconds is None else f"{record.seconds:,.0f} s"
     workers = record.facts["workers"]
+    muon = [name for name, (schedule, _) in stages.items() if schedule.muon]
     return f"""{_table(columns, rows)}
 
 - Seed {recipe.seed}; AdamW (0.9, 0.99), gradients clipped to norm 1, bfloat16 autocast.
+- Muon in AdamW's place for the hidden matrices of: {", ".join(muon) or "no stage"}.
 - What is kept of each stage is the exponential moving average of its weights.
 - Autoencoder: L1 + 3 * MSE, latent noise {recipe.latent_noise:g}, {crops}.
 - Text encoder: InfoNCE between two prompts of one scene, and the value of every attribute, before any video.
 - Denoiser: velocity of the flow on cached latents ({clips}).
-- Noise shift {config.sampler_shift:g}; {recipe.caption_dropout:.0%} of the denoiser's prompts are empty.
+- Noise levels: logits of mean {recipe.noise_mean:g}, deviation {recipe.noise_deviation:g}.
+- {recipe.caption_dropout:.0%} of the denoiser's prompts are empty.
 - Hardware: {"; ".join(record.hardware)}; {workers} worker{"s" if workers > 1 else ""}. Time: {spent}."""
 
 

@@ -23,6 +23,8 @@ class Schedule:
     """Over how many steps, at the end, the learning rate falls to 0."""
     weight_decay: float = 0.0
     ema_decay: float = 0.999
+    muon: bool = False
+    """Whether Muon moves the hidden matrices, in AdamW's place."""
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step: rising, holding, falling."""
@@ -51,8 +53,11 @@ class Recipe:
     clips: Mapping[int, int] = field(default_factory=lambda: {16: 12288, 8: 512, 12: 512, 20: 512, 24: 512})
     """How many clips of how many frames are drawn and encoded before the denoiser's training."""
     denoiser: Schedule = Schedule(
-        steps=5750, batch=32, learning_rate=1e-3, warmup=300, decay=1800, weight_decay=0.01, ema_decay=0.9995
+        steps=9000, batch=48, learning_rate=1e-3, warmup=300, decay=3000, weight_decay=0.01, ema_decay=0.999, muon=True
     )
+    noise_mean: float = 0.8
+    noise_deviation: float = 1.2
+    """Of the logits of the noise levels that the denoiser is trained at: most are where shapes are decided."""
     caption_dropout: float = 0.12
     """How often the prompt is empty, which is what guidance compares with."""
 
@@ -79,7 +84,9 @@ SHORT = Recipe(
     autoencoder=Schedule(steps=50, batch=32, learning_rate=3e-3, warmup=5, decay=10, ema_decay=0.9),
     text_encoder=Schedule(steps=40, batch=32, learning_rate=3e-3, warmup=5, decay=10, weight_decay=0.01, ema_decay=0.9),
     clips={16: 64, 8: 32},
-    denoiser=Schedule(steps=60, batch=8, learning_rate=3e-3, warmup=5, decay=10, weight_decay=0.01, ema_decay=0.9),
+    denoiser=Schedule(
+        steps=60, batch=8, learning_rate=3e-3, warmup=5, decay=10, weight_decay=0.01, ema_decay=0.9, muon=True
+    ),
 )
 """Seconds instead of hours: every stage's loss falls, and the videos show next to nothing."""
 

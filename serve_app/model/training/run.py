@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import TypeVar
 
 import numpy as np
@@ -193,7 +194,7 @@ class _Run:
             {frames: self._clips(autoencoder, count, frames) for frames, count in self.recipe.clips.items()},
             batch=self.recipe.denoiser.batch // self.worker.count,
             max_tokens=self.config.text_encoder.max_tokens,
-            shift=self.config.sampler_shift,
+            noise=NormalDist(self.recipe.noise_mean, self.recipe.noise_deviation),
             caption_dropout=self.recipe.caption_dropout,
             device=self.device,
         )

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from serve_app.errors import Unavailable
+from serve_app.model.training.optimiser import Optimisers
 from serve_app.model.training.recipe import Schedule
 
 CHECKPOINT_SECONDS = 30.0
@@ -91,9 +92,7 @@ class Trainer:
         self._seed = seed
         self._worker = worker
         self._checkpoint = folder / f"{stage.name}.ckpt"
-        self._optimiser = torch.optim.AdamW(
-            stage.module.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
-        )
+        self._optimisers = Optimisers(stage.module, schedule)
         self.average = copy.deepcopy(stage.module).requires_grad_(False)
         self.step = 0
 
@@ -131,14 +130,12 @@ class Trainer:
         """Take one step; returns its figures."""
         name = int.from_bytes(self._stage.name.encode()[:7])
         rng = np.random.default_rng([self._seed, name, self.step, self._worker.rank])
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._schedule.rate(self.step)
         loss, figures = self._stage.loss(self.step, rng)
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimisers.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call] # torch's own signature
         self._worker.average(self._stage.module)
         nn.utils.clip_grad_norm_(self._stage.module.parameters(), 1.0)
-        self._optimiser.step()
+        self._optimisers.step(self._schedule.rate(self.step))
         self.step += 1
         self._follow()
         return {"loss": loss.item(), **figures}
@@ -159,7 +156,7 @@ class Trainer:
             "step": self.step,
             "module": self._stage.module.state_dict(),
             "average": self.average.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
+            "optimisers": self._optimisers.state_dict(),
         }
         partial = self._checkpoint.with_suffix(".partial")
         torch.save(whole, partial)
@@ -172,7 +169,7 @@ class Trainer:
         whole: dict[str, Any] = torch.load(self._checkpoint, weights_only=True, map_location="cpu")
         self._stage.module.load_state_dict(whole["module"])
         self.average.load_state_dict(whole["average"])
-        self._optimiser.load_state_dict(whole["optimiser"])
+        self._optimisers.load_state_dict(whole["optimisers"])
         self.step = whole["step"]
 
 

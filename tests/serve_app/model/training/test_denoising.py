@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -18,8 +20,10 @@ from serve_app.model.training.recipe import SHORT_MODEL
 from serve_app.model.training.world import Scene
 from tests.serve_app.model.training.short_run import ShortRun
 
+NOISE = NormalDist(0.8, 1.2)
 
-def stage(run: ShortRun, *, shift: float = 3.0, dropout: float = 0.5, batch: int = 16) -> Denoising:
+
+def stage(run: ShortRun, *, dropout: float = 0.5, batch: int = 16) -> Denoising:
     torch.manual_seed(0)
     net = DenoiserNet(SHORT_MODEL.denoiser)
     initialise(net)
@@ -30,18 +34,17 @@ def stage(run: ShortRun, *, shift: float = 3.0, dropout: float = 0.5, batch: int
         {8: Clips(np.load(run.folder / "latents-8.npy"), world.scenes(held_out=False)[:32])},
         batch=batch,
         max_tokens=256,
-        shift=shift,
+        noise=NOISE,
         caption_dropout=dropout,
     )
 
 
-def test_levels_cover_their_range_evenly(short_run: ShortRun) -> None:
-    """Every batch has one level from each part of the range, shifted as the sampler shifts its own."""
-    levels = stage(short_run, shift=3.0)._levels(np.random.default_rng(0))
-    even = np.sort(levels / (3 - 2 * levels))  # the inverse of the sampler's shift
-    assert all(i / 16 <= level < (i + 1) / 16 for i, level in enumerate(even))
-    unsorted = stage(short_run, shift=1.0)._levels(np.random.default_rng(1))
-    assert any(before > after for before, after in pairwise(unsorted))
+def test_levels_cover_their_distribution_evenly(short_run: ShortRun) -> None:
+    """Every batch has one level from each part of the distribution, in no order."""
+    levels = stage(short_run)._levels(np.random.default_rng(0))
+    parts = np.array([NOISE.cdf(math.log(level / (1 - level))) for level in levels])
+    assert all(i / 16 <= part < (i + 1) / 16 for i, part in enumerate(np.sort(parts)))
+    assert any(before > after for before, after in pairwise(levels))
 
 
 def test_some_prompts_are_empty(short_run: ShortRun, monkeypatch: pytest.MonkeyPatch) -> None:
