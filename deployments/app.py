@@ -18,6 +18,9 @@ from deployments.video_encoder import VideoEncoder
 from serve_app.service.wiring import open_planner
 from serve_app.settings import Settings
 
+BATCHES_TAKEN = 2
+"""What a Diffusion replica takes on: one batch to denoise and one to follow it at once; the rest waits in routers."""
+
 
 def build(settings: Settings) -> Application:
     """Return the application `encore`; before anything is started.
@@ -28,7 +31,11 @@ def build(settings: Settings) -> Application:
     tracing.require(settings.otlp_endpoint)
     args = settings.args()
     video_encoder = _deployment(VideoEncoder, max_ongoing_requests=8, graceful_shutdown_timeout_s=60).bind(args)
-    diffusion = _deployment(Diffusion, max_ongoing_requests=128, graceful_shutdown_timeout_s=120)
+    diffusion = _deployment(
+        Diffusion,
+        max_ongoing_requests=BATCHES_TAKEN * settings.max_batch_size,
+        graceful_shutdown_timeout_s=settings.drain_seconds + 30,
+    )
     text_encoder = _deployment(TextEncoder, max_ongoing_requests=64)
     router = _deployment(serve.ingress()(CacheRouter), name="CacheRouter", max_ongoing_requests=2_000)
     return router.bind(args, text_encoder.bind(args), diffusion.bind(args, video_encoder))

@@ -13,16 +13,21 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from deployments.draining import is_draining
+from deployments.measurements import Measurements
 from deployments.metrics import replica_telemetry
 from deployments.threads import torch_threads
-from serve_app.core import Finished, Frames, RenderEvent, RenderRequest
+from serve_app.core import Finished, Frames, ModelCard, RenderEvent, RenderRequest, Urgency
 from serve_app.engine.engine import StepEngine
 from serve_app.errors import EncoreError, RenderFailed
-from serve_app.model.model import load_family
+from serve_app.model.model import Denoiser, load_family
 from serve_app.service.embedding import PromptEmbeds
+from serve_app.service.latents import LatentsCache
 from serve_app.service.rendering import RenderWorker
-from serve_app.service.wiring import compute_device
+from serve_app.service.wiring import compute_device, default_spec, open_latents, open_tiers
 from serve_app.settings import Settings
+
+DRAIN_POLL_SECONDS = 0.5
 
 
 class Diffusion:
@@ -32,16 +37,23 @@ class Diffusion:
         settings = Settings(**args)
         family = load_family(settings.model)
         device = compute_device(settings)
+        telemetry = replica_telemetry()
         self._video_encoder = video_encoder
+        self._drain_seconds = settings.drain_seconds
+        latents = open_latents(settings, open_tiers(settings, telemetry), telemetry)
+        self._latents = None if latents is None else LatentsCache(latents)
+        denoiser = await asyncio.to_thread(family.load_denoiser, device)
         self._engine = StepEngine(
-            await asyncio.to_thread(family.load_denoiser, device),
+            denoiser,
             await asyncio.to_thread(family.load_decoder, device),
             max_batch_size=settings.max_batch_size,
-            telemetry=replica_telemetry(),
+            telemetry=telemetry,
             torch_threads=torch_threads(settings),
         )
         await self._engine.start()
-        self._worker = RenderWorker(self._engine, self._finish, family.card.model_fingerprint)
+        await self._measure(settings, family.card, denoiser, device)
+        self._worker = RenderWorker(self._engine, self._finish, family.card.model_fingerprint, self._latents)
+        self._drain = asyncio.create_task(self._drain_in_time())
 
     async def render(self, request: RenderRequest, embeds: PromptEmbeds) -> AsyncIterator[RenderEvent]:
         """Yield Started, Progress as it happens, and Finished; raises EncoreError."""
@@ -52,6 +64,14 @@ class Diffusion:
         """End the render of key(video) at its next step; False when it is not running here."""
         return self._worker.cancel(key)
 
+    async def drop_latents(self, key: str) -> None:
+        """Delete the latents of key(latents), those too that this replica is just writing."""
+        await self._worker.drop_latents(key)
+
+    def promote(self, key: str, urgency: Urgency) -> bool:
+        """Let the render of key(video) hurry; False when it is not denoising here."""
+        return self._worker.promote(key, urgency)
+
     def stats(self) -> dict[str, Any]:
         """Return the engine's load."""
         return self._engine.stats()
@@ -61,7 +81,30 @@ class Diffusion:
         self._engine.check_health()
 
     async def __del__(self) -> None:
+        self._drain.cancel()
         await self._engine.stop()
+        if self._latents is not None:
+            await self._latents.settled()
+
+    async def _measure(self, settings: Settings, card: ModelCard, denoiser: Denoiser, device: str) -> None:
+        """Find how many jobs of the model's own size share a pass with profit, unless that is known of this device."""
+        kept = Measurements(
+            settings.measurements_file,
+            model_fingerprint=card.model_fingerprint,
+            device=device,
+            torch_threads=torch_threads(settings),
+        )
+        shape = denoiser.latent_shape(default_spec(card))
+        kept.load(self._engine.pace)
+        if not self._engine.pace.knows(shape):
+            await self._engine.measure([shape])
+            kept.save(self._engine.pace)
+
+    async def _drain_in_time(self) -> None:
+        """Wait for Serve to shut this replica down, then hand back what cannot be finished."""
+        while not is_draining():  # noqa: ASYNC110 - Serve tells nobody
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        await self._engine.drain(self._drain_seconds)
 
     async def _finish(self, request: RenderRequest, frames: Frames, render_seconds: float) -> Finished:
         try:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
+from contextvars import Context
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,10 +21,12 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.metrics import replica_telemetry
 from serve_app.api.api import build_api
-from serve_app.core import RenderEvent, RenderRequest
+from serve_app.core import Finished, Outcome, RenderEvent, RenderRequest, Urgency, VideoSpec
+from serve_app.engine.scheduler import due
 from serve_app.errors import EncoreError, FingerprintMismatch, RenderFailed, Unavailable
 from serve_app.schema import parse_request
 from serve_app.service.service import Answer
+from serve_app.service.turnstile import Turnstile
 from serve_app.service.wiring import open_service
 from serve_app.settings import Settings
 
@@ -71,11 +75,19 @@ class CacheRouter:
 
 
 class HandleRenderer:
-    """serve_app's Renderer over the deployments TextEncoder and Diffusion."""
+    """serve_app's Renderer over the deployments TextEncoder and Diffusion.
+
+    Replicas of Diffusion take two batches each (`max_ongoing_requests`); Serve's own queue in front of them knows no
+    priorities, so this router lets one request at a time into it, and all others wait at the turnstile.
+    """
 
     def __init__(self, text_encoder: DeploymentHandle[Any], diffusion: DeploymentHandle[Any]) -> None:
         self._text_encoder = text_encoder
         self._diffusion = diffusion
+        self._turnstile = Turnstile()
+        self._work: dict[str, float] = {}
+        self._seconds_per_work = 0.0
+        self._background: set[asyncio.Task[None]] = set()
 
     async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
         """Yield the render's events; asks again, from the beginning, when a replica died or left under it."""
@@ -96,21 +108,70 @@ class HandleRenderer:
         embeds = self._text_encoder.embed.remote(
             (keys.prompt, keys.negative_prompt), (spec.prompt, spec.negative_prompt)
         )
-        stream: Any = self._diffusion.options(stream=True).render.remote(request, embeds)
-        async for event in stream:
-            yield event
+        self._work[keys.video] = _work_of(spec)
+        try:
+            async with self._turnstile.turn(keys.video, self._due(keys.video, request.urgency)) as turn:
+                stream: Any = self._diffusion.options(stream=True).render.remote(request, embeds)
+                async for event in stream:
+                    self._turnstile.taken(turn)
+                    if isinstance(event, Finished) and event.outcome is Outcome.RENDERED:
+                        self._learn(keys.video, event.render_seconds)
+                    yield event
+        finally:
+            self._work.pop(keys.video, None)
+
+    def _due(self, key: str, urgency: Urgency) -> float:
+        expected = self._work.get(key, 0.0) * self._seconds_per_work
+        return due(time.time(), expected, urgency.priority, urgency.deadline)
+
+    def _learn(self, key: str, render_seconds: float) -> None:
+        measured = render_seconds / self._work[key]
+        self._seconds_per_work += (0.2 if self._seconds_per_work else 1.0) * (measured - self._seconds_per_work)
 
     async def cancel(self, key: str) -> None:
         """End the render of `key` on whichever replica runs it."""
         await self._diffusion.broadcast("cancel", key).results_async()
 
-    async def stats(self) -> dict[str, Any]:
-        """Return the load of one Diffusion replica."""
+    async def drop_latents(self, key: str) -> None:
+        """Have every replica delete latents; one that is starting or dying writes none."""
         try:
-            stats: dict[str, Any] = await self._diffusion.stats.remote()
-        except (RayActorError, RayServeException) as error:
-            return {"error": type(error).__name__}
-        return stats
+            await self._diffusion.broadcast("drop_latents", key).results_async()
+        except (RayActorError, RayTaskError, RayServeException):
+            logger.exception("not every replica could be told to drop latents")
+
+    def promote(self, key: str, urgency: Urgency) -> None:
+        """Move the render of `key` forward, here or on the replica that has it."""
+        if not self._turnstile.promote(key, self._due(key, urgency)):
+            task = asyncio.get_running_loop().create_task(self._promote_there(key, urgency), context=Context())
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def _promote_there(self, key: str, urgency: Urgency) -> None:
+        try:
+            await self._diffusion.broadcast("promote", key, urgency).results_async()
+        except (RayActorError, RayTaskError, RayServeException):
+            logger.exception("a render could not be told to hurry")
+
+    async def stats(self) -> dict[str, Any]:
+        """Return what waits at this router's turnstile, and the load of all Diffusion replicas, in sum and each.
+
+        A broadcast does not queue behind renders, as a call to a busy replica would.
+        """
+        try:
+            engines: list[dict[str, Any]] = await self._diffusion.broadcast("stats").results_async()
+        except (RayActorError, RayTaskError, RayServeException) as error:
+            return {"waiting": len(self._turnstile), "error": type(error).__name__}
+        sums = {name: sum(engine[name] for engine in engines) for name in _SUMMED}
+        return {"waiting": len(self._turnstile), "replicas": len(engines), **sums, "engines": engines}
+
+
+_SUMMED = ("queued", "running", "decoding", "backlog_steps", "backlog_seconds", "steps_done", "passes")
+
+
+def _work_of(spec: VideoSpec) -> float:
+    """Return how much there is to denoise, in steps times rows times pixels."""
+    rows = 1 if spec.guidance_scale == 1.0 else 2
+    return float(spec.num_inference_steps * rows * spec.num_frames * spec.width * spec.height)
 
 
 class ReplicaPeers:

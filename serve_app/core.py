@@ -202,6 +202,28 @@ class Entry:
         return len(self.data)
 
 
+class Priority(StrEnum):
+    """Who waits for a render: a person, a program, nobody yet."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+    WARM_UP = "warm_up"
+
+
+@dataclass(frozen=True, slots=True)
+class Urgency:
+    """How soon a render is wanted; part of no key, because it changes no pixel. `deadline` is in Unix seconds."""
+
+    priority: Priority = Priority.INTERACTIVE
+    deadline: float | None = None
+
+    def joined(self, other: Urgency) -> Urgency:
+        """Return what two who wait for one render want together: the higher priority and the earlier deadline."""
+        order = list(Priority)
+        deadlines = [deadline for deadline in (self.deadline, other.deadline) if deadline is not None]
+        return Urgency(min(self.priority, other.priority, key=order.index), min(deadlines, default=None))
+
+
 @dataclass(frozen=True, slots=True)
 class RenderRequest:
     """What a router asks of the renderer. `model_fingerprint` is refused by a replica that runs another one."""
@@ -209,6 +231,7 @@ class RenderRequest:
     spec: VideoSpec
     keys: Keys
     model_fingerprint: str
+    urgency: Urgency = field(default_factory=Urgency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +257,8 @@ class Finished:
     stored: tuple[str, ...]
     render_seconds: float
     encode_seconds: float
+    outcome: Outcome = Outcome.RENDERED
+    """`latents` when kept latents spared the denoising."""
 
 
 RenderEvent = Started | Progress | Finished

@@ -35,7 +35,16 @@ class Settings(BaseSettings):
         None,
         description="torch threads per Diffusion and TextEncoder replica; none: the cores Ray gives it, at least 1",
     )
-    max_batch_size: PositiveInt = Field(4, description="most jobs in one forward pass of the denoiser")
+    max_batch_size: PositiveInt = Field(
+        4, description="most jobs in one forward pass of the denoiser; fewer where measuring shows that more do not pay"
+    )
+    measurements_file: str | None = Field(
+        None,
+        description="where Diffusion keeps what it measured of its device between starts; none: measured each time",
+    )
+    drain_seconds: PositiveFloat = Field(
+        60.0, description="a Diffusion replica that shuts down finishes what it can within, hands the rest to another"
+    )
 
     redis_url: str | None = Field(None, description="L2 and job records: redis://, rediss:// or unix://; none: no L2")
     redis_timeout_seconds: PositiveFloat = Field(0.5, description="longest wait for one answer of L2")
@@ -50,6 +59,9 @@ class Settings(BaseSettings):
     l2_ttl_seconds: PositiveInt = Field(7 * DAY, description="how long L2 keeps a value since its last use")
     l2_max_value_bytes: PositiveInt = Field(64 * MIB, description="larger values go to L3 only")
     l3_max_bytes: PositiveInt = Field(20 * 1024 * MIB, description="bound of a local L3 folder")
+    keep_latents: bool = Field(
+        True, description="final latents go to L3 too: another frame rate or quality of a video costs no denoising"
+    )
     embedding_l1_bytes: PositiveInt = Field(128 * MIB, description="prompt embeddings kept in TextEncoder's memory")
 
     max_body_bytes: PositiveInt = Field(MIB, description="larger request bodies are a 413")

@@ -91,6 +91,7 @@ def _start(
         valkey.wait_until_ready()
         tiers["redis_url"] = valkey.url
     tiers.setdefault("l3_url", folder.l3.as_uri())
+    tiers.setdefault("measurements_file", str(folder.root / "measurements.json"))
     listener = Listener(folder.run / "events")
     rendered = folder.run / "config.json"
     rendered.write_text(json.dumps(_render(config, ports.http, tiers)))

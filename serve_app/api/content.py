@@ -1,4 +1,4 @@
-"""A stored video over HTTP: strong ETag, 304, and single byte ranges (RFC 9110, sections 13 and 14).
+"""A stored video or a picture of it over HTTP: strong ETag, 304, single byte ranges (RFC 9110, sections 13 and 14).
 
 Several ranges in one request are answered with the whole file, which RFC 9110 allows and browsers accept.
 """
@@ -17,8 +17,8 @@ from serve_app.errors import RangeNotSatisfiable
 _RANGE = re.compile(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)", re.ASCII | re.IGNORECASE)
 
 
-def content_response(request: Request, entry: Entry, headers: dict[str, str]) -> Response:
-    """Answer a GET or HEAD for `entry`; `headers` are added to every answer."""
+def content_response(request: Request, entry: Entry, media_type: str, headers: dict[str, str]) -> Response:
+    """Answer a GET or HEAD for `entry`, whose bytes are of `media_type`; `headers` are added to every answer."""
     etag = f'"{entry.digest}"'
     headers = headers | {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
     if _matches(request.headers.get("if-none-match"), etag):
@@ -30,17 +30,17 @@ def content_response(request: Request, entry: Entry, headers: dict[str, str]) ->
         refusal.headers.update(headers | {"Content-Range": f"bytes */{entry.size}"})
         return refusal
     if wanted is None:
-        return _body(request, entry.data, 200, headers)
+        return _body(request, entry.data, 200, media_type, headers)
     first, last = wanted
     headers["Content-Range"] = f"bytes {first}-{last}/{entry.size}"
-    return _body(request, entry.data[first : last + 1], 206, headers)
+    return _body(request, entry.data[first : last + 1], 206, media_type, headers)
 
 
-def _body(request: Request, data: bytes, status: int, headers: dict[str, str]) -> Response:
+def _body(request: Request, data: bytes, status: int, media_type: str, headers: dict[str, str]) -> Response:
     if request.method == "HEAD":
         headers = headers | {"Content-Length": str(len(data))}
         data = b""
-    return Response(data, status, headers, media_type="video/mp4")
+    return Response(data, status, headers, media_type=media_type)
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:
@@ -68,7 +68,7 @@ def _wanted_range(request: Request, etag: str, size: int) -> tuple[int, int] | N
         if parsed[2] and _bounded(parsed[2]) < first:
             return None  # not a valid range at all: RFC 9110 says ignore it
     if first > last:
-        raise RangeNotSatisfiable(f"The range {header[:100]} lies beyond the {size} bytes of this video.")
+        raise RangeNotSatisfiable(f"The range {header[:100]} lies beyond the {size} bytes of this file.")
     return first, last
 
 

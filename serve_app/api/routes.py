@@ -12,9 +12,10 @@ from starlette.responses import Response
 from serve_app.api.body import read_request
 from serve_app.api.cache_status import cache_status
 from serve_app.api.content import content_response
-from serve_app.core import ModelCard
-from serve_app.errors import Unprocessable
+from serve_app.core import IntRange, ModelCard
+from serve_app.media.variant import Variant
 from serve_app.schema import CacheInfo, ErrorBody, VideoError, VideoObject, VideoRequest
+from serve_app.schema.request import QUALITY
 from serve_app.service.jobs import Job
 from serve_app.service.service import VideoService
 
@@ -40,6 +41,9 @@ _BODY: dict[str, Any] = {
     }
 }
 _MP4: dict[int | str, dict[str, Any]] = {200: {"content": {"video/mp4": {}}, "description": "the MP4"}}
+_CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {each.media_type: {} for each in Variant}, "description": "the MP4, or the picture of it"}
+}
 
 
 def _service(request: Request) -> VideoService:
@@ -105,15 +109,19 @@ async def delete(request: Request, video_id: str) -> dict[str, Any]:
 
 
 @router.head("/v1/videos/{video_id}/content", include_in_schema=False)
-@router.get("/v1/videos/{video_id}/content", responses=_MP4, response_class=Response, tags=["videos"])
-async def content(request: Request, video_id: str) -> Response:
-    """Return a completed job's MP4; understands If-None-Match and Range."""
-    variant = request.query_params.get("variant", "video")
-    if variant != "video":
-        raise Unprocessable(f"'variant' {variant[:40]} is not available; there is 'video'.", param="variant")
-    entry, job, outcome = await _service(request).content(video_id)
+@router.get("/v1/videos/{video_id}/content", responses=_CONTENT, response_class=Response, tags=["videos"])
+async def content(
+    request: Request,
+    video_id: str,
+    variant: Annotated[
+        Variant,
+        Query(description="the video, its middle frame (WebP), or up to 16 of its frames in one picture (JPEG)"),
+    ] = Variant.VIDEO,
+) -> Response:
+    """Return a completed job's MP4, or a picture of it; understands If-None-Match and Range."""
+    entry, job, outcome = await _service(request).content(video_id, variant)
     headers = {"Cache-Status": cache_status(outcome), "X-Encore-Key": job.keys.video}
-    return content_response(request, entry, headers)
+    return content_response(request, entry, variant.media_type, headers)
 
 
 @router.post("/v1/explain", openapi_extra=_BODY, tags=["cache"])
@@ -171,6 +179,7 @@ def _video(job: Job) -> VideoObject:
         seed=spec.seed,
         num_frames=spec.num_frames,
         fps=spec.fps,
+        quality=spec.quality,
         corrected=[each.wire() for each in job.corrected],
         cache=None
         if job.outcome is None
@@ -179,8 +188,7 @@ def _video(job: Job) -> VideoObject:
 
 
 def _model(card: ModelCard) -> dict[str, Any]:
-    def whole(name: str) -> dict[str, int]:
-        allowed = getattr(card, name)
+    def whole(allowed: IntRange) -> dict[str, int]:
         return {
             "minimum": allowed.minimum, "maximum": allowed.maximum, "step": allowed.step, "default": allowed.default
         }  # fmt: skip
@@ -197,8 +205,9 @@ def _model(card: ModelCard) -> dict[str, Any]:
         "aliases": list(card.aliases),
         "fingerprint": card.model_fingerprint,
         "max_prompt_tokens": card.max_prompt_tokens,
-        "parameters": {name: whole(name) for name in names}
+        "parameters": {name: whole(getattr(card, name)) for name in names}
         | {
+            "quality": whole(QUALITY),
             "guidance_scale": {
                 "minimum": guidance.minimum, "maximum": guidance.maximum, "default": guidance.default
             }

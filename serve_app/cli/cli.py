@@ -123,13 +123,27 @@ def generate(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file also when -o is absent.")] = False,
+    thumbnail: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where to put the middle frame too, a WebP.")
+    ] = None,
+    spritesheet: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where to put up to 16 frames in one picture too, a JPEG.")
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Make a video, or get it from the cache. Ctrl-C stops the render on the server too."""
     from serve_app.cli.generate import generate
 
-    generate(prompt, fields, output=output, force=force, url=url, as_json=as_json)
+    generate(
+        prompt,
+        fields,
+        output=output,
+        pictures={"thumbnail": thumbnail, "spritesheet": spritesheet},
+        force=force,
+        url=url,
+        as_json=as_json,
+    )
 
 
 @app.command()

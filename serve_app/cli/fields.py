@@ -26,8 +26,11 @@ def _seed(text: str) -> int | str:
         raise typer.BadParameter(f"'{text}' is neither a whole number nor `random`.") from None
 
 
-def _option(*names: str, text: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel="The video (absent: the model's default)", **more)
+def _option(*names: str, text: str, panel: str = "The video (absent: the model's default)", **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+_URGENCY = "How soon (changes no video)"
 
 
 def _declared(
@@ -44,8 +47,16 @@ def _declared(
         int | None, _option("--num-inference-steps", "--steps", text="Denoising steps.")
     ] = None,
     guidance_scale: Annotated[float | None, _option(text="How closely to follow the prompt.")] = None,
+    quality: Annotated[int | None, _option(text="0 (lossless) to 51 (smallest file). Absent: 23.")] = None,
     correct_typos: Annotated[
         bool | None, _option("--correct-typos/--no-correct-typos", text="Whether mistyped words are corrected.")
+    ] = None,
+    priority: Annotated[
+        str | None,
+        _option(metavar="interactive|batch|warm_up", panel=_URGENCY, text="Who waits for it. Absent: interactive."),
+    ] = None,
+    deadline_seconds: Annotated[
+        float | None, _option(panel=_URGENCY, text="Wanted within so many seconds; nothing is dropped after them.")
     ] = None,
 ) -> None:
     """Hold the options; never called."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -19,30 +19,45 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from serve_app.cli.fields import Fields
-from serve_app.cli.output import opened
+from serve_app.cli.output import Save, opened
 from serve_app.client import Encore, Job, failures
+from serve_app.client.calls import Variant
 from serve_app.core import JobStatus
-from serve_app.errors import EncoreError
+from serve_app.errors import EncoreError, InvalidRequest
 
 POLL_INTERVAL = 0.2  # seconds; a poll costs the server about a millisecond
 
 Tell = Callable[[Job], None]
+Pictures = Mapping[Variant, str | None]
+"""The files that pictures of the video go to; None: not asked for."""
 
 
-def generate(prompt: str, fields: Fields, *, output: str | None, force: bool, url: str | None, as_json: bool) -> None:
-    """Get the video of `prompt`, save it as `output.opened` describes, and print how it came.
+def generate(
+    prompt: str,
+    fields: Fields,
+    *,
+    output: str | None,
+    pictures: Pictures,
+    force: bool,
+    url: str | None,
+    as_json: bool,
+) -> None:
+    """Get the video of `prompt` and pictures of it, save them as `output.opened` describes, print how it came.
 
-    Raises what the client, the render and the place raise. With `-` as output the report goes to standard error.
+    Raises what the client, the render and the places raise. With `-` as a place the report goes to standard error.
     """
-    with Encore(url) as encore, opened(output, force=force) as save:
+    with Encore(url) as encore, ExitStack() as stack:
+        save = stack.enter_context(opened(output, force=force))
+        saves = _opened_beside(stack, output, pictures)
         began = time.monotonic()
         with progress_bar() as tell:
             job = follow(encore, prompt, fields, tell)
         data = encore.content(job.id)
         waited = time.monotonic() - began
         name = save(data, _key(job))
-    report = _report(job, name, len(data), waited)
-    typer.echo(json.dumps(report) if as_json else _told(report), err=name is None)
+        beside = {each: keep(encore.content(job.id, variant=each), _key(job)) for each, keep in saves.items()}
+    report = _report(job, name, len(data), waited) | beside
+    typer.echo(json.dumps(report) if as_json else _told(report), err=None in (name, *beside.values()))
 
 
 def follow(encore: Encore, prompt: str, fields: Fields, tell: Tell) -> Job:
@@ -67,6 +82,13 @@ def follow(encore: Encore, prompt: str, fields: Fields, tell: Tell) -> Job:
         error = job.error
         raise failures.of_job(error.code, error.message) if error else EncoreError(f"Job {job.id} failed.")
     return job
+
+
+def _opened_beside(stack: ExitStack, output: str | None, pictures: Pictures) -> dict[Variant, Save]:
+    places = {variant: place for variant, place in pictures.items() if place is not None}
+    if len({output, *places.values()}) <= len(places):
+        raise InvalidRequest("The video and its pictures need a place each.", param="output")
+    return {variant: stack.enter_context(opened(place, force=False)) for variant, place in places.items()}
 
 
 @contextmanager
@@ -148,7 +170,9 @@ def _told(report: dict[str, Any]) -> str:
         "video": video,
         "key": report["key"],
     }
+    lines |= {name: report[name] or "standard output" for name in ("thumbnail", "spritesheet") if name in report}
     if report["corrected"]:
         words = ", ".join(f"{word['from']} → {word['to']}" for word in report["corrected"])
         lines["read as"] = f"{words} (--no-correct-typos refuses that)"
-    return "\n".join(f"{name:<9}{value}" for name, value in lines.items())
+    width = max(map(len, lines)) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in lines.items())

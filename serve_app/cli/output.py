@@ -1,4 +1,4 @@
-"""Where a video goes: a file that appears whole or not at all, standard output, or a device.
+"""Where a video or a picture of it goes: a file that appears whole or not at all, standard output, or a device.
 
 The place is opened before a render is asked for, so nobody waits for a video that cannot be written.
 """
@@ -42,7 +42,7 @@ def opened(output: str | None, *, force: bool) -> Iterator[Save]:
 
 def _standard_output() -> Save:
     if sys.stdout.isatty():
-        raise InvalidRequest("A video would garble the terminal; redirect standard output or name a file.")
+        raise InvalidRequest("A video or picture would garble the terminal; redirect standard output or name a file.")
 
     def save(data: bytes, key: str) -> None:
         sys.stdout.buffer.write(data)

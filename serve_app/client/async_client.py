@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from serve_app.client import calls, failures
-from serve_app.client.calls import Call, Fields, Order, Pause, Steps
+from serve_app.client.calls import Call, Fields, Order, Pause, Steps, Variant
 from serve_app.client.client import POLL_INTERVAL, OnProgress
 from serve_app.client.connection import Connection
 from serve_app.client.replies import Explanation, Generated, Invalidated, Job, JobPage, Model
@@ -85,9 +85,9 @@ class AsyncEncore:
         """Delete a job; a render in progress is cancelled unless others wait for it."""
         return await self._send(calls.delete(video_id))
 
-    async def content(self, video_id: str) -> bytes:
-        """Return the MP4 file of a completed job."""
-        return await self._send(calls.content(video_id))
+    async def content(self, video_id: str, *, variant: Variant = "video") -> bytes:
+        """Return the MP4 file of a completed job, its `thumbnail` (WebP) or its `spritesheet` (JPEG)."""
+        return await self._send(calls.content(video_id, variant))
 
     async def generate(
         self,

@@ -21,6 +21,7 @@ from serve_app.errors import EncoreError, Unavailable
 
 T = TypeVar("T")
 Order = Literal["asc", "desc"]
+Variant = Literal["video", "thumbnail", "spritesheet"]
 
 
 class Fields(TypedDict, total=False):
@@ -37,7 +38,10 @@ class Fields(TypedDict, total=False):
     fps: int | None
     num_inference_steps: int | None
     guidance_scale: float | None
+    quality: int | None
     correct_typos: bool | None
+    priority: Literal["interactive", "batch", "warm_up"] | None
+    deadline_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +93,10 @@ def delete(video_id: str) -> Call[bool]:
     return Call("DELETE", _video(video_id), replies.deleted)
 
 
-def content(video_id: str) -> Call[bytes]:
-    """Download a finished video."""
-    return Call("GET", f"{_video(video_id)}/content", replies.content)
+def content(video_id: str, variant: Variant = "video") -> Call[bytes]:
+    """Download a finished video, or a picture of it."""
+    params = {} if variant == "video" else {"variant": variant}
+    return Call("GET", f"{_video(video_id)}/content", replies.content, params=params)
 
 
 def sync(prompt: str, fields: Fields) -> Call[Generated]:

@@ -1,8 +1,8 @@
 """One job's way from noise to latents as an immutable value, and the pass that moves many of them one step.
 
 A step takes trajectories and returns new ones: a job that is cancelled, or a pass that raises, leaves nothing half
-done. Each trajectory owns its sampler, seed and embeddings, so what a job computes does not depend on whom it
-shares a pass with.
+done. Each trajectory owns its sampler, seed and prepared prompt, so what a job computes does not depend on whom it
+shares a pass with. Its latents after some step are all that a later job needs to go on from there, to the same bits.
 """
 
 from __future__ import annotations
@@ -14,8 +14,16 @@ import torch
 from torch import Tensor
 
 from serve_app.core import VideoSpec
-from serve_app.model.model import Denoiser
+from serve_app.model.model import Denoiser, Prepared
 from serve_app.model.sampler import FlowMatchEulerSampler, initial_noise
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """A point to go on from: float32 latents [channels, frames, height, width] after `step` steps."""
+
+    step: int
+    latents: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +31,7 @@ class Trajectory:
     """Where one job is: `step` steps done, at `latents` [channels, frames, height, width] (None before the first).
 
     `negative_prompt_embeds` is None when the job is not guided; then it costs one row of a pass instead of two.
+    `prompt` and `negative_prompt` are what the denoiser made of the embeddings, from the first pass on.
     """
 
     sampler: FlowMatchEulerSampler
@@ -34,22 +43,38 @@ class Trajectory:
     latents: Tensor | None = None
     step: int = 0
     is_finite: bool = True
+    prompt: Prepared | None = None
+    negative_prompt: Prepared | None = None
 
     @classmethod
     def of(
-        cls, denoiser: Denoiser, spec: VideoSpec, prompt_embeds: Tensor, negative_prompt_embeds: Tensor | None
+        cls,
+        denoiser: Denoiser,
+        spec: VideoSpec,
+        prompt_embeds: Tensor,
+        negative_prompt_embeds: Tensor | None,
+        start: Start | None = None,
     ) -> Trajectory:
-        """Start a job; ValueError when guidance is asked for without negative prompt embeddings."""
+        """Begin a job, from `start` if there is one; computes nothing.
+
+        ValueError when guidance is asked for without negative prompt embeddings, and when a start is not float32
+        latents of the job's shape or has done no step or all of them.
+        """
         guided = spec.guidance_scale != 1.0
         if guided and negative_prompt_embeds is None:
             raise ValueError("guidance_scale other than 1 needs negative_prompt_embeds")
+        shape = denoiser.latent_shape(spec)
+        if start is not None:
+            _check(start, shape, spec.num_inference_steps)
         return cls(
             sampler=FlowMatchEulerSampler(spec.num_inference_steps, denoiser.sampler_shift),
-            shape=denoiser.latent_shape(spec),
+            shape=shape,
             seed=spec.seed,
             guidance_scale=spec.guidance_scale,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds if guided else None,
+            latents=None if start is None else start.latents,
+            step=0 if start is None else start.step,
         )
 
     @property
@@ -57,11 +82,29 @@ class Trajectory:
         """The noise level the next step starts from."""
         return self.sampler.timesteps[self.step]
 
+    def checkpoint(self) -> Start:
+        """Return where the job is, latents on the CPU; a job that starts there ends with the same bits as this one.
+
+        On a GPU this waits for the device. ValueError before the first step.
+        """
+        return Start(self.step, self._reached().cpu())
+
     def final_latents(self) -> Tensor:
         """Return the latents in half precision, always: stored and fresh ones then decode to the same video."""
+        return self._reached().half()
+
+    def _reached(self) -> Tensor:
         if self.latents is None:
             raise ValueError("no step was done yet")
-        return self.latents.half()
+        return self.latents
+
+
+def _check(start: Start, shape: tuple[int, ...], num_inference_steps: int) -> None:
+    if not 0 < start.step < num_inference_steps:
+        raise ValueError(f"a start is after 1 to {num_inference_steps - 1} steps, not {start.step}")
+    if start.latents.shape != shape or start.latents.dtype != torch.float32:
+        found = f"{start.latents.dtype} {tuple(start.latents.shape)}"
+        raise ValueError(f"a start's latents are torch.float32 {shape}, not {found}")
 
 
 @torch.inference_mode()
@@ -69,22 +112,28 @@ def advance(denoiser: Denoiser, batch: Sequence[Trajectory]) -> list[Trajectory]
     """Move trajectories of one shape one step each, in one forward pass; whatever the model raises comes through.
 
     Classifier-free guidance (arXiv 2207.12598): the unconditional rows of the guided jobs follow the conditional
-    rows of all jobs in the same pass.
+    rows of all jobs in the same pass. A job's first pass prepares its prompts and brings its noise; after that the
+    timesteps, a number a row, are all that goes to the device, and only at the end does the host wait for it: there
+    it reads which jobs are finite.
+
+    Rows are computed independently, but other sizes of matrix products round otherwise. Between a job alone and the
+    same among three or four, with guidance up to 15 and prompts of all lengths, native/demo on a CPU was at most 5e-5
+    apart in its latents after 4 steps and 4e-4 after 16, of values up to 12; no pixel by more than 1 of 255.
     """
-    latents = [initial_noise(job.shape, job.seed) if job.latents is None else job.latents for job in batch]
-    guided = [i for i, job in enumerate(batch) if job.negative_prompt_embeds is not None]
+    batch = [_prepared(denoiser, job) for job in batch]
+    latents = [job._reached() for job in batch]
+    guided = [i for i, job in enumerate(batch) if job.negative_prompt is not None]
     rows = [*range(len(batch)), *guided]
-    negative = [job.negative_prompt_embeds for job in batch if job.negative_prompt_embeds is not None]
     noise_pred = denoiser.predict(
-        _stack([latents[i] for i in rows]),
-        torch.tensor([batch[i].timestep for i in rows]),
-        [*(job.prompt_embeds for job in batch), *negative],
+        torch.stack([latents[i] for i in rows]),
+        _sent(torch.tensor([batch[i].timestep for i in rows]), denoiser.device),
+        [*(job.prompt for job in batch), *(batch[i].negative_prompt for i in guided)],
     )
     velocities = list(noise_pred[: len(batch)])
     for i, unconditional in zip(guided, noise_pred[len(batch) :], strict=True):
         velocities[i] = unconditional + batch[i].guidance_scale * (velocities[i] - unconditional)
     moved = [
-        job.sampler.step(job.step, start.to(velocity.device), velocity)
+        job.sampler.step(job.step, start, velocity)
         for job, start, velocity in zip(batch, latents, velocities, strict=True)
     ]
     finite = torch.stack(moved).isfinite().flatten(1).all(dim=1).tolist()
@@ -94,7 +143,22 @@ def advance(denoiser: Denoiser, batch: Sequence[Trajectory]) -> list[Trajectory]
     ]
 
 
-def _stack(latents: list[Tensor]) -> Tensor:
-    # A job that joins brings noise from the CPU; the others are where the denoiser left them.
-    device = next((x.device for x in latents if x.device.type != "cpu"), torch.device("cpu"))
-    return torch.stack([x.to(device) for x in latents])
+def _prepared(denoiser: Denoiser, job: Trajectory) -> Trajectory:
+    """Return the job as passes want it: latents on the device, prompts prepared, each alone."""
+    if job.prompt is not None:
+        return job
+    latents = initial_noise(job.shape, job.seed) if job.latents is None else job.latents
+    negative = job.negative_prompt_embeds
+    return replace(
+        job,
+        latents=_sent(latents, denoiser.device),
+        prompt=denoiser.prepare(job.prompt_embeds),
+        negative_prompt=None if negative is None else denoiser.prepare(negative),
+    )
+
+
+def _sent(values: Tensor, device: torch.device) -> Tensor:
+    """Copy to the device; from pinned memory to a GPU, so that the host does not wait until it has arrived."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)

@@ -3,7 +3,8 @@
 All bookkeeping happens on the event loop, so there are no locks: a task asks the scheduler for a batch, lets one
 thread run the forward pass, and on return moves the jobs, reports progress and skips those cancelled meanwhile. A
 second thread decodes, so that denoising goes on. The engine knows no cache and no prompt text; whoever awaits
-`render` owns the job, and cancelling that task frees its slot just like `cancel` does.
+`render` owns the job, and cancelling that task frees its slot just like `cancel` does. A pass that finds too little
+memory is run again with half as many rows: trajectories are values, so it cost nobody a step.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from serve_app.core import Frames, VideoSpec
-from serve_app.engine.denoising import Trajectory, advance
-from serve_app.engine.job import Job, OnStep
-from serve_app.engine.scheduler import BatchScheduler
+from serve_app.core import Frames, Priority, Urgency, VideoSpec
+from serve_app.engine import memory, probing
+from serve_app.engine.decoding import Decoded, Decoding
+from serve_app.engine.denoising import Start, Trajectory, advance
+from serve_app.engine.job import NO_CHECKPOINTS, Checkpoints, Job, OnStep
+from serve_app.engine.lag import LoopLag
+from serve_app.engine.pace import Pace, Shape
+from serve_app.engine.scheduler import BatchScheduler, due
+from serve_app.engine.stuck import StuckCheck
 from serve_app.engine.threads import torch_thread
 from serve_app.errors import Conflict, EncoreError, RenderCancelled, RenderFailed, Unavailable
 from serve_app.model.model import Decoder, Denoiser
@@ -32,13 +39,19 @@ from serve_app.telemetry.tracing import span
 logger = logging.getLogger(__name__)
 
 STUCK_SECONDS = 300.0  # the slowest pass or decode we expect takes a tenth of this
+_ROWS_OF_A_JOB = 2
+_DRAIN_SHARE = 0.8  # of the time to drain is denoised in; the rest is for what decodes then
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rendering:
-    """A decoded video, uint8 RGB [num_frames, height, width, 3], and where its time went."""
+    """A decoded video, uint8 RGB [num_frames, height, width, 3], its latents, and where its time went.
+
+    latents: float16 [channels, frames, height, width] on the CPU, those that were decoded. steps: denoised here.
+    """
 
     frames: Frames
+    latents: Tensor
     queue_seconds: float
     denoise_seconds: float
     decode_seconds: float
@@ -46,7 +59,11 @@ class Rendering:
 
 
 class StepEngine:
-    """One denoiser and one decoder shared by many renders; all methods belong to one event loop."""
+    """One denoiser and one decoder shared by many renders; all methods belong to one event loop.
+
+    max_batch_size: most jobs in a pass. pace: what is known of passes, for limits and estimates; absent: nothing yet.
+    clock: monotonic seconds; wall: Unix seconds, which deadlines are given in.
+    """
 
     def __init__(
         self,
@@ -56,24 +73,36 @@ class StepEngine:
         max_batch_size: int,
         telemetry: Telemetry,
         torch_threads: int | None,
+        pace: Pace | None = None,
         stuck_seconds: float = STUCK_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._denoiser = denoiser
-        self._decoder = decoder
         self._telemetry = telemetry
         self._torch_threads = torch_threads
-        self._stuck_seconds = stuck_seconds
         self._clock = clock
-        self._scheduler = BatchScheduler(max_batch_size)
+        self._wall = wall
+        self._pace = pace or Pace(_ROWS_OF_A_JOB * max_batch_size)
+        self._scheduler: BatchScheduler[Shape] = BatchScheduler(max_batch_size, self._pace.limit)
+        self._stuck = StuckCheck(stuck_seconds, clock)
+        self._decoding = Decoding(decoder, self._stuck, clock)
+        self._lag = LoopLag(time.monotonic)
         self._jobs: dict[str, Job] = {}
         self._wake = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._draining = False
         self._step_thread: ThreadPoolExecutor
         self._decode_thread: ThreadPoolExecutor
-        self._busy_since: dict[str, float] = {}
         self._passes = 0
         self._steps_done = 0
+        self._halved = 0
+
+    @property
+    def pace(self) -> Pace:
+        """What is known of how long passes take."""
+        return self._pace
 
     async def start(self) -> None:
         """Start both threads and begin to take jobs; raises when a thread cannot be set up."""
@@ -81,17 +110,48 @@ class StepEngine:
         self._decode_thread = torch_thread("decode", self._torch_threads)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._step_thread, torch.get_num_threads)  # a broken thread shows here
+        self._watcher = asyncio.create_task(self._lag.watch(), name="loop-lag")
         self._runner = asyncio.create_task(self._run(), name="step-engine")
+
+    async def measure(self, shapes: Iterable[Shape]) -> None:
+        """Measure passes of latents of these shapes that nobody measured yet, with nothing else running.
+
+        Raises what the model raises for a single row.
+        """
+        loop = asyncio.get_running_loop()
+        for shape in shapes:
+            if not self._pace.knows(shape):
+                rows = self._pace.max_rows
+                taken = await loop.run_in_executor(self._step_thread, probing.measure, self._denoiser, shape, rows)
+                self._pace.measured(shape, taken)
+                logger.info("passes of shape %s by rows: %s; limit %d", shape, taken, self._pace.limit(shape))
 
     async def stop(self) -> None:
         """Fail what is not denoised yet with Unavailable; wait for the pass in flight and the decodes under way."""
         runner, self._runner = self._runner, None
         if runner is None:
             return
-        runner.cancel()
-        await asyncio.gather(runner, return_exceptions=True)
+        tasks = [task for task in (runner, self._watcher) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(self._step_thread.shutdown)
         await asyncio.to_thread(self._decode_thread.shutdown)
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more jobs, finish what can be within `seconds`, hand the rest back at once; return when all ended.
+
+        Handed back is Unavailable: another replica can begin it while this one still works.
+        """
+        self._draining = True
+        for job in self._beyond(seconds * _DRAIN_SHARE):
+            self._drop(job, Unavailable("This replica shuts down; another one takes the render.", retry_after=1))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._jobs:  # noqa: ASYNC110 - many ends to wait for, and no hurry
+                    await asyncio.sleep(0.05)
+        for job in tuple(self._jobs.values()):
+            self._drop(job, Unavailable("This replica shuts down; another one takes the render.", retry_after=1))
 
     async def render(
         self,
@@ -100,27 +160,44 @@ class StepEngine:
         prompt_embeds: Tensor,
         negative_prompt_embeds: Tensor | None,
         on_step: OnStep,
+        *,
+        urgency: Urgency | None = None,
+        start: Start | None = None,
+        checkpoints: Checkpoints = NO_CHECKPOINTS,
     ) -> Rendering:
         """Denoise and decode one video; embeddings are [num_tokens, context_dim].
 
+        With `start`, denoising goes on from there; from a checkpoint of the same request it ends in the same bits.
+
         Raises RenderCancelled after `cancel`, RenderFailed when the model raises or diverges, Unavailable when the
-        engine is not running, Conflict when `job_id` is in the engine already, and ValueError when the spec is
-        guided and `negative_prompt_embeds` is None (with guidance_scale 1.0 they are not used).
+        engine is not running or drains, Conflict when `job_id` is in the engine already, and ValueError for a start
+        that does not fit or a guided spec (guidance_scale other than 1) without `negative_prompt_embeds`.
         """
-        trajectory = Trajectory.of(self._denoiser, spec, prompt_embeds, negative_prompt_embeds)
-        job = self._admit(Job(job_id, trajectory, on_step, queued_at=self._clock()))
-        result = "failed"
-        try:
-            frames = await self._see_through(job)
-            result = "completed"
-        except (RenderCancelled, asyncio.CancelledError):
-            result = "cancelled"
-            raise
-        finally:
-            self._forget(job)
-            ended = job.rendered(result, self._clock())
-            self._telemetry.emit(ended)
-        return Rendering(frames, ended.queue_seconds, ended.denoise_seconds, ended.decode_seconds, ended.steps)
+        trajectory = Trajectory.of(self._denoiser, spec, prompt_embeds, negative_prompt_embeds, start=start)
+        job = Job(
+            job_id,
+            trajectory,
+            on_step,
+            queued_at=self._clock(),
+            urgency=urgency or Urgency(),
+            checkpoints=checkpoints,
+            steps_given=trajectory.step,
+        )
+        self._admit(job)
+        self._schedule(job)
+        return await self._answered(job, self._see_through(job))
+
+    async def decode(self, job_id: str, spec: VideoSpec, latents: Tensor) -> Rendering:
+        """Decode stored latents, float16 [channels, frames, height, width]; raises like `render`."""
+        empty = torch.empty((0, 0))
+        trajectory = Trajectory.of(self._denoiser, spec, empty, empty)
+        if tuple(latents.shape) != trajectory.shape:
+            raise ValueError(f"latents of shape {tuple(latents.shape)}, not {trajectory.shape}")
+        now = self._clock()
+        job = Job(job_id, trajectory, lambda step, total: None, queued_at=now, started_at=now, denoised_at=now)
+        job.active = False
+        self._admit(job)
+        return await self._answered(job, self._decoded(job, latents))
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a render: its slot is free at the next step; False when there is nothing to cancel."""
@@ -131,50 +208,104 @@ class StepEngine:
         self._drop(job, RenderCancelled("The render was cancelled."))
         return True
 
-    def stats(self) -> dict[str, int]:
-        """Jobs by phase, steps still to do, and counters since the start."""
+    def promote(self, job_id: str, urgency: Urgency) -> bool:
+        """Make a job at least as urgent as `urgency`; False when it is not denoising here."""
+        job = self._jobs.get(job_id)
+        if job is None or not job.active:
+            return False
+        warm_up = urgency.priority is Priority.WARM_UP
+        return self._scheduler.promote(job_id, self._due(job, urgency), warm_up=warm_up)
+
+    def stats(self) -> dict[str, Any]:
+        """Jobs by phase, the backlog in steps and in seconds of this device, limits, and counters since the start."""
         jobs = self._jobs.values()
+        backlog = self._scheduler.backlog
         return {
             "queued": sum(job.started_at is None for job in jobs),
             "running": sum(job.active and job.started_at is not None for job in jobs),
             "decoding": sum(job.denoised_at is not None for job in jobs),
-            "backlog_steps": self._scheduler.backlog_steps,
+            "backlog_steps": sum(job.steps_left for job in jobs if job.active),
+            "backlog_seconds": sum(work.row_steps * self._pace.row_seconds(shape) for shape, work in backlog.items()),
             "steps_done": self._steps_done,
             "passes": self._passes,
-            "max_batch_size": self._scheduler.max_batch_size,
+            "halved": self._halved,
+            "max_batch_size": self._scheduler.max_jobs,
+            "draining": self._draining,
+            **self._lag.stats(),
         }
 
     def check_health(self) -> None:
         """Raise Unavailable when the engine does not run or one of its threads is stuck."""
         if self._runner is None or self._runner.done():
             raise Unavailable("The step engine is not running.")
-        for thread, since in tuple(self._busy_since.items()):
-            if self._clock() - since > self._stuck_seconds:
-                raise Unavailable(f"The {thread} thread has been stuck for {self._clock() - since:.0f} s.")
+        self._stuck.check()
 
-    def _admit(self, job: Job) -> Job:
-        if self._runner is None or self._runner.done():
+    def _admit(self, job: Job) -> None:
+        if self._draining or self._runner is None or self._runner.done():
             raise Unavailable("The step engine is not running.", retry_after=1)
         if job.job_id in self._jobs:
             raise Conflict(f"Job {job.job_id} is being rendered already.")
         self._jobs[job.job_id] = job
-        self._scheduler.add(job.job_id, job.trajectory.shape, job.trajectory.sampler.num_inference_steps)
-        self._wake.set()
-        return job
 
-    async def _see_through(self, job: Job) -> Frames:
+    def _schedule(self, job: Job) -> None:
+        self._scheduler.add(
+            job.job_id,
+            job.trajectory.shape,
+            job.steps_left,
+            due=self._due(job, job.urgency),
+            rows=job.rows,
+            warm_up=job.urgency.priority is Priority.WARM_UP,
+        )
+        self._wake.set()
+
+    def _due(self, job: Job, urgency: Urgency) -> float:
+        deadline = urgency.deadline
+        alone = job.steps_left * self._pace.seconds(job.trajectory.shape, job.rows)
+        return due(
+            self._clock(),
+            alone,
+            urgency.priority,
+            None if deadline is None else self._clock() + deadline - self._wall(),
+        )
+
+    def _beyond(self, seconds: float) -> list[Job]:
+        """Return the jobs that would not be denoised within `seconds`, if those with the least to do went first."""
+        late = []
+        spent = 0.0
+        for job in sorted((job for job in self._jobs.values() if job.active), key=lambda job: job.steps_left):
+            work = job.steps_left * job.rows * self._pace.row_seconds(job.trajectory.shape)
+            if spent + work > seconds:
+                late.append(job)
+            else:
+                spent += work
+        return late
+
+    async def _answered(self, job: Job, outcome: Awaitable[Decoded]) -> Rendering:
+        result = "failed"
+        try:
+            frames, latents = await outcome
+            result = "completed"
+        except (RenderCancelled, asyncio.CancelledError):
+            result = "cancelled"
+            raise
+        finally:
+            self._forget(job)
+            ended = job.rendered(result, self._clock())
+            self._telemetry.emit(ended)
+        return Rendering(frames, latents, ended.queue_seconds, ended.denoise_seconds, ended.decode_seconds, ended.steps)
+
+    async def _see_through(self, job: Job) -> Decoded:
         with span("queue_wait"):
             await job.started
         with span("denoise", steps=job.trajectory.sampler.num_inference_steps):
             latents = await job.denoised
+        return await self._decoded(job, latents)
+
+    async def _decoded(self, job: Job, latents: Tensor) -> Decoded:
         with span("decode", num_frames=job.trajectory.shape[1]):
             if self._runner is None:
                 raise Unavailable("The step engine stopped.", retry_after=1)
-            loop = asyncio.get_running_loop()
-            frames = await loop.run_in_executor(self._decode_thread, self._decode, job, latents)
-        if job.cancelled:
-            raise RenderCancelled("The render was cancelled.")
-        return frames
+            return await self._decoding.run(job, latents, beside=self._decode_thread, between=self._step_thread)
 
     def _drop(self, job: Job, error: EncoreError) -> None:
         if job.active:
@@ -206,17 +337,33 @@ class StepEngine:
         for job in batch:
             job.begin(began)
         try:
-            with self._busy("denoise"):
+            with self._stuck.running("denoise"):
                 moved = await asyncio.get_running_loop().run_in_executor(
                     self._step_thread, advance, self._denoiser, [job.trajectory for job in batch]
                 )
-        except Exception:
-            logger.exception("a pass over %d jobs failed", len(batch))
-            for job in batch:
-                self._drop(job, RenderFailed("The model failed while denoising this video."))
+        except Exception as error:
+            too_large = memory.is_out_of_memory(error)
+            logger.log(logging.WARNING if too_large else logging.ERROR, "a pass failed", exc_info=not too_large)
+        else:
+            self._passes += 1
+            self._telemetry.emit(StepRun(len(batch), self._clock() - began))
+            self._pace.saw(batch[0].trajectory.shape, sum(job.rows for job in batch), self._clock() - began)
+            self._move_all(batch, moved)
             return
-        self._passes += 1
-        self._telemetry.emit(StepRun(len(batch), self._clock() - began))
+        self._failed(batch, too_large)  # here, where the error no longer holds on to the pass's memory
+
+    def _failed(self, batch: list[Job], too_large: bool) -> None:
+        if too_large:
+            memory.give_back(self._denoiser.device)
+        if too_large and len(batch) > 1:
+            self._halved += 1
+            self._pace.did_not_fit(batch[0].trajectory.shape, sum(job.rows for job in batch))
+            return  # everybody is where they were, and the next pass is smaller
+        message = "There is too little memory for this video." if too_large else "The model failed while denoising."
+        for job in batch:
+            self._drop(job, RenderFailed(message))
+
+    def _move_all(self, batch: list[Job], moved: list[Trajectory]) -> None:
         for job, trajectory in zip(batch, moved, strict=True):
             # A job cancelled during the pass has left the scheduler, and its id may already name another one.
             if job.active:
@@ -229,30 +376,21 @@ class StepEngine:
         self._steps_done += 1
         is_last = self._scheduler.advance(job.job_id)
         job.move(trajectory)
+        if trajectory.step in job.checkpoints.steps and not is_last:
+            self._emit_checkpoint(job, trajectory)
         if is_last:
             job.finish(self._clock())
 
-    def _decode(self, job: Job, latents: Tensor) -> Frames:
-        if job.cancelled:
-            raise RenderCancelled("The render was cancelled.")
-        began = self._clock()
-        try:
-            with self._busy("decode"):
-                if not latents.isfinite().all():
-                    raise RenderFailed("The latents of this video are out of range.")
-                return self._decoder.decode(latents)
-        except RenderFailed:
-            raise
-        except Exception as error:
-            logger.exception("decoding failed")
-            raise RenderFailed("The model failed while decoding this video.") from error
-        finally:
-            job.decode_seconds = self._clock() - began
+    def _emit_checkpoint(self, job: Job, trajectory: Trajectory) -> None:
+        """Copy the latents to the CPU in the decode thread: a copy waits for the device, and no step should."""
+        copied = asyncio.get_running_loop().run_in_executor(self._decode_thread, trajectory.checkpoint)
+        copied.add_done_callback(lambda done: _keep(job, done))
 
-    @contextmanager
-    def _busy(self, thread: str) -> Iterator[None]:
-        self._busy_since[thread] = self._clock()
-        try:
-            yield
-        finally:
-            del self._busy_since[thread]
+
+def _keep(job: Job, copied: asyncio.Future[Start]) -> None:
+    if copied.cancelled():
+        return
+    if error := copied.exception():
+        logger.error("a checkpoint of job %s could not be copied", job.job_id, exc_info=error)
+    else:
+        job.keep(copied.result())

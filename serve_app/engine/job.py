@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from serve_app.engine.denoising import Trajectory
+from serve_app.core import Urgency
+from serve_app.engine.denoising import Start, Trajectory
 from serve_app.errors import EncoreError
 from serve_app.telemetry.telemetry import Rendered
 
@@ -17,6 +18,17 @@ logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int, int], None]
 """Told (steps done, steps in all) after every step, on the event loop; what it raises is logged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """After which steps (1 for the first) the latents are handed to `keep`, on the event loop and in order."""
+
+    steps: frozenset[int]
+    keep: Callable[[Start], None]
+
+
+NO_CHECKPOINTS = Checkpoints(frozenset(), lambda point: None)
 
 
 @dataclass(slots=True, eq=False)
@@ -31,13 +43,27 @@ class Job:
     trajectory: Trajectory
     on_step: OnStep
     queued_at: float
+    urgency: Urgency = field(default_factory=Urgency)
+    checkpoints: Checkpoints = NO_CHECKPOINTS
     started: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     denoised: asyncio.Future[Tensor] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    steps_given: int = 0
+    """Steps that a start point spared."""
     started_at: float | None = None
     denoised_at: float | None = None
     decode_seconds: float = 0.0
     active: bool = True
     cancelled: bool = False
+
+    @property
+    def rows(self) -> int:
+        """How many rows of a pass the job takes."""
+        return 1 if self.trajectory.negative_prompt_embeds is None else 2
+
+    @property
+    def steps_left(self) -> int:
+        """How many steps are still to be done."""
+        return self.trajectory.sampler.num_inference_steps - self.trajectory.step
 
     def begin(self, now: float) -> None:
         """Take part in a pass; the first one ends the wait in the queue."""
@@ -49,10 +75,11 @@ class Job:
     def move(self, trajectory: Trajectory) -> None:
         """Take the result of a step and tell the listener."""
         self.trajectory = trajectory
-        try:
-            self.on_step(trajectory.step, trajectory.sampler.num_inference_steps)
-        except Exception:
-            logger.exception("the progress listener of job %s failed", self.job_id)
+        self._tell("progress", self.on_step, trajectory.step, trajectory.sampler.num_inference_steps)
+
+    def keep(self, point: Start) -> None:
+        """Hand a checkpoint to its listener."""
+        self._tell("checkpoint", self.checkpoints.keep, point)
 
     def finish(self, now: float) -> None:
         """Hand the final latents to the waiter."""
@@ -77,5 +104,11 @@ class Job:
             queue_seconds=started_at - self.queued_at,
             denoise_seconds=denoised_at - started_at,
             decode_seconds=self.decode_seconds,
-            steps=self.trajectory.step,
+            steps=self.trajectory.step - self.steps_given,
         )
+
+    def _tell(self, what: str, listener: Callable[..., None], *news: object) -> None:
+        try:
+            listener(*news)
+        except Exception:
+            logger.exception("the %s listener of job %s failed", what, self.job_id)

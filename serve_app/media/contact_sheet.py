@@ -1,7 +1,7 @@
 """All frames of a video in one PNG, left to right and top to bottom, as photographers print a roll of film.
 
-One look tells whether a video moves, flickers or is black, so tests, the command line and thumbnails use it. PyAV
-writes the PNG too, which saves an imaging library.
+One look tells whether a video moves, flickers or is black, so tests and the command line use it, and sprite sheets
+are laid out alike.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import numpy as np
 
 from serve_app.core import Frames
 from serve_app.errors import RenderFailed
+from serve_app.media.picture import Picture, encode_picture
 from serve_app.media.probe import decode_mp4
 
 
@@ -22,26 +23,14 @@ def contact_sheet(video: Frames | bytes, *, columns: int = 4) -> bytes:
     frames = decode_mp4(video) if isinstance(video, bytes) else video
     if columns < 1 or frames.ndim != 4 or not frames.size:
         raise RenderFailed(f"A contact sheet wants frames and at least one column, not {frames.shape} and {columns}.")
-    return _png(_tiled(frames, min(columns, len(frames))))
+    return encode_picture(tiled(frames, min(columns, len(frames))), "png")
 
 
-def _tiled(frames: Frames, columns: int) -> Frames:
+def tiled(frames: Frames, columns: int) -> Picture:
+    """Return all frames [num_frames, height, width, 3] in one picture, `columns` to a row, unused cells black."""
     num_frames, height, width, channels = frames.shape
     rows = -(-num_frames // columns)
     cells = np.zeros((rows * columns, height, width, channels), np.uint8)
     cells[:num_frames] = frames
     grid = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
     return grid.reshape(rows * height, columns * width, channels)
-
-
-def _png(picture: Frames) -> bytes:
-    import av
-
-    try:
-        codec = av.VideoCodecContext.create("png", "w")
-        codec.height, codec.width = picture.shape[:2]
-        codec.pix_fmt = "rgb24"
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        return b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)])
-    except av.FFmpegError as error:
-        raise RenderFailed(f"The picture could not be encoded: {error.strerror}.") from error

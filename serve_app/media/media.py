@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import cache
 from importlib import metadata
@@ -25,6 +25,7 @@ from serve_app.errors import RenderFailed
 
 if TYPE_CHECKING:
     from av import VideoFrame
+    from av.video.reformatter import Interpolation
 
 REVISION = 1
 THREADS = 1  # x264 splits its work by thread: another count is another file
@@ -75,6 +76,16 @@ def encoder_fingerprint() -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def scaler_flags(names: Iterable[str] = SCALER_FLAGS) -> Interpolation:
+    """Return swscale's flags of these names as PyAV wants them; with BITEXACT it converts alike on every machine."""
+    from av.video.reformatter import Interpolation
+
+    flags = Interpolation(0)
+    for name in names:
+        flags |= Interpolation[name]
+    return flags
+
+
 def _libraries() -> list[str]:
     files = metadata.files("av") or ()
     bundled = sorted(file.name for file in files if file.parent.name in ("av.libs", ".dylibs"))
@@ -114,11 +125,9 @@ def _write(path: Path, frames: Frames, fps: int, quality: int) -> None:
 def _pictures(frames: Frames, time_base: Fraction) -> Iterator[VideoFrame]:
     """Convert to yuv420p one frame at a time, so that a long video is never in memory twice."""
     import av
-    from av.video.reformatter import Interpolation, VideoReformatter
+    from av.video.reformatter import VideoReformatter
 
-    flags = Interpolation(0)
-    for name in SCALER_FLAGS:
-        flags |= Interpolation[name]
+    flags = scaler_flags()
     scaler = VideoReformatter()
     for index, frame in enumerate(frames):
         rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from serve_app.core import Frames, ModelCard, VideoSpec
 from serve_app.errors import NotFound
 
 if TYPE_CHECKING:
     import torch
+
+
+Prepared: TypeAlias = object
+"""What a Denoiser makes of one prompt before the first step; only the denoiser that made it can read it."""
 
 
 class TextEncoder(Protocol):
@@ -30,20 +34,33 @@ class Denoiser(Protocol):
     """One forward pass of the diffusion model over jobs of one shape, whatever step each is at."""
 
     @property
+    def device(self) -> torch.device:
+        """Where `predict` takes and gives its tensors."""
+        ...
+
+    @property
     def sampler_shift(self) -> float:
         """The timestep shift of the flow-matching schedule this model is sampled with."""
+        ...
+
+    @property
+    def context_dim(self) -> int:
+        """The width of a prompt's embedding."""
         ...
 
     def latent_shape(self, spec: VideoSpec) -> tuple[int, int, int, int]:
         """Return [channels, latent_frames, latent_height, latent_width] of one job."""
         ...
 
-    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, context: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Predict the flow velocity for a batch.
+    def prepare(self, prompt_embeds: torch.Tensor) -> Prepared:
+        """Compute once per job what every step needs of its prompt: [num_tokens, context_dim], on any device."""
+        ...
+
+    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, prompts: Sequence[Prepared]) -> torch.Tensor:
+        """Predict the flow velocity for a batch, in float32 of latents' shape; the host waits for nothing.
 
         latents: [batch, channels, frames, height, width]; timesteps: [batch], noise level 1 (pure noise) to 0;
-        context: one [num_tokens, context_dim] per batch member, lengths may differ. Inputs may be on any device;
-        returns float32 of latents' shape on the denoiser's.
+        prompts: one prepared prompt per batch member, lengths may differ. All are on `device`, and so is the result.
         """
         ...
 

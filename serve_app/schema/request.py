@@ -10,13 +10,17 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from serve_app.core import IntRange, Priority, Urgency
 from serve_app.errors import UnknownField, Unprocessable
 
 MAX_SEED = 2**63 - 1
 DEFAULT_SEED = 42
+QUALITY = IntRange(0, 51, 23)
+"""x264's constant rate factor, as `media.encode_mp4` takes it."""
+MAX_DEADLINE_SECONDS = 86_400
 
 
 def _no_bool(value: Any) -> Any:
@@ -35,6 +39,9 @@ def _is_text(value: str) -> str:
 Text = Annotated[str, AfterValidator(_is_text)]
 WholeNumber = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+InlinePriority = Annotated[Priority, WithJsonSchema({"type": "string", "enum": [each.value for each in Priority]})]
+"""Its schema in place: a reference would dangle where this model is part of an OpenAPI document."""
+Deadline = Annotated[Number, Field(gt=0, le=MAX_DEADLINE_SECONDS)]
 
 
 class VideoRequest(BaseModel):
@@ -56,8 +63,17 @@ class VideoRequest(BaseModel):
     fps: WholeNumber | None = Field(None, description="frames per second")
     num_inference_steps: WholeNumber | None = Field(None, description="denoising steps")
     guidance_scale: Number | None = Field(None, description="how closely to follow the prompt; 1 is no guidance")
+    quality: WholeNumber | None = Field(
+        None, description="of the file: x264's constant rate factor, 0 (lossless) to 51; absent: 23"
+    )
     correct_typos: bool | None = Field(
         None, description="false: a mistyped word stays as it is; absent: corrected, and the answer says so"
+    )
+    priority: InlinePriority | None = Field(
+        None, description="who waits for it, which orders renders; absent: interactive"
+    )
+    deadline_seconds: Deadline | None = Field(
+        None, description="the video is wanted within so many seconds, at most 86400; orders renders, drops none"
     )
 
     def drawn_seed(self) -> int:
@@ -65,6 +81,11 @@ class VideoRequest(BaseModel):
         if self.seed == "random":
             return secrets.randbelow(2**31)
         return DEFAULT_SEED if self.seed is None else self.seed
+
+    def urgency(self, now: float) -> Urgency:
+        """Return how soon the video is wanted by somebody who asks at `now`, Unix seconds."""
+        deadline = None if self.deadline_seconds is None else now + self.deadline_seconds
+        return Urgency(self.priority or Priority.INTERACTIVE, deadline)
 
 
 def parse_request(fields: Mapping[str, Any]) -> VideoRequest:

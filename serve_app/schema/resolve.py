@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from serve_app.core import IntRange, ModelCard, VideoSpec
 from serve_app.errors import Contradiction, NotFound, Unprocessable
-from serve_app.schema.request import MAX_SEED, VideoRequest
+from serve_app.schema.request import MAX_SEED, QUALITY, VideoRequest
 
 _SIZE = re.compile(r"(\d{1,6})[x\u00d7X*](\d{1,6})", re.ASCII)
 
@@ -38,6 +38,7 @@ def resolve(request: VideoRequest, card: ModelCard) -> VideoSpec:
         fps=fps,
         num_inference_steps=_on_grid("num_inference_steps", request.num_inference_steps, card.num_inference_steps),
         guidance_scale=_guidance_scale(request, card),
+        quality=_on_grid("quality", request.quality, QUALITY),
     )
 
 

@@ -56,5 +56,6 @@ class VideoObject(BaseModel):
     seed: int
     num_frames: int
     fps: int
+    quality: int = Field(description="constant rate factor of the file, 0 (lossless) to 51")
     corrected: list[dict[str, str]] = Field([], description="mistyped words, each `from` what it was `to` what is used")
     cache: CacheInfo | None = None

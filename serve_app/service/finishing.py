@@ -37,6 +37,7 @@ class Finisher:
         meta = {
             "spec": asdict(spec),
             "model_fingerprint": request.model_fingerprint,
+            "latents_key": request.keys.latents,
             "content_type": "video/mp4",
             "created_at": time.time(),
             "render_seconds": round(render_seconds, 4),

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import bisect
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from serve_app.core import JobStatus, Keys, Outcome, VideoSpec
+from serve_app.core import JobStatus, Keys, Outcome, Priority, Urgency, VideoSpec
 from serve_app.errors import NotFound
 from serve_app.prompt.typos import Correction
 
@@ -21,7 +21,7 @@ Order = Literal["asc", "desc"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One accepted request. Times are Unix seconds; `prompt` is as it was typed."""
+    """One accepted request. Times are Unix seconds; `prompt` is as it was typed; `urgency` outlives its follower."""
 
     id: str
     prompt: str
@@ -38,6 +38,7 @@ class Job:
     error_code: str | None = None
     error_message: str | None = None
     corrected: tuple[Correction, ...] = ()
+    urgency: Urgency = field(default_factory=Urgency)
 
     def completed(self, outcome: Outcome, embedding: str | None, now: float) -> Job:
         """Return this job with its video ready."""
@@ -58,7 +59,7 @@ class Job:
 
     @classmethod
     def from_json(cls, data: bytes) -> Job:
-        """Read a record written by `to_json`."""
+        """Read a record written by `to_json`, also one of a release that knew neither corrections nor urgency."""
         fields: dict[str, Any] = json.loads(data)
         outcome = fields["outcome"]
         return cls(
@@ -66,10 +67,15 @@ class Job:
                 "spec": VideoSpec(**fields["spec"]),
                 "keys": Keys(**fields["keys"]),
                 "corrected": tuple(Correction(**each) for each in fields.get("corrected", ())),
+                "urgency": _urgency(fields.get("urgency")),
                 "status": JobStatus(fields["status"]),
                 "outcome": None if outcome is None else Outcome(outcome),
             }
         )  # fmt: skip
+
+
+def _urgency(fields: dict[str, Any] | None) -> Urgency:
+    return Urgency() if fields is None else Urgency(Priority(fields["priority"]), fields["deadline"])
 
 
 @dataclass(frozen=True, slots=True)

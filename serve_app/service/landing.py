@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from serve_app.cache.flight import Flight
-from serve_app.core import Entry, Outcome, RenderEvent, RenderRequest
+from serve_app.core import Entry, Outcome, RenderEvent, RenderRequest, Urgency
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,14 @@ class Renderer(Protocol):
 
     async def cancel(self, key: str) -> None:
         """End the render of key(video) at its next step, wherever it runs."""
+        ...
+
+    async def drop_latents(self, key: str) -> None:
+        """Delete the latents of key(latents), those too that are just being written somewhere."""
+        ...
+
+    def promote(self, key: str, urgency: Urgency) -> None:
+        """Let the render of key(video) go on as `urgency` asks, wherever it waits or runs; returns at once."""
         ...
 
     async def stats(self) -> dict[str, Any]:

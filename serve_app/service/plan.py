@@ -7,11 +7,13 @@ thousands of prompts without a server.
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from serve_app.cache.key import keys_for
-from serve_app.core import Keys, ModelCard, VideoSpec
+from serve_app.core import Keys, ModelCard, Urgency, VideoSpec
 from serve_app.errors import Unprocessable
 from serve_app.model.model import Family
 from serve_app.prompt.prompt import Change, Normalised, Normaliser
@@ -24,13 +26,17 @@ KEPT_PROMPTS = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A request resolved: what to make, under which names. `asked` is the prompt as it was typed."""
+    """A request resolved: what to make, under which names, how soon. `asked` is the prompt as it was typed.
+
+    `urgency` is beside spec and keys, not in them: whoever asks in a hurry gets the video that others wait for.
+    """
 
     asked: str
     spec: VideoSpec
     keys: Keys
     changes: tuple[Change, ...] = ()
     corrected: tuple[Correction, ...] = ()
+    urgency: Urgency = field(default_factory=Urgency)
 
     def explained(self) -> dict[str, Any]:
         """Return the JSON-able explanation: prompt, normalised form, each step, corrections, spec and keys."""
@@ -48,7 +54,13 @@ class Planner:
     """Turns requests into plans for one model, one encoder and one deployment's rules (absent: the model's own)."""
 
     def __init__(
-        self, family: Family, encoder_fingerprint: str, *, max_prompt_chars: int, normaliser: Normaliser | None = None
+        self,
+        family: Family,
+        encoder_fingerprint: str,
+        *,
+        max_prompt_chars: int,
+        normaliser: Normaliser | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._family = family
         self._normaliser = normaliser or Normaliser(family.card.prompt_rules)
@@ -56,6 +68,7 @@ class Planner:
         self._card = replace(family.card, prompt_rules=self._normaliser.rules)
         self._encoder_fingerprint = encoder_fingerprint
         self._max_prompt_chars = max_prompt_chars
+        self._clock = clock
 
     @property
     def card(self) -> ModelCard:
@@ -80,7 +93,8 @@ class Planner:
         spec = replace(spec, prompt=prompt.text, negative_prompt=negative_prompt.text)
         keys = keys_for(spec, self.card, self._encoder_fingerprint)
         corrected = dict.fromkeys((*prompt.corrected, *negative_prompt.corrected))
-        return Plan(request.prompt, spec, keys, prompt.changes, tuple(corrected))
+        urgency = request.urgency(self._clock())
+        return Plan(request.prompt, spec, keys, prompt.changes, tuple(corrected), urgency)
 
     def _normalised(self, field: str, text: str, correct_typos: bool) -> Normalised:
         if len(text) > self._max_prompt_chars:

@@ -1,33 +1,45 @@
 """From embeddings to a finished video on one engine, whoever asked and whoever still listens.
 
-The core of the Diffusion deployment, as plain Python. A render is a flight of its own: the stream that a router reads
-only watches it, so a router that dies meanwhile costs nothing, and a second request for the same video on this replica
-watches the same flight. Only `cancel` ends a render early.
+The core of the Diffusion deployment, as plain Python. Where the final latents are kept already, only the decoder and
+the encoder run; where they are not, they are kept behind the answer. A render is a flight of its own: the stream that
+a router reads only watches it, so a router that dies meanwhile costs nothing, and a second request for the same video
+on this replica watches the same flight. Only `cancel` ends a render early.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import torch
 
 from serve_app.cache.flight import Flight, Flights
-from serve_app.core import Finished, Frames, Progress, RenderEvent, RenderRequest, Started
-from serve_app.engine.engine import StepEngine
-from serve_app.errors import FingerprintMismatch
+from serve_app.core import Finished, Frames, Outcome, Progress, RenderEvent, RenderRequest, Started, Urgency
+from serve_app.engine.engine import Rendering, StepEngine
+from serve_app.errors import FingerprintMismatch, RenderFailed
 from serve_app.service.embedding import PromptEmbeds
+from serve_app.service.latents import LatentsCache
+
+logger = logging.getLogger(__name__)
 
 Finish = Callable[[RenderRequest, Frames, float], Awaitable[Finished]]
 RenderFlight = Flight[Finished, RenderEvent]
 
 
 class RenderWorker:
-    """Renders on `engine` and hands frames to `finish`; refuses keys made for other weights."""
+    """Renders on `engine` and hands frames to `finish`; refuses keys made for other weights.
 
-    def __init__(self, engine: StepEngine, finish: Finish, model_fingerprint: str) -> None:
+    Without `latents` every video that no tier has is denoised.
+    """
+
+    def __init__(
+        self, engine: StepEngine, finish: Finish, model_fingerprint: str, latents: LatentsCache | None = None
+    ) -> None:
         self._engine = engine
         self._finish = finish
+        self._latents = latents
         self._model_fingerprint = model_fingerprint
         self._flights: Flights[Finished, RenderEvent] = Flights()
 
@@ -50,17 +62,53 @@ class RenderWorker:
         flight = self._flights.find(key)
         return flight is not None and flight.task.cancel()
 
+    async def drop_latents(self, key: str) -> None:
+        """Delete the latents of key(latents), those too that this replica is just writing."""
+        if self._latents is not None:
+            await self._latents.drop(key)
+
+    def promote(self, key: str, urgency: Urgency) -> bool:
+        """Make the render of key(video) at least as urgent as `urgency`; False when it is not denoising here."""
+        return self._engine.promote(key, urgency)
+
     async def _carry(self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight) -> Finished:
         flight.publish(Started(embeds.embedding))
+        rendering = await self._from_latents(request)
+        if rendering is not None:
+            return await self._finished(request, rendering, Outcome.LATENTS)
+        rendering = await self._denoised(request, embeds, flight)
+        finished = await self._finished(request, rendering, Outcome.RENDERED)
+        if self._latents is not None:
+            self._latents.keep(request.keys.latents, rendering.latents)
+        return finished
+
+    async def _from_latents(self, request: RenderRequest) -> Rendering | None:
+        """Decode kept latents; None when there are none, or none that fit or decode."""
+        key = request.keys.latents
+        latents = None if self._latents is None else await self._latents.find(key)
+        if self._latents is None or latents is None:
+            return None
+        try:
+            return await self._engine.decode(request.keys.video, request.spec, latents)
+        except (ValueError, RenderFailed) as error:
+            logger.warning("kept latents of %s are of no use: %s", key, error)
+            await self._latents.drop(key)
+            return None
+
+    async def _denoised(self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight) -> Rendering:
         guided = request.spec.guidance_scale != 1.0
-        rendering = await self._engine.render(
+        return await self._engine.render(
             request.keys.video,
             request.spec,
             _tensor(embeds.prompt_embeds),
             _tensor(embeds.negative_prompt_embeds) if guided else None,
             lambda step, total: flight.publish(Progress(step, total)),
+            urgency=request.urgency,
         )
-        return await self._finish(request, rendering.frames, rendering.denoise_seconds + rendering.decode_seconds)
+
+    async def _finished(self, request: RenderRequest, rendering: Rendering, outcome: Outcome) -> Finished:
+        seconds = rendering.denoise_seconds + rendering.decode_seconds
+        return replace(await self._finish(request, rendering.frames, seconds), outcome=outcome)
 
 
 def _tensor(array: object) -> torch.Tensor:

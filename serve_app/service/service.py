@@ -17,11 +17,13 @@ from typing import Any
 from serve_app.cache.cache import TieredCache
 from serve_app.core import Entry, Keys, Outcome, VideoSpec
 from serve_app.errors import InvalidRequest, NotFound, Unavailable
+from serve_app.media.variant import Variant
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest
 from serve_app.service.desk import Desk
 from serve_app.service.jobs import Job, JobStore, Order, Page, unknown
 from serve_app.service.landing import Landing, Peers, Renderer, VideoFlight
+from serve_app.service.pictures import Pictures
 from serve_app.service.plan import Plan, Planner
 from serve_app.service.receipt import issue, new_job_id, read
 from serve_app.service.source import VideoSource
@@ -56,7 +58,7 @@ class Answer:
 
 
 class VideoService:
-    """One router's service; `cache` holds videos, `renderer` makes those that no tier has."""
+    """One router's service; `cache` holds videos, `latents` what they are decoded from, `renderer` makes the rest."""
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class VideoService:
         secret: bytes,
         telemetry: Telemetry,
         peers: Peers,
+        latents: TieredCache | None = None,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -77,6 +80,7 @@ class VideoService:
         self._secret = secret
         self._telemetry = telemetry
         self._peers = peers
+        self._latents = latents
         self._limits = limits or Limits()
         self._clock = clock
         self._source = VideoSource(
@@ -87,6 +91,7 @@ class VideoService:
             linger_seconds=self._limits.linger_seconds,
         )
         self._desk = Desk(jobs, self._board_job, ended=self._job_ended, clock=clock)
+        self._pictures = Pictures()
         self._waiting = 0
         self._outcomes: Counter[str] = Counter()
 
@@ -107,7 +112,7 @@ class VideoService:
             found = await self._source.overflow(plan.keys)
             if found is not None:
                 return self._answer(plan, found, True, began)
-            flight, led = self._source.board(plan.spec, plan.keys)
+            flight, led = self._source.board(plan.spec, plan.keys, plan.urgency)
             landing = await flight.wait()
         except Exception:
             self._outcomes["failed"] += 1
@@ -130,7 +135,7 @@ class VideoService:
             job = self._receipt_job(
                 issue(self._secret, plan.keys.video, now), plan.asked, plan.spec, plan.keys, now, found.outcome
             )
-            job = replace(job, corrected=plan.corrected)
+            job = replace(job, corrected=plan.corrected, urgency=plan.urgency)
             self._desk.file(job)
             self._count(found.outcome, began, found.entry.size)
             return job
@@ -138,7 +143,7 @@ class VideoService:
             Job(
                 id=new_job_id(), prompt=plan.asked, spec=plan.spec, keys=plan.keys,
                 created_at=now, updated_at=now, expires_at=now + self._limits.job_ttl_seconds,
-                corrected=plan.corrected,
+                corrected=plan.corrected, urgency=plan.urgency,
             )
         )  # fmt: skip
 
@@ -157,23 +162,14 @@ class VideoService:
         await self._desk.delete(job.id)
         await self._peers.forget((), (job_id,))
 
-    async def content(self, job_id: str) -> tuple[Entry, Job, Outcome]:
-        """Return a completed job's video and the tier it came from.
+    async def content(self, job_id: str, variant: Variant = Variant.VIDEO) -> tuple[Entry, Job, Outcome]:
+        """Return a completed job's video, or a picture of it, and the tier that the video came from.
 
-        Raises NotFound for an unknown job, one that is not completed, and one whose video is gone.
+        Raises NotFound for an unknown job, one that is not completed, and one whose video is gone; for a picture also
+        what `Pictures.get` raises.
         """
-        job = await self.job(job_id)
-        if job.error_code is not None:
-            raise NotFound(f"Video '{job.id}' failed: {job.error_message}", param="video_id")
-        if job.outcome is None:
-            raise NotFound(f"Video '{job.id}' is not ready yet: {job.status}, {job.progress} %.", param="video_id")
-        entry = self._cache.get_now(job.keys.video)
-        if entry is not None:
-            return entry, job, Outcome.L1
-        found = await self._cache.get(job.keys.video)
-        if found is None:
-            raise NotFound(f"The content of video '{job.id}' is no longer stored.", param="video_id")
-        return found[0], job, found[1]
+        entry, job, outcome = await self._video(job_id)
+        return await self._pictures.get(entry, variant), job, outcome
 
     async def explain(self, request: VideoRequest) -> dict[str, Any]:
         """Return what `request` means, its keys, and which tier holds its video; renders nothing."""
@@ -181,17 +177,31 @@ class VideoService:
         return plan.explained() | {"tiers": await self._cache.where(plan.keys.video)}
 
     async def invalidate(self, key: str) -> dict[str, Any]:
-        """Delete the video of `key` from every tier and every router's memory; raises InvalidRequest."""
+        """Delete the video of `key`, and its latents, from every tier and every router's memory.
+
+        Asked for again it is rendered anew; without the video its latents are not known and stay. Raises
+        InvalidRequest.
+        """
         if not _KEY.fullmatch(key):
             raise InvalidRequest("'key' must be the 64 hex digits of a video's key.", param="key")
+        await self._drop_latents(key)
         deleted = await self._cache.delete(key)
+        self._pictures.forget(key)
         await self._peers.forget((key,), ())
         return {"key": key, "deleted": list(deleted)}
+
+    async def _drop_latents(self, key: str) -> None:
+        """Delete what the video of `key` was decoded from, or it would come back as it was."""
+        found = None if self._latents is None else await self._cache.get(key)
+        if self._latents is not None and found is not None and "latents_key" in found[0].meta:
+            await self._renderer.drop_latents(found[0].meta["latents_key"])
+            await self._latents.delete(found[0].meta["latents_key"])  # there may be no renderer just now
 
     def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
         """Drop videos and jobs from this process' memory; a peer asked for it."""
         for key in keys:
             self._cache.forget(key)
+            self._pictures.forget(key)
         for job_id in job_ids:
             self._desk.forget(job_id)
 
@@ -204,16 +214,32 @@ class VideoService:
             "waiting": self._waiting,
             "jobs": self._desk.stats(),
             "cache": self._cache.stats(),
+            "pictures": self._pictures.stats(),
             "renderer": await self._renderer.stats(),
         }
 
     async def aclose(self) -> None:
         """Finish background writes and close the tiers."""
+        self._pictures.close()
         await self._desk.aclose()
         await self._cache.aclose()
 
     async def _board_job(self, job: Job) -> tuple[VideoFlight, bool]:
-        return self._source.board(job.spec, job.keys)
+        return self._source.board(job.spec, job.keys, job.urgency)
+
+    async def _video(self, job_id: str) -> tuple[Entry, Job, Outcome]:
+        job = await self.job(job_id)
+        if job.error_code is not None:
+            raise NotFound(f"Video '{job.id}' failed: {job.error_message}", param="video_id")
+        if job.outcome is None:
+            raise NotFound(f"Video '{job.id}' is not ready yet: {job.status}, {job.progress} %.", param="video_id")
+        entry = self._cache.get_now(job.keys.video)
+        if entry is not None:
+            return entry, job, Outcome.L1
+        found = await self._cache.get(job.keys.video)
+        if found is None:
+            raise NotFound(f"The content of video '{job.id}' is no longer stored.", param="video_id")
+        return found[0], job, found[1]
 
     async def _ready(self, keys: Keys) -> Landing | None:
         """Return the stored video that a job is complete with at once; None means that it may board a flight.

@@ -15,7 +15,7 @@ from typing import cast
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import Flights
-from serve_app.core import Entry, Finished, Keys, Outcome, RenderEvent, RenderRequest, Started, VideoSpec
+from serve_app.core import Entry, Finished, Keys, Outcome, RenderEvent, RenderRequest, Started, Urgency, VideoSpec
 from serve_app.errors import Busy, RenderCancelled, RenderFailed
 from serve_app.service.landing import Landing, Renderer, VideoFlight
 from serve_app.telemetry import span
@@ -41,6 +41,7 @@ class VideoSource:
         self._model_fingerprint = model_fingerprint
         self._max_queued = max_queued
         self._flights: Flights[Landing, RenderEvent] = Flights(linger_seconds)
+        self._urgency: dict[VideoFlight, Urgency] = {}
         self._render_seconds = 1.0
 
     def __len__(self) -> int:
@@ -63,9 +64,16 @@ class VideoSource:
             raise self.busy("renders are queued")
         return Landing(found[0], found[1], None, _is_stored(found[0]))
 
-    def board(self, spec: VideoSpec, keys: Keys) -> tuple[VideoFlight, bool]:
-        """Return the flight of a video and whether this call started it."""
-        return self._flights.board(keys.video, lambda flight: self._carry(spec, keys, flight))
+    def board(self, spec: VideoSpec, keys: Keys, urgency: Urgency) -> tuple[VideoFlight, bool]:
+        """Return the flight of a video and whether this call started it; a flight hurries for whoever joins it."""
+        flight, led = self._flights.board(keys.video, lambda flight: self._carry(spec, keys, flight))
+        before = self._urgency.get(flight, urgency)
+        self._urgency[flight] = before.joined(urgency)
+        if led:
+            flight.task.add_done_callback(lambda _: self._urgency.pop(flight))
+        elif self._urgency[flight] != before:
+            self._renderer.promote(keys.video, self._urgency[flight])
+        return flight, led
 
     def busy(self, what: str) -> Busy:
         """Return the refusal that says `what` there are too many of, and when to come back."""
@@ -89,7 +97,7 @@ class VideoSource:
     async def _render(self, spec: VideoSpec, keys: Keys, flight: VideoFlight) -> Landing:
         embedding: str | None = None
         began = time.perf_counter()
-        rendering = self._renderer.render(RenderRequest(spec, keys, self._model_fingerprint))
+        rendering = self._renderer.render(RenderRequest(spec, keys, self._model_fingerprint, self._urgency[flight]))
         try:
             async with aclosing(cast(AsyncGenerator[RenderEvent, None], rendering)) as events:
                 async for event in events:
@@ -109,7 +117,7 @@ class VideoSource:
             self._cache.remember(finished.entry)
         else:
             self._remember_unstored(finished.entry)
-        return Landing(finished.entry, Outcome.RENDERED, embedding, bool(finished.stored))
+        return Landing(finished.entry, finished.outcome, embedding, bool(finished.stored))
 
     async def _store(self, entry: Entry) -> Entry:
         """Try again to store a video that no durable tier could take when it was made."""

@@ -14,13 +14,14 @@ from serve_app.cache.memory import MemoryTier
 from serve_app.cache.name import Kind
 from serve_app.cache.redis import RedisTier
 from serve_app.cache.store import ObjectStore, open_store
-from serve_app.core import PromptRules
+from serve_app.core import ModelCard, PromptRules, VideoSpec
 from serve_app.errors import InvalidRequest
 from serve_app.media.media import encoder_fingerprint
 from serve_app.model.model import Family, load_family
 from serve_app.prompt.prompt import Normaliser
 from serve_app.prompt.synonyms import Synonyms
 from serve_app.prompt.vocabulary import read_vocabulary
+from serve_app.schema import VideoRequest, resolve
 from serve_app.service.jobs import JobStore, MemoryJobs
 from serve_app.service.landing import Peers, Renderer
 from serve_app.service.plan import Planner
@@ -77,6 +78,13 @@ def open_cache(
         l3=tiers.l3,
         telemetry=telemetry,
     )
+
+
+def open_latents(settings: Settings, tiers: SharedTiers, telemetry: Telemetry) -> TieredCache | None:
+    """Return the cache of final latents, which is L3 alone; None when there is none or they are not to be kept."""
+    if tiers.l3 is None or not settings.keep_latents:
+        return None
+    return open_cache("latents", settings, replace(tiers, l2=None), telemetry)
 
 
 def open_planner(settings: Settings, family: Family | None = None) -> Planner:
@@ -138,6 +146,7 @@ def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry
         secret=settings.secret_bytes,
         telemetry=telemetry,
         peers=peers,
+        latents=open_latents(settings, tiers, telemetry),
         limits=Limits(
             max_queued=settings.max_queued,
             max_waiting=settings.max_waiting,
@@ -145,6 +154,11 @@ def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry
             job_ttl_seconds=settings.job_ttl_seconds,
         ),
     )
+
+
+def default_spec(card: ModelCard) -> VideoSpec:
+    """Return the spec of a request that leaves everything to the model."""
+    return resolve(VideoRequest(prompt=""), card)
 
 
 def compute_device(settings: Settings) -> str:

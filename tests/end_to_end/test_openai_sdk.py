@@ -32,6 +32,8 @@ def test_create_poll_download(sdk: openai.OpenAI) -> None:
     data = sdk.videos.download_content(video.id).read()
     info = probe(data)
     assert (info.width, info.height, info.num_frames, info.fps) == (64, 64, 24, 6)
+    assert sdk.videos.download_content(video.id, variant="thumbnail").read().startswith(b"RIFF")
+    assert sdk.videos.download_content(video.id, variant="spritesheet").read().startswith(b"\xff\xd8")
 
 
 def test_the_same_again_is_complete_at_once(sdk: openai.OpenAI) -> None:
@@ -68,6 +70,7 @@ def test_delete(sdk: openai.OpenAI) -> None:
         ({"prompt": "", "size": "64x64"}, openai.UnprocessableEntityError, "prompt"),
         ({"prompt": "x", "model": "sora-2"}, openai.NotFoundError, "model"),
         ({"prompt": "x", "extra_body": {"nonsense": "1"}}, openai.UnprocessableEntityError, "nonsense"),
+        ({"prompt": "x", "extra_body": {"priority": "now"}}, openai.UnprocessableEntityError, "priority"),
     ],
 )
 def test_errors(sdk: openai.OpenAI, fields: dict[str, object], kind: type[openai.APIStatusError], param: str) -> None:

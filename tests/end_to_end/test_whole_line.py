@@ -95,6 +95,33 @@ def test_invalidate_reaches_every_tier(cluster: Cluster) -> None:
         assert sync(http, "forget me").headers["x-encore-outcome"] == "rendered"
 
 
+def test_another_frame_rate_is_decoded_from_latents(cluster: Cluster) -> None:
+    """The same prompt at another fps or quality is answered from kept latents: no denoising step is done for it."""
+    with cluster.http() as http:
+        assert sync(http, "slow it down").headers["x-encore-outcome"] == "rendered"
+        wait(lambda: http.get("/v1/stats").json()["renderer"]["running"] == 0)
+        steps = http.get("/v1/stats").json()["renderer"]["steps_done"]
+        for other in ({"fps": 8}, {"quality": 40}):
+            again = wait_for(lambda other=other: sync(http, "slow it down", **other), 10)
+            assert again.headers["x-encore-outcome"] == "latents"
+        assert http.get("/v1/stats").json()["renderer"]["steps_done"] == steps
+
+
+def test_an_interactive_request_passes_waiting_batch_jobs(cluster: Cluster) -> None:
+    """With more batch jobs than a replica takes, a request that somebody waits for is answered before most of them."""
+    small = {"size": "32x32", "num_frames": 8, "num_inference_steps": 30}
+    with cluster.http() as http:
+        jobs = [
+            http.post("/v1/videos", json={"prompt": f"batch job {i}", "priority": "batch", **small}).json()["id"]
+            for i in range(20)
+        ]
+        assert sync(http, "somebody waits", **(small | {"num_inference_steps": 4})).status_code == 200
+        states = [http.get(f"/v1/videos/{job}").json()["status"] for job in jobs]
+        assert states.count("completed") <= 10
+        for job in jobs:
+            wait(lambda job=job: http.get(f"/v1/videos/{job}").json()["status"] == "completed", seconds=60)
+
+
 def test_delete_ends_the_render(cluster: Cluster) -> None:
     """Deleting the only job of a running render ends it: the engine goes idle long before the render could be done."""
     with cluster.http() as http:

@@ -52,6 +52,7 @@ class FrameEncoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.latent_channels = config.latent_channels
+        self.downscale = config.downscale
         first, *deeper = config.channels
         layers: list[nn.Module] = [nn.PixelUnshuffle(config.patch), _conv(3 * config.patch**2, first)]
         layers.append(ResidualBlock(first))

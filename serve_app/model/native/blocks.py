@@ -73,7 +73,10 @@ class FactorisedConv(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of tokens over themselves, or over a context of another width."""
+    """Multi-head attention of tokens over themselves, or over a context of another width.
+
+    The context's keys and values do not depend on x: whoever asks several times makes them once, with `key_value`.
+    """
 
     def __init__(self, dim: int, num_heads: int, context_dim: int | None = None) -> None:
         super().__init__()
@@ -82,9 +85,9 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(context_dim or dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Return [n, q, dim] for x [n, q, dim], context [n, k, context_dim], mask [n, k] (True where real)."""
-        key_value = self.key_value(x if context is None else context)
+    def forward(self, x: Tensor, key_value: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Return [n, q, dim] for x [n, q, dim], key_value [n, k, 2 * dim], mask [n, k] (True where real)."""
+        key_value = self.key_value(x) if key_value is None else key_value
         q = rearrange(self.query(x), "n q (a d) -> n a q d", a=self.num_heads)
         k, v = rearrange(key_value, "n k (two a d) -> two n a k d", two=2, a=self.num_heads)
         allowed = None if mask is None else mask[:, None, None, :]
@@ -154,8 +157,8 @@ class SelfAttention(Attention):
         super().__init__(dim, num_heads)
         self._tokens = self.TOKENS[over]
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Keep the shape [b, f, h, w, c]; there is no context but the video itself."""
+    def forward(self, x: Tensor, key_value: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Keep the shape [b, f, h, w, c]; keys and values are the video's own."""
         sizes = dict(zip("bfhw", x.shape, strict=False))
         attended = super().forward(rearrange(x, f"b f h w c -> {self._tokens}"))
         return rearrange(attended, f"{self._tokens} -> b f h w c", **sizes)
@@ -164,9 +167,9 @@ class SelfAttention(Attention):
 class CrossAttention(Attention):
     """Attention of a video's every place over the prompt."""
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Keep the shape [b, f, h, w, c]; context [b, k, context_dim] with mask [b, k]."""
-        attended = super().forward(rearrange(x, "b f h w c -> b (f h w) c"), context, mask)
+    def forward(self, x: Tensor, key_value: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Keep the shape [b, f, h, w, c]; key_value [b, k, 2 * c] of the prompt with mask [b, k]."""
+        attended = super().forward(rearrange(x, "b f h w c -> b (f h w) c"), key_value, mask)
         return attended.view_as(x)
 
 
@@ -191,10 +194,10 @@ class VideoBlock(nn.Module):
         return int(config.inner_convolution) + (1 if config.joint_attention else 2) + 2
 
     def forward(
-        self, x: Tensor, condition: Tensor, shared: Tensor, positions: Tensor, context: Tensor, mask: Tensor
+        self, x: Tensor, condition: Tensor, shared: Tensor, positions: Tensor, key_value: Tensor, mask: Tensor
     ) -> Tensor:
-        """Keep the shape [b, f, h, w, c]; context [b, k, context_dim] with mask [b, k]."""
-        cross = functools.partial(self.cross, context=context, mask=mask)
+        """Keep the shape [b, f, h, w, c]; key_value [b, k, 2 * c] is `cross.key_value` of the prompt, mask [b, k]."""
+        cross = functools.partial(self.cross, key_value=key_value, mask=mask)
         layers: list[Callable[[Tensor], Tensor]] = [*self.before, cross, self.mlp]
         for layer, (shift, scale, gate) in zip(layers, self.adaptive(condition, shared), strict=True):
             x = _residual(x, gate, layer(_normed(x, shift, scale) + positions))

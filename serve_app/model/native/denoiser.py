@@ -9,58 +9,18 @@ timestep does. Every row of a batch is computed independently, so a job's answer
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from serve_app.core import VideoSpec
-from serve_app.model.native.blocks import ConvBlock, VideoBlock, sinusoids, video_positions
+from serve_app.model.model import Prepared
+from serve_app.model.native.blocks import ConvBlock, VideoBlock, video_positions
+from serve_app.model.native.condition import Condition, Prompts, last_tokens
 from serve_app.model.native.config import DenoiserConfig, NativeConfig
-
-TIMESTEP_CHANNELS = 256
-MOMENT_CHANNELS = 32
-
-
-class Condition(nn.Module):
-    """The noise level, the prompt and the moment of the clip as vectors, and from there to a level's modulation.
-
-    What a prompt means for a frame depends on when the frame is ("moves left" is right at first and left in the end),
-    so prompt and moment meet in a layer of their own before anything is modulated.
-    """
-
-    def __init__(self, config: DenoiserConfig) -> None:
-        super().__init__()
-        dim = config.inner_channels
-        self.timestep = nn.Sequential(nn.Linear(TIMESTEP_CHANNELS, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.prompt = nn.Sequential(nn.Linear(config.context_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.moment = nn.Linear(MOMENT_CHANNELS, 2 * dim)
-        self.prompt_at = nn.Linear(config.context_dim, 2 * dim)
-        self.at_moment = nn.Linear(2 * dim, dim)
-        self.outer = nn.Linear(dim, ConvBlock.LAYERS * 3 * config.outer_channels)
-        self.inner = nn.Linear(dim, VideoBlock.layers_of(config) * 3 * dim)
-
-    def forward(self, timesteps: Tensor, pooled: Tensor, frames: int) -> Tensor:
-        """Return [b, frames, inner_channels].
-
-        timesteps [b], from 1 to 0; pooled [b, context_dim], the prompt's last token, which has read all others.
-        """
-        # Levels in [0, 1] become [0, 1000], the range sinusoids with a longest period of 10,000 resolve well.
-        features = sinusoids(timesteps * 1000, TIMESTEP_CHANNELS, 10_000.0).to(pooled.dtype)
-        moments = _moments(frames, pooled.device).to(pooled.dtype)
-        meeting = self.at_moment(F.silu(self.prompt_at(pooled)[:, None] + self.moment(moments)))
-        return F.silu((self.timestep(features) + self.prompt(pooled))[:, None] + meeting)
-
-
-def _moments(frames: int, device: torch.device) -> Tensor:
-    """Return [frames, MOMENT_CHANNELS]: where each frame's middle lies in the clip, four turns of a circle to 1/16."""
-    middles = (torch.arange(frames, device=device) + 0.5) / frames
-    return sinusoids(middles * 8 * math.pi, MOMENT_CHANNELS, 64.0)
 
 
 class DenoiserNet(nn.Module):
@@ -84,31 +44,47 @@ class DenoiserNet(nn.Module):
 
     def forward(self, latents: Tensor, timesteps: Tensor, context: Tensor, mask: Tensor) -> Tensor:
         """Return the velocity, latents' shape [b, c, f, h, w]; context [b, k, context_dim], mask [b, k]."""
-        pooled = context[torch.arange(len(context)), mask.sum(dim=1) - 1]
-        condition = self.condition(timesteps, pooled, latents.shape[2])
-        shared = self.condition.outer(condition)
+        return self.denoise(latents, timesteps, self.prepare(context, mask))
+
+    def prepare(self, context: Tensor, mask: Tensor) -> Prompts:
+        """Return what all passes need of the prompts, context [b, k, context_dim] with mask [b, k]."""
+        pooled = last_tokens(context, mask)
+        return Prompts(
+            whole=self.condition.prompt(pooled),
+            whole_at=self.condition.prompt_at(pooled),
+            key_value=torch.stack([block.cross.key_value(context) for block in self._trunk()], dim=2),
+            mask=mask,
+        )
+
+    def denoise(self, latents: Tensor, timesteps: Tensor, prompts: Prompts) -> Tensor:
+        """Return the velocity, latents' shape [b, c, f, h, w]; timesteps [b]; `prepare` made the prompts."""
+        frames = latents.shape[2]
+        outer, inner = self.condition(timesteps, prompts, (frames, -(-frames // self.stride)))
+        shared = self.condition.outer(outer)
         x = self.project_in(rearrange(latents, "b c f h w -> b f h w c")).to(self.norm.weight)
         positions = _positions_of(x)
         for block in self.entry:
-            x = block(x, condition, shared, positions)
-        thought = self._think(x, timesteps, pooled, context, mask)
+            x = block(x, outer, shared, positions)
+        thought = self._think(x, inner, prompts)
         x = self.merge(torch.cat([x, thought.to(x.dtype)], dim=-1)).to(x.dtype)
         for block in self.exit:
-            x = block(x, condition, shared, positions)
+            x = block(x, outer, shared, positions)
         return cast(Tensor, rearrange(self.project_out(self.norm(x)), "b f h w c -> b c f h w"))
 
-    def _think(self, x: Tensor, timesteps: Tensor, pooled: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+    def _think(self, x: Tensor, condition: Tensor, prompts: Prompts) -> Tensor:
         frames = x.shape[1]
         missing = -frames % self.stride
         x = torch.cat([x, x[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1) if missing else x
         x = self.down(rearrange(x, f"b (f s) (h p) (w q) c -> {_FOLDED}", s=self.stride, p=2, q=2)).to(x.dtype)
         positions = _positions_of(x)
-        condition = self.condition(timesteps, pooled, x.shape[1])
         shared = self.condition.inner(condition)
-        for block in self.trunk:
-            x = block(x, condition, shared, positions, context, mask)
+        for block, key_value in zip(self._trunk(), prompts.key_value.unbind(dim=2), strict=True):
+            x = block(x, condition, shared, positions, key_value, prompts.mask)
         unfolded = rearrange(self.up(x), f"{_FOLDED} -> b (f s) (h p) (w q) c", s=self.stride, p=2, q=2)
         return cast(Tensor, unfolded[:, :frames])
+
+    def _trunk(self) -> list[VideoBlock]:
+        return [cast(VideoBlock, block) for block in self.trunk]
 
 
 _FOLDED = "b f h w (s p q c)"
@@ -126,12 +102,22 @@ class NativeDenoiser:
         self._dtype = getattr(torch, config.dtype)
         self._net = net.to(device, self._dtype).eval().requires_grad_(False)
         self._config = config
-        self._device = device
+        self._device = torch.device(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._device
 
     @property
     def sampler_shift(self) -> float:
         """The timestep shift the preset is sampled with."""
         return self._config.sampler_shift
+
+    @property
+    def context_dim(self) -> int:
+        """The width of the text encoder's context."""
+        return self._config.denoiser.context_dim
 
     def latent_shape(self, spec: VideoSpec) -> tuple[int, int, int, int]:
         """Return [channels, frames, height, width]: the autoencoder works frame by frame."""
@@ -140,10 +126,13 @@ class NativeDenoiser:
         return channels, spec.num_frames, spec.height // downscale, spec.width // downscale
 
     @torch.inference_mode()
-    def predict(self, latents: Tensor, timesteps: Tensor, context: Sequence[Tensor]) -> Tensor:
-        """Predict the velocity in float32 on this device; inputs may be on any."""
-        lengths = torch.tensor([len(tokens) for tokens in context])
-        padded = pad_sequence(list(context), batch_first=True).to(self._device, self._dtype)
-        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).to(self._device)
-        noise_pred = self._net(latents.to(self._device, self._dtype), timesteps.to(self._device), padded, mask)
-        return cast(Tensor, noise_pred.float())
+    def prepare(self, prompt_embeds: Tensor) -> Prompts:
+        """Return one prompt's keys and values in every block, and what it says as a whole."""
+        context = prompt_embeds[None].to(self._device, self._dtype)
+        return self._net.prepare(context, torch.ones(context.shape[:2], dtype=torch.bool, device=self._device))
+
+    @torch.inference_mode()
+    def predict(self, latents: Tensor, timesteps: Tensor, prompts: Sequence[Prepared]) -> Tensor:
+        """Predict the velocity in float32, all on this device."""
+        together = Prompts.together(cast(Sequence[Prompts], prompts))
+        return self._net.denoise(latents.to(self._dtype), timesteps, together).float()

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from serve_app.model.native.autoencoder import FrameDecoder, FrameEncoder
 from serve_app.model.native.blocks import video_positions
+from serve_app.model.native.condition import moments
 from serve_app.model.native.config import NativeConfig
 from serve_app.model.native.denoiser import DenoiserNet
 from serve_app.model.native.text_encoder import TextEncoderNet
@@ -65,6 +66,7 @@ class Sizing:
         shape = self.latent_shape(frames)
         length = self.config.text_encoder.max_tokens
         video_positions.cache_clear()  # they lie in memory too, so the peak shall see them made
+        moments.cache_clear()
 
         def run() -> None:
             context = torch.empty(rows, length, self.config.denoiser.context_dim, dtype=DTYPE)

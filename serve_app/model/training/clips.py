@@ -70,7 +70,7 @@ def _make(
     worker: Worker,
     progress: Callable[[int, int], None],
 ) -> None:
-    side = world.SIDE // 8
+    side = world.SIDE // encoder.downscale
     shape = (len(drawn), encoder.latent_channels, num_frames, side, side)
     if worker.rank == 0:
         np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape).flush()
@@ -88,7 +88,7 @@ def _make(
 
 @torch.inference_mode()
 def encode(encoder: FrameEncoder, rendered: Tensor) -> Tensor:
-    """Return float16 latents [clips, channels, frames, h/8, w/8] of uint8 clips [clips, frames, h, w, 3]."""
+    """Return float16 latents [clips, channels, frames, h/d, w/d] (d: downscale) of uint8 [clips, frames, h, w, 3]."""
     device = next(encoder.parameters()).device
     pixels = to_unit(rearrange(rendered, "n f h w c -> (n f) c h w")).to(device)
     with torch.autocast(device.type, torch.bfloat16):
@@ -97,11 +97,7 @@ def encode(encoder: FrameEncoder, rendered: Tensor) -> Tensor:
 
 
 def _scenes(count: int, num_frames: int, seed: int) -> tuple[world.Scene, ...]:
-    """Draw scenes without repeating one before all were drawn."""
-    every = world.scenes(held_out=False)
-    rng = np.random.default_rng([seed, num_frames])
-    rounds = [rng.permutation(len(every)) for _ in range(-(-count // len(every)))]
-    return tuple(every[i] for i in np.concatenate(rounds)[:count])
+    return world.drawn(world.scenes(held_out=False), count, np.random.default_rng([seed, num_frames]))
 
 
 def _digest(encoder: FrameEncoder) -> float:

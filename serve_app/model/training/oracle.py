@@ -29,8 +29,7 @@ _SEEN = 0.75  # the share of frames that must show the object
 _BOUNDARY = 10.4  # radius between small and large, whose medians, with growing ones, are up to 9.0 and from 11.9
 _LIKENESS = 0.88  # least correlation with an outline: half a disc has 0.86, a star under blur of sigma 1.6 has 0.93
 _REACH, _OUTLINE, _STEP = 1.75, 24, 5  # outlines: half the side in radii, the side in pixels, degrees between two
-_FIELD = 2.2  # the reach of the world's distance fields, in radii
-_TURN, _TURNS = 200, torch.arange(-250, 251, 10)  # degrees over a clip: the world's, and those that are tried
+_TURNS = torch.arange(-250, 251, 10)  # degrees over a clip that are tried; the world's are 200
 _TURN_GAIN = 0.01  # the mean correlation that a turn must add; a rotating square adds 0.07, blurred 0.02
 _STRAY = 0.5  # how far a path may be off, in mean squares of the world's: a diagonal is 1.0 off
 
@@ -161,7 +160,7 @@ def _templates() -> Tensor:
     dx, dy = torch.meshgrid(axis, axis, indexing="xy")
     at = torch.stack([angle.cos() * dx + angle.sin() * dy, angle.cos() * dy - angle.sin() * dx], dim=-1)
     fields = world.distance_fields()[None].expand(len(at), -1, -1, -1)
-    distance = F.grid_sample(fields, at / _FIELD, align_corners=True).transpose(0, 1)
+    distance = F.grid_sample(fields, at / world.REACH, align_corners=True).transpose(0, 1)
     return _normalised((0.5 - distance * world.SIZES["small"][0]).clamp(0, 1))
 
 
@@ -173,9 +172,9 @@ def _normalised(pictures: Tensor) -> Tensor:
 def _motion(track: _Track, turn: float) -> str | None:
     """Return the motion whose path is nearest, `still` for half a path or less, None if all are far."""
     radius = min(float(track.radius.median()), world.SIZES["large"][1])
-    travel = 28 - 1.3 * radius  # the world's: as far as the canvas allows
+    travel = world.travel(radius)
     ramp = 2 * track.times - 1
-    path = torch.stack([track.x / travel, track.y / travel, 2 * track.radius.log2(), ramp * abs(turn) / _TURN])
+    path = torch.stack([track.x / travel, track.y / travel, 2 * track.radius.log2(), ramp * abs(turn) / world.TURN])
     stray = (_paths(track.times) - _centred(path)).square().sum(dim=(1, 2)) / _centred(ramp).square().sum()
     best = int(stray.argmin())
     return world.MOTIONS[best] if stray[best] < _STRAY else None

@@ -8,7 +8,7 @@ import numpy as np
 
 from serve_app.model.training.captions import LANGUAGES, caption
 from serve_app.model.training.prompts import normaliser
-from serve_app.model.training.world import Scene, scenes
+from serve_app.model.training.world import Scene, drawn, scenes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,8 @@ class Question:
 def questions(count: int, seed: int = 0) -> tuple[Question, ...]:
     """Return `count` questions on held-out scenes: languages take turns, and so do known and held-out templates."""
     rng = np.random.default_rng([seed, 4])
-    every = scenes(held_out=True)
-    order = np.concatenate([rng.permutation(len(every)) for _ in range(-(-count // len(every)))])[:count]
-    return tuple(_question(every[row], i, rng) for i, row in enumerate(order))
+    asked = drawn(scenes(held_out=True), count, rng)
+    return tuple(_question(scene, i, rng) for i, scene in enumerate(asked))
 
 
 def _question(scene: Scene, i: int, rng: np.random.Generator) -> Question:

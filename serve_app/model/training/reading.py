@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from serve_app.model.native.condition import last_tokens
 from serve_app.model.native.config import TextEncoderConfig
 from serve_app.model.native.text_encoder import TextEncoderNet
 from serve_app.model.native.tokenizer import Tokenizer
@@ -87,11 +88,6 @@ def pad_tokens(tokens: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Te
     ids = pad_sequence([torch.tensor(each) for each in tokens], batch_first=True)
     lengths = torch.tensor([len(each) for each in tokens])
     return ids.to(device), (torch.arange(ids.shape[1]) < lengths[:, None]).to(device)
-
-
-def last_tokens(context: Tensor, mask: Tensor) -> Tensor:
-    """Return [b, c]: each row's last real token of [b, k, c]."""
-    return context[torch.arange(len(context), device=context.device), mask.sum(dim=1) - 1]
 
 
 def values_of(said: Sequence[Scene]) -> Tensor:

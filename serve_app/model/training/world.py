@@ -59,8 +59,12 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "motion": MOTIONS,
 }
 
+REACH = 2.2
+"""How far the distance fields extend, in radii; the longest reach of a shape is the star's 1.55."""
+TURN = 200
+"""Degrees that a shape rotates over a clip."""
+
 _GRID = 192
-_REACH = 2.2  # how far the distance fields extend, in radii; the longest reach of a shape is the star's 1.55
 _SHADE = 6.0  # how far each channel of a colour may be off, of 255
 _HELD_OUT_IN = 12  # one combination in so many
 
@@ -89,6 +93,17 @@ def scenes(held_out: bool) -> tuple[Scene, ...]:
     """Return every full combination on one side of the split, in a fixed order."""
     every = (Scene(*values) for values in itertools.product(*ATTRIBUTES.values()))
     return tuple(scene for scene in every if scene.held_out == held_out)
+
+
+def drawn(every: Sequence[Scene], count: int, rng: np.random.Generator) -> tuple[Scene, ...]:
+    """Draw `count` of the scenes, without repeating one before all were drawn."""
+    rounds = [rng.permutation(len(every)) for _ in range(-(-count // len(every)))]
+    return tuple(every[i] for i in np.concatenate(rounds)[:count])
+
+
+def travel(radius: float) -> float:
+    """Return how far from the middle a moving shape's path goes, in pixels: as far as the canvas allows."""
+    return 28 - 1.3 * radius
 
 
 def render(scenes: Sequence[Scene], rng: np.random.Generator, num_frames: int = 16, side: int = SIDE) -> Tensor:
@@ -125,15 +140,15 @@ def _sketch(scene: Scene, rng: np.random.Generator, num_frames: int) -> _Sketch:
 
 
 def _path(motion: str, x: float, y: float, radius: float, u: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return [frames, 4] for times `u` from 0 to 1; travel is as long as the canvas allows the shape."""
-    travel = (28 - 1.3 * radius) * (1 - 2 * u)
-    hop = (28 - 1.3 * radius) * (1 - 2 * np.abs(np.sin(2 * math.pi * u)))
+    """Return [frames, 4] for times `u` from 0 to 1."""
+    ramp = travel(radius) * (1 - 2 * u)
+    hop = travel(radius) * (1 - 2 * np.abs(np.sin(2 * math.pi * u)))
     scale = 0.65 * 2**u  # doubles over the clip, about the nominal size in the middle
     still = np.zeros_like(u)
-    dx = {"left": travel, "right": -travel}.get(motion, still)
-    dy = {"up": travel, "down": -travel, "bounce": hop}.get(motion, still)
+    dx = {"left": ramp, "right": -ramp}.get(motion, still)
+    dy = {"up": ramp, "down": -ramp, "bounce": hop}.get(motion, still)
     factor = {"grow": scale, "shrink": scale[::-1]}.get(motion, still + 1)
-    angle = math.radians(200) * u if motion == "rotate" else still
+    angle = math.radians(TURN) * u if motion == "rotate" else still
     return np.stack([x + dx, y + dy, radius * factor, angle], axis=-1)
 
 
@@ -145,7 +160,7 @@ def _coverage(shapes: Sequence[int], path: Tensor, side: int) -> Tensor:
     dx = (pixels[None, None, :] - x[:, None, None]) / radius[:, None, None]
     dy = (pixels[None, :, None] - y[:, None, None]) / radius[:, None, None]
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    at = torch.stack([cos * dx + sin * dy, cos * dy - sin * dx], dim=-1) / _REACH
+    at = torch.stack([cos * dx + sin * dy, cos * dy - sin * dx], dim=-1) / REACH
     fields = distance_fields()[torch.tensor(shapes).repeat_interleave(frames)][:, None]
     distance = F.grid_sample(fields, at, padding_mode="border", align_corners=True)[:, 0]
     cover = (0.5 - distance * radius[:, None, None] * (side / SIDE)).clamp(0, 1)
@@ -155,7 +170,7 @@ def _coverage(shapes: Sequence[int], path: Tensor, side: int) -> Tensor:
 @functools.cache
 def distance_fields() -> Tensor:
     """Return [shapes, 192, 192]: signed distances in radii over [-2.2, 2.2]², negative inside, y pointing down."""
-    axis = np.linspace(-_REACH, _REACH, _GRID)
+    axis = np.linspace(-REACH, REACH, _GRID)
     points = np.stack(np.meshgrid(axis, axis), axis=-1)
     return torch.from_numpy(np.stack([_distances(_outline(shape), points) for shape in SHAPES]).astype(np.float32))
 

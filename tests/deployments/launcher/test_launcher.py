@@ -26,7 +26,7 @@ REQUEST = {"prompt": "a red circle moves left"}
 
 def test_a_life(start: Callable[..., Server], short_tmp: Path) -> None:
     """Start, render through HAProxy, listen on loopback alone, refuse a second server, stop within 15 s and leave
-    nothing; started again, the server finds yesterday's video and yesterday's job."""
+    nothing; started again, the server finds yesterday's video, job, latents and measurements."""
     folder = short_tmp / "life"
     server = start(folder)
     server.wait_for("Encore is ready.")
@@ -50,6 +50,7 @@ def test_a_life(start: Callable[..., Server], short_tmp: Path) -> None:
 
     assert server.stop() < STOP_SECONDS
     assert server.process.returncode == 0
+    measured = (folder / "measurements.json").stat().st_mtime_ns
 
     again = start(folder)
     again.wait_for("Encore is ready.")
@@ -59,6 +60,9 @@ def test_a_life(start: Callable[..., Server], short_tmp: Path) -> None:
         assert repeated.content == first.content
         assert http.get(f"/v1/videos/{job['id']}").json()["status"] == "completed"
         assert http.get(f"/v1/videos/{job['id']}/content").status_code == 200
+        slower = http.post("/v1/videos/sync", json=REQUEST | {"fps": 8})
+        assert slower.headers["x-encore-outcome"] == "latents"
+    assert (folder / "measurements.json").stat().st_mtime_ns == measured
     assert again.stop(signal.SIGINT) < STOP_SECONDS
 
 

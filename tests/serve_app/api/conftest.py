@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from fastapi import FastAPI
 
 from serve_app.api.api import build_api
+from serve_app.media import encode_mp4
 from tests.serve_app.service.rig import Rig
 
 MAX_BODY_BYTES = 10_000
+FILM = encode_mp4(np.random.default_rng(1).integers(0, 255, (5, 32, 32, 3)).astype(np.uint8), fps=4)
 
 
 @pytest.fixture

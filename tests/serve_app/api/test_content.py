@@ -1,4 +1,4 @@
-"""A stored video over HTTP as RFC 9110 wants it: validators, ranges, HEAD."""
+"""A stored video and its pictures over HTTP as RFC 9110 wants them: types, validators, ranges, HEAD."""
 
 from __future__ import annotations
 
@@ -7,28 +7,36 @@ import pytest
 from fastapi import FastAPI
 
 from serve_app.core import Entry
+from serve_app.media import spritesheet, thumbnail
+from tests.serve_app.api.conftest import FILM
 from tests.serve_app.service.rig import Rig, ask, ended
 
 ASK = {"prompt": "a red circle moves left"}
 
 
-@pytest.fixture
-async def path(app: FastAPI) -> str:
+@pytest.fixture(params=["", "?variant=video", "?variant=thumbnail", "?variant=spritesheet"])
+async def path(request: pytest.FixtureRequest, app: FastAPI, rig: Rig) -> str:
+    rig.renderer.data = FILM
     service = app.state.service
-    return f"/v1/videos/{(await ended(service, await service.submit(ask()))).id}/content"
+    return f"/v1/videos/{(await ended(service, await service.submit(ask()))).id}/content{request.param}"
 
 
 @pytest.fixture
 async def entry(path: str, rig: Rig) -> Entry:
     found = await rig.cache().get(rig.renderer.asked[0])
     assert found is not None
-    return found[0]
+    assert found[0].data == FILM
+    make = {"thumbnail": thumbnail, "spritesheet": spritesheet}.get(path.partition("=")[2])
+    return found[0] if make is None else Entry.of(found[0].key, make(FILM))
 
 
 async def test_whole(http: httpx.AsyncClient, path: str, entry: Entry) -> None:
     """GET gives the bytes with type, length and the digest as a strong ETag; HEAD the same headers and no body."""
     got, head = await http.get(path), await http.head(path)
     assert (got.status_code, got.content) == (200, entry.data)
+    types = {"thumbnail": "image/webp", "spritesheet": "image/jpeg"}
+    assert got.headers["content-type"] == types.get(path.partition("=")[2], "video/mp4")
+    assert got.headers["x-encore-key"] == entry.key
     assert got.headers["etag"] == f'"{entry.digest}"'
     assert got.headers["accept-ranges"] == "bytes"
     assert got.headers["content-length"] == str(entry.size)
@@ -115,3 +123,24 @@ async def test_content_says_where_it_was(http: httpx.AsyncClient, path: str, rig
     assert (await http.get(path)).headers["cache-status"] == "encore; hit; detail=l1"
     app.state.service.forget((rig.renderer.asked[0],), ())
     assert (await http.get(path)).headers["cache-status"] == "encore; hit; detail=l3"
+
+
+@pytest.mark.parametrize("variant", ["", "Thumbnail", "poster", "video,thumbnail", "x" * 1000, "\x00", "\u00e9"])
+@pytest.mark.parametrize("path", [""], indirect=True)
+async def test_an_unknown_variant(http: httpx.AsyncClient, path: str, variant: str) -> None:
+    """A variant that there is not is a short 422 that names the field and those there are."""
+    answer = await http.get(path, params={"variant": variant})
+    told = answer.json()["error"]
+    assert (answer.status_code, told["code"], told["param"]) == (422, "invalid_value", "variant")
+    assert "'video', 'thumbnail' or 'spritesheet'" in told["message"]
+    assert len(answer.content) < 300
+
+
+@pytest.mark.parametrize("variant", ["thumbnail", "spritesheet"])
+async def test_a_stored_file_that_is_no_video(http: httpx.AsyncClient, app: FastAPI, variant: str) -> None:
+    """What cannot be decoded is an error in the OpenAI form, not a broken picture; its bytes are still served."""
+    service = app.state.service
+    path = f"/v1/videos/{(await ended(service, await service.submit(ask()))).id}/content"
+    answer = await http.get(path, params={"variant": variant})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "render_failed")
+    assert (await http.get(path)).status_code == 200

@@ -11,6 +11,10 @@ import openai
 import pytest
 from fastapi import FastAPI
 
+from serve_app.core import Priority, Urgency
+from serve_app.media import spritesheet, thumbnail
+from serve_app.schema import VideoRequest
+from tests.serve_app.api.conftest import FILM
 from tests.serve_app.service.rig import Rig, until
 
 ASK = {"prompt": "a red circle moves left"}
@@ -166,6 +170,7 @@ async def test_explain_stats_models_healthz(rig: Rig, http: httpx.AsyncClient) -
     (model,) = models["data"]
     assert (models["object"], model["object"], model["id"]) == ("list", "model", "native/demo")
     assert model["parameters"]["num_frames"] == {"minimum": 8, "maximum": 24, "step": 1, "default": 16}
+    assert model["parameters"]["quality"] == {"minimum": 0, "maximum": 51, "step": 1, "default": 23}
     assert model["parameters"]["guidance_scale"] == {"minimum": 1.0, "maximum": 15.0, "default": 3.0}
     assert (await http.get("/healthz")).json() == {"status": "ok"}
 
@@ -191,9 +196,12 @@ async def test_openapi(http: httpx.AsyncClient) -> None:
     }  # fmt: skip
     body = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "multipart/form-data"}
-    assert {"prompt", "seed", "size", "seconds", "guidance_scale"} <= set(
-        body["application/json"]["schema"]["properties"]
-    )
+    for form in body.values():
+        assert set(form["schema"]["properties"]) == set(VideoRequest.model_fields)
+    content = document["paths"]["/v1/videos/{video_id}/content"]["get"]
+    assert set(content["responses"]["200"]["content"]) == {"video/mp4", "image/webp", "image/jpeg"}
+    (variant,) = [each for each in content["parameters"] if each["name"] == "variant"]
+    assert not variant["required"]
     operations = [operation for methods in document["paths"].values() for operation in methods.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     assert all(operation["description"] for operation in operations)
@@ -249,12 +257,56 @@ async def test_the_openai_sdk(rig: Rig, sdk: openai.AsyncOpenAI) -> None:
         with pytest.raises(openai.UnprocessableEntityError) as unknown:
             await videos.create(prompt="p", extra_body={"cache": {"mode": "exact"}})
         assert (unknown.value.code, unknown.value.param) == ("unknown_field", "cache[mode]")
-        with pytest.raises(openai.UnprocessableEntityError) as thumbnail:
-            await videos.download_content(jobs[1].id, variant="thumbnail")
-        assert thumbnail.value.param == "variant"
+        with pytest.raises(openai.UnprocessableEntityError) as poster:
+            await videos.download_content(jobs[1].id, variant="poster")
+        assert poster.value.param == "variant"
         with pytest.raises(openai.UnprocessableEntityError) as file:
             await videos.create(prompt="p", input_reference=("a.png", b"\x89PNG"))
         assert file.value.param == "input_reference"
+
+
+@pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+async def test_the_sdk_downloads_pictures(rig: Rig, sdk: openai.AsyncOpenAI) -> None:
+    """`download_content(variant=...)` gives the thumbnail and the sprite sheet, with the type of each."""
+    rig.renderer.data = FILM
+    async with sdk:
+        videos: Any = sdk.videos
+        job = await videos.create_and_poll(prompt="p", poll_interval_ms=5)
+        for variant, media_type, made in (
+            ("thumbnail", "image/webp", thumbnail(FILM)),
+            ("spritesheet", "image/jpeg", spritesheet(FILM)),
+            ("video", "video/mp4", FILM),
+        ):
+            answer = await videos.download_content(job.id, variant=variant)
+            assert (answer.response.headers["content-type"], await answer.aread()) == (media_type, made)
+
+
+@pytest.mark.parametrize("form", ["json", "data", "files"])
+async def test_quality_and_urgency_arrive_in_every_form(rig: Rig, http: httpx.AsyncClient, form: str) -> None:
+    """The render gets quality, priority and deadline; the job tells the quality; the key knows nothing of urgency."""
+    fields = {"prompt": "p", "quality": "30", "priority": "batch", "deadline_seconds": "90"}
+    body: Any = {name: (None, value) for name, value in fields.items()} if form == "files" else fields
+    job = (await http.post("/v1/videos", **{form: body})).json()
+    await until(lambda: bool(rig.renderer.requests))
+    done = await finished(http, prompt="p", quality=30)
+    (request,) = rig.renderer.requests
+    assert (job["quality"], request.spec.quality) == (30, 30)
+    assert request.urgency == Urgency(Priority.BATCH, rig.clock.now + 90)
+    assert done["cache"]["key"] == request.keys.video
+    explained = [await http.post("/v1/explain", json={"prompt": "p", "quality": 30} | more) for more in ({}, fields)]
+    assert explained[0].json() == explained[1].json()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("quality", 52), ("quality", -1), ("quality", 1.5), ("priority", "now"), ("deadline_seconds", 0)],
+)
+@pytest.mark.parametrize("route", ["/v1/videos", "/v1/videos/sync", "/v1/explain"])
+async def test_impossible_quality_and_urgency(http: httpx.AsyncClient, route: str, field: str, value: Any) -> None:
+    """Out of range they are a 422 in the OpenAI form that names the field, on every route."""
+    answer = await http.post(route, json=ASK | {field: value})
+    told = answer.json()["error"]
+    assert (answer.status_code, told["type"], told["param"]) == (422, "invalid_request_error", field)
 
 
 async def test_a_typo_is_corrected_and_told(rig: Rig, http: httpx.AsyncClient) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from tests.serve_app.client.wire_server import FILE, KEY, World, found
+from serve_app.schema import VideoRequest
+from tests.serve_app.client.wire_server import FILE, KEY, PICTURES, World, found
 
 Encore = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -86,13 +87,56 @@ def test_every_field_is_an_option(encore: Encore, world: World) -> None:
         "fps": 8,
         "num_inference_steps": 4,
         "guidance_scale": 2.5,
+        "quality": 30,
+        "priority": "batch",
+        "deadline_seconds": 60.5,
     }
+    assert {"prompt", "correct_typos", *options} == set(VideoRequest.model_fields)
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     encore("generate", "A red circle", "-o", "out.mp4", *words)
     encore("generate", "A red circle", "-o", "out.mp4", "--steps", "4", "--seed", "random")
     bodies = [body for method, _, _, body, _ in world.requests if method == "POST"]
     assert bodies[0] == {"prompt": "A red circle", **options}
     assert bodies[1] == {"prompt": "A red circle", "num_inference_steps": 4, "seed": "random"}
+
+
+def test_pictures_are_saved_beside_the_video(encore: Encore, world: World, place: Path) -> None:
+    """Proves that each picture asked for is downloaded once, saved exactly, and told; without the option, none is."""
+    files = {"thumbnail": "out.webp", "spritesheet": "out.jpg"}
+    options = [word for name, file in files.items() for word in (f"--{name}", file)]
+    result = encore("generate", "A red circle", "-o", "out.mp4", *options)
+    assert result.exit_code == 0
+    for name, file in files.items():
+        assert (place / file).read_bytes() == PICTURES[name]
+        assert f"{name:<13}{file}" in result.stdout
+    asked = [query for method, path, query, *_ in world.requests if path.endswith("/content")]
+    assert asked == [{}, {"variant": "thumbnail"}, {"variant": "spritesheet"}]
+    report = json.loads(encore("generate", "A red circle", "-o", "out.mp4", "--thumbnail", "out.webp", "--json").stdout)
+    assert (report["thumbnail"], "spritesheet" in report) == ("out.webp", False)
+
+
+def test_a_picture_to_standard_output(encore: Encore, place: Path) -> None:
+    """Proves that a picture can be piped alone, the report going elsewhere, while the video goes to its file."""
+    result = encore("generate", "A red circle", "-o", "out.mp4", "--thumbnail", "-")
+    assert result.stdout_bytes == PICTURES["thumbnail"]
+    assert "standard output" in result.stderr
+    assert (place / "out.mp4").read_bytes() == FILE
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-o", "-", "--thumbnail", "-"], ["-o", "out", "--spritesheet", "out"],
+        ["--thumbnail", "out", "--spritesheet", "out"], ["--thumbnail", "missing/out"], ["--spritesheet", "."],
+    ],
+)  # fmt: skip
+def test_an_impossible_place_of_a_picture(encore: Encore, world: World, place: Path, options: list[str]) -> None:
+    """Proves that pictures that cannot be written, or would replace each other, are refused before a render."""
+    result = encore("generate", "A red circle", *options)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("encore: ")
+    assert list(place.iterdir()) == []
+    assert world.requests == []
 
 
 def test_a_failed_render_is_told_and_leaves_nothing(encore: Encore, world: World, place: Path) -> None:

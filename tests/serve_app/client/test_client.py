@@ -11,8 +11,10 @@ import pytest
 
 from serve_app import errors
 from serve_app.client import AsyncEncore, CacheInfo, Encore, Invalidated, JobError, StageKeys
+from serve_app.client.calls import Fields
 from serve_app.core import JobStatus, Outcome
-from tests.serve_app.client.wire_server import FILE, KEY, World, found
+from serve_app.schema import VideoRequest
+from tests.serve_app.client.wire_server import FILE, KEY, PICTURES, World, found
 
 RENDERING = [
     {"status": "queued", "progress": 0},
@@ -220,6 +222,29 @@ def test_the_small_calls(encore: Any, world: World) -> None:
         "GET /v1/stats",
         "GET /healthz",
     ]
+
+
+def test_pictures_are_asked_for_by_variant(encore: Any, world: World) -> None:
+    """Proves that each variant is named on the wire, and that the video itself needs no name."""
+    assert encore.content("video_1", variant="thumbnail") == PICTURES["thumbnail"]
+    assert encore.content("video_1", variant="spritesheet") == PICTURES["spritesheet"]
+    assert encore.content("video_1", variant="video") == FILE
+    assert [query for _, _, query, *_ in world.requests] == [
+        {"variant": "thumbnail"}, {"variant": "spritesheet"}, {}
+    ]  # fmt: skip
+
+
+def test_urgency_and_quality_are_sent(encore: Any, world: World) -> None:
+    """Proves that they travel like any other field."""
+    encore.create("A red circle", quality=30, priority="batch", deadline_seconds=1.5)
+    assert world.requests[0][3] == {
+        "prompt": "A red circle", "quality": 30, "priority": "batch", "deadline_seconds": 1.5
+    }  # fmt: skip
+
+
+def test_the_client_has_every_field_of_a_request() -> None:
+    """Proves that a field cannot be added to the wire alone."""
+    assert {"prompt", *Fields.__annotations__} == set(VideoRequest.model_fields)
 
 
 def test_both_clients_have_the_same_methods() -> None:

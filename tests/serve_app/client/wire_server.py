@@ -18,6 +18,7 @@ from serve_app.errors import EncoreError, NotFound
 
 KEY = "ab" * 32
 FILE = b"\0\0\0\x18ftypmp42 the film"
+PICTURES = {"thumbnail": b"RIFF the middle frame", "spritesheet": b"\xff\xd8 sixteen frames"}
 
 
 class World:
@@ -107,8 +108,8 @@ def application(world: World) -> FastAPI:
         }
 
     @app.get("/v1/videos/{video_id}/content")
-    async def content(video_id: str) -> Response:
-        return Response(FILE, media_type="video/mp4")
+    async def content(video_id: str, variant: str = "video") -> Response:
+        return Response({"video": FILE, **PICTURES}[variant])
 
     @app.get("/v1/videos/{video_id:path}")
     async def retrieve(video_id: str) -> Any:

@@ -1,20 +1,46 @@
 """One pass over many trajectories, with the real demo denoiser: company must not show in anybody's latents."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from serve_app.core import VideoSpec
-from serve_app.engine.denoising import Trajectory, advance
+from serve_app.engine.denoising import Start, Trajectory, advance
 from serve_app.model.model import Denoiser, load_family
+from serve_app.model.native.condition import Prompts
+from serve_app.model.native.config import DenoiserConfig, NativeConfig
+from serve_app.model.native.denoiser import DenoiserNet, NativeDenoiser
+from serve_app.model.native.weights import SeededWeights
 from serve_app.model.sampler import initial_noise
+
+SMALL = DenoiserConfig(
+    outer_channels=16, outer_blocks=1, inner_channels=24, inner_blocks=1, num_heads=2, context_dim=12
+)
 
 
 @pytest.fixture(scope="module")
 def denoiser() -> Denoiser:
     torch.set_num_threads(1)
     return load_family("native/demo").load_denoiser("cpu")
+
+
+@pytest.fixture(scope="module")
+def small() -> Denoiser:
+    return small_on("cpu")
+
+
+def small_on(device: str) -> Denoiser:
+    net = DenoiserNet(SMALL)
+    SeededWeights(0).fill(net, "denoiser")
+    return NativeDenoiser(net, NativeConfig(name="small", denoiser=SMALL), device)
 
 
 def spec(**changes: float) -> VideoSpec:
@@ -33,17 +59,37 @@ def spec(**changes: float) -> VideoSpec:
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 
-def embeds(num_tokens: int, seed: int) -> torch.Tensor:
-    return initial_noise((num_tokens, 768), seed)
+def embeds(num_tokens: int, seed: int, dim: int = 768) -> torch.Tensor:
+    return initial_noise((num_tokens, dim), seed)
+
+
+def small_job(denoiser: Denoiser, steps: int, guidance_scale: float, start: Start | None = None) -> Trajectory:
+    asked = spec(num_inference_steps=steps, guidance_scale=guidance_scale)
+    return Trajectory.of(denoiser, asked, embeds(5, 1, 12), embeds(2, 2, 12), start)
+
+
+def through(denoiser: Denoiser, jobs: Sequence[Trajectory], lag: int = 0) -> list[Trajectory]:
+    """Run jobs to their ends in shared passes; each joins `lag` passes after the one before it."""
+    waiting, running, done = list(enumerate(jobs)), dict[int, Trajectory](), dict[int, Trajectory]()
+    passes = 0
+    while waiting or running:
+        while waiting and waiting[0][0] * lag <= passes:
+            running.update([waiting.pop(0)])
+        running = dict(zip(running, advance(denoiser, list(running.values())), strict=True))
+        passes += 1
+        for i in [i for i, job in running.items() if job.step == job.sampler.num_inference_steps]:
+            done[i] = running.pop(i)
+    return [done[i] for i in range(len(jobs))]
 
 
 def alone(denoiser: Denoiser, job: Trajectory) -> torch.Tensor:
     """The oracle: one job, and guidance as two separate passes."""
-    latents = initial_noise(job.shape, job.seed)
+    latents, prompt = initial_noise(job.shape, job.seed), denoiser.prepare(job.prompt_embeds)
     for i, timestep in enumerate(job.sampler.timesteps):
-        velocity = denoiser.predict(latents[None], torch.tensor([timestep]), [job.prompt_embeds])[0]
+        velocity = denoiser.predict(latents[None], torch.tensor([timestep]), [prompt])[0]
         if job.negative_prompt_embeds is not None:
-            negative = denoiser.predict(latents[None], torch.tensor([timestep]), [job.negative_prompt_embeds])[0]
+            unconditional = denoiser.prepare(job.negative_prompt_embeds)
+            negative = denoiser.predict(latents[None], torch.tensor([timestep]), [unconditional])[0]
             velocity = negative + job.guidance_scale * (velocity - negative)
         latents = job.sampler.step(i, latents, velocity)
     return latents
@@ -119,3 +165,194 @@ def test_final_latents_are_half_precision(denoiser: Denoiser) -> None:
     with pytest.raises(ValueError, match="no step"):
         job.final_latents()
     assert advance(denoiser, [job])[0].final_latents().dtype == torch.float16
+
+
+class Passes:
+    """A denoiser that notes which prepared prompts it was given, pass by pass, and what it prepared."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+        self.prepared: list[torch.Tensor] = []
+        self.rows: list[list[object]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoiser, name)
+
+    def prepare(self, prompt_embeds: torch.Tensor) -> object:
+        self.prepared.append(prompt_embeds)
+        return self._denoiser.prepare(prompt_embeds)
+
+    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, prompts: Sequence[object]) -> torch.Tensor:
+        self.rows.append(list(prompts))
+        return self._denoiser.predict(latents, timesteps, prompts)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_keys_and_values_are_computed_once_per_job(small: NativeDenoiser, steps: int) -> None:
+    """However many steps a guided job has, each of its two prompts goes through the text's layers once."""
+    calls: list[int] = []
+    block = small._net.trunk[0]
+    handle = block.cross.key_value.register_forward_hook(lambda module, given, out: calls.append(given[0].shape[1]))
+    through(small, [small_job(small, steps, 3.0)])
+    handle.remove()
+    assert calls == [5, 2]
+
+
+def test_nothing_is_computed_before_the_first_pass(small: Denoiser) -> None:
+    """A job is made on the event loop: neither noise nor prompts are touched until a pass takes it."""
+    watched = Passes(small)
+    job = small_job(watched, 3, 3.0)
+    assert (job.latents, job.prompt, job.negative_prompt, watched.prepared) == (None, None, None, [])
+    (once,) = advance(watched, [job])
+    assert [len(each) for each in watched.prepared] == [5, 2]
+    (twice,) = advance(watched, [once])
+    assert twice.prompt is once.prompt
+
+
+def test_a_prepared_prompt_does_not_depend_on_company(small: Denoiser) -> None:
+    """Jobs that join together, with shorter and longer prompts, prepare the same bits as each does alone."""
+    jobs = [
+        Trajectory.of(small, spec(guidance_scale=scale), embeds(length, length, 12), embeds(2, 2, 12))
+        for length, scale in ((5, 3.0), (1, 1.0), (40, 7.5))
+    ]
+    for job, together in zip(jobs, advance(small, jobs), strict=True):
+        (alone,) = advance(small, [job])
+        for one, other in ((alone.prompt, together.prompt), (alone.negative_prompt, together.negative_prompt)):
+            if one is None:
+                assert other is None
+                continue
+            assert isinstance(one, Prompts)
+            assert isinstance(other, Prompts)
+            for name in ("whole", "whole_at", "key_value", "mask"):
+                assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_only_guided_jobs_pay_for_a_second_row(small: Denoiser) -> None:
+    """Of three jobs one is guided: a pass has four rows, its unconditional one last."""
+    watched = Passes(small)
+    moved = advance(watched, [small_job(watched, 3, scale) for scale in (1.0, 3.0, 1.0)])
+    (rows,) = watched.rows
+    assert rows == [moved[0].prompt, moved[1].prompt, moved[2].prompt, moved[1].negative_prompt]
+    assert moved[0].negative_prompt is None
+
+
+@pytest.mark.parametrize(("steps", "bound"), [(4, 2e-4), (16, 1e-3)])
+def test_batch_1_and_batch_n_are_as_close_as_the_docstring_says(denoiser: Denoiser, steps: int, bound: float) -> None:
+    """With three and with four in a pass, prompts of all lengths, joining late: latents and frames hardly differ."""
+    family = load_family("native/demo")
+    decoder = family.load_decoder("cpu")
+    prompts = ("a small red circle moving left", "灰色背景,小的青色圆形,缩小", "a green heart " * 12, "a star")
+    *conditional, empty = family.load_text_encoder("cpu").encode([*prompts, ""])
+    jobs = [
+        Trajectory.of(denoiser, spec(num_inference_steps=count, guidance_scale=scale, seed=i), conditional[i], empty)
+        for i, (count, scale) in enumerate([(steps, 3.0), (7, 1.0), (steps, 15.0), (2, 7.5)])
+    ]
+    expected = [through(denoiser, [job])[0] for job in jobs]
+    for size in (3, 4):
+        for one, other in zip(expected, through(denoiser, jobs[:size], lag=1), strict=False):
+            torch.testing.assert_close(one.latents, other.latents, atol=bound, rtol=0)
+            frames = [decoder.decode(job.final_latents()).astype(int) for job in (one, other)]
+            apart = np.abs(frames[0] - frames[1])
+            assert apart.max() <= 2
+            assert apart.mean() < 0.02
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data(), steps=st.integers(2, 8), guidance_scale=st.sampled_from([1.0, 1.5, 3.0, 15.0]))
+def test_going_on_from_a_checkpoint_ends_in_the_same_bits(
+    small: Denoiser, data: st.DataObject, steps: int, guidance_scale: float
+) -> None:
+    """Wherever a job is stopped and started again from its own checkpoint, even twice, it ends as the full run does."""
+    stops = data.draw(st.lists(st.integers(1, steps - 1), min_size=1, max_size=2, unique=True).map(sorted))
+    (full,) = through(small, [small_job(small, steps, guidance_scale)])
+    job = small_job(small, steps, guidance_scale)
+    for stop in stops:
+        while job.step < stop:
+            (job,) = advance(small, [job])
+        job = small_job(small, steps, guidance_scale, job.checkpoint())
+        assert job.step == stop
+    (resumed,) = through(small, [job])
+    assert full.latents is not None
+    assert resumed.latents is not None
+    assert torch.equal(full.latents, resumed.latents)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_the_shipped_model_goes_on_from_a_checkpoint_in_the_same_bits(
+    denoiser: Denoiser, guidance_scale: float
+) -> None:
+    """native/demo, 4 steps, from the checkpoint after each of them."""
+    asked = spec(guidance_scale=guidance_scale)
+    at = [advance(denoiser, [Trajectory.of(denoiser, asked, embeds(20, 1), embeds(2, 2))])[0]]
+    while at[-1].step < 4:
+        at += advance(denoiser, [at[-1]])
+    for job in at[:-1]:
+        again = Trajectory.of(denoiser, asked, embeds(20, 1), embeds(2, 2), job.checkpoint())
+        latents = through(denoiser, [again])[0].latents
+        assert latents is not None
+        assert at[-1].latents is not None
+        assert torch.equal(latents, at[-1].latents)
+
+
+def test_a_checkpoint_is_where_the_job_is(small: Denoiser) -> None:
+    """Steps done and float32 latents on the CPU; before the first step there is none."""
+    job = small_job(small, 3, 3.0)
+    with pytest.raises(ValueError, match="no step"):
+        job.checkpoint()
+    (once,) = advance(small, [job])
+    point = once.checkpoint()
+    assert (point.step, point.latents.dtype, point.latents.device.type) == (1, torch.float32, "cpu")
+    assert once.latents is not None
+    assert torch.equal(point.latents, once.latents)
+
+
+@pytest.mark.parametrize(
+    ("step", "shape", "dtype"),
+    [
+        (0, (8, 8, 4, 4), torch.float32),
+        (4, (8, 8, 4, 4), torch.float32),
+        (1, (8, 9, 4, 4), torch.float32),
+        (1, (1, 8, 8, 4, 4), torch.float32),
+        (1, (8, 8, 4, 4), torch.float16),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(
+    small: Denoiser, step: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """A start is float32 latents of the job's own shape, after at least one step and before the last."""
+    with pytest.raises(ValueError, match="start"):
+        small_job(small, 4, 3.0, Start(step, torch.zeros(shape, dtype=dtype)))
+
+
+class Arrivals(TorchDispatchMode):
+    """Notes the shapes of host tensors that ops bring to the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        if isinstance(out, torch.Tensor) and out.is_meta:
+            self.shapes += [tuple(each.shape) for each in tensors if not each.is_meta]
+        return out
+
+
+def test_a_step_brings_its_timesteps_and_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device, where reading any value fails, a later step brings one number a row and reads once."""
+    denoiser = small_on("meta")
+    reads: list[tuple[int, ...]] = []
+
+    def tolist(tensor: torch.Tensor) -> list[bool]:
+        reads.append(tuple(tensor.shape))
+        return [True] * len(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", tolist)
+    batch = advance(denoiser, [small_job(denoiser, 4, scale) for scale in (3.0, 1.0)])
+    reads.clear()
+    with Arrivals() as arrivals:
+        batch = advance(denoiser, batch)
+    assert [job.step for job in batch] == [2, 2]
+    assert arrivals.shapes == [(3,)]
+    assert reads == [(2,)]

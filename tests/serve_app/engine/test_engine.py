@@ -5,6 +5,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +14,27 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from serve_app.core import Frames, VideoSpec
+from serve_app.core import Frames, Priority, Urgency, VideoSpec
+from serve_app.engine.denoising import Start
 from serve_app.engine.engine import Rendering, StepEngine
+from serve_app.engine.job import Checkpoints
 from serve_app.errors import Conflict, RenderCancelled, RenderFailed, Unavailable
 from serve_app.model.model import load_family
 from serve_app.telemetry.telemetry import Event, Rendered, StepRun, Telemetry
 
 
 class TinyDenoiser:
-    """Velocity = the first number of each row's context; `gate` holds passes, an infinite context raises."""
+    """Velocity = the first number of each row's context; `gate` holds passes, an infinite context raises.
+
+    Passes of more than `room` rows are out of memory.
+    """
 
     sampler_shift = 3.0
+    context_dim = 1
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
+        self.room = 1000
         self.gate = threading.Event()
         self.gate.set()
         self.passes: list[tuple[float, ...]] = []
@@ -34,7 +43,13 @@ class TinyDenoiser:
     def latent_shape(self, spec: VideoSpec) -> tuple[int, int, int, int]:
         return 1, spec.num_frames, spec.height // 16, spec.width // 16
 
-    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, context: Sequence[torch.Tensor]) -> torch.Tensor:
+    def prepare(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        return prompt_embeds
+
+    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, prompts: Sequence[Any]) -> torch.Tensor:
+        if len(prompts) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        context: Sequence[torch.Tensor] = prompts
         self.passes.append(tuple(float(tokens[0, 0]) for tokens in context))
         self.threads.add((threading.current_thread().name, torch.get_num_threads()))
         assert self.gate.wait(10)
@@ -51,15 +66,23 @@ class TinyDecoder:
         self.gate = threading.Event()
         self.gate.set()
         self.calls: list[torch.Tensor] = []
+        self.threads: list[str] = []
         self.error: Exception | None = None
 
     def decode(self, latents: torch.Tensor) -> Frames:
         self.calls.append(latents)
+        self.threads.append(threading.current_thread().name)
         assert self.gate.wait(10)
         if self.error:
             raise self.error
         grey = (latents[0].float() * 32 + 128).clamp(0, 255).to(torch.uint8).numpy()
         return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def a_spec(**fields: Any) -> VideoSpec:
+    usual = {"model": "tiny", "prompt": "", "negative_prompt": "", "seed": 1, "width": 32, "height": 32}
+    usual |= {"num_frames": 8, "fps": 16, "num_inference_steps": 3, "guidance_scale": 1.0}
+    return VideoSpec(**usual | fields)
 
 
 class Bench:
@@ -76,6 +99,7 @@ class Bench:
             torch_threads=1,
             stuck_seconds=60,
             clock=lambda: self.now,
+            wall=lambda: 1e9 + self.now,
         )
 
     def render(
@@ -86,21 +110,13 @@ class Bench:
         guidance_scale: float = 1.0,
         width: int = 32,
         on_step: Callable[[int, int], None] = lambda done, total: None,
+        **options: Any,
     ) -> asyncio.Task[Rendering]:
-        spec = VideoSpec(
-            model="tiny",
-            prompt="",
-            negative_prompt="",
-            seed=1,
-            width=width,
-            height=32,
-            num_frames=8,
-            fps=16,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-        )
+        spec = a_spec(width=width, num_inference_steps=steps, guidance_scale=guidance_scale)
         negative = torch.tensor([[-1.0]]) if guidance_scale != 1.0 else None
-        return asyncio.create_task(self.engine.render(name, spec, torch.tensor([[value]]), negative, on_step))
+        return asyncio.create_task(
+            self.engine.render(name, spec, torch.tensor([[value]]), negative, on_step, **options)
+        )
 
     def rendered(self) -> list[Rendered]:
         return [event for event in self.events if isinstance(event, Rendered)]
@@ -208,14 +224,204 @@ async def test_a_job_joins_and_leaves_at_step_boundaries(bench: Bench) -> None:
     assert len(bench.denoiser.passes) == 50
 
 
-async def test_shapes_alternate(bench: Bench) -> None:
-    """Jobs of different shapes never share a pass and take turns."""
+async def test_shapes_never_share_a_pass(bench: Bench) -> None:
+    """A job of another shape does not hold up those that fit the running pass."""
     bench.denoiser.gate.clear()
-    tasks = [bench.render("a", value=1, width=32), bench.render("b", value=2, width=64)]
+    tasks = [bench.render("a", value=1, width=32)]
     await until(lambda: len(bench.denoiser.passes) == 1)
+    tasks += [bench.render("b", value=2, width=64), bench.render("c", value=3, width=32)]
+    await asyncio.sleep(0)
     bench.denoiser.gate.set()
     await asyncio.gather(*tasks)
-    assert bench.denoiser.passes == [(1.0,), (2.0,)] * 3
+    assert bench.denoiser.passes == [(1.0,), (1.0, 3.0), (1.0, 3.0), (2.0,), (2.0,), (2.0,), (3.0,)]
+
+
+async def test_a_warm_up_gives_way_at_the_next_step_and_goes_on_later(bench: Bench) -> None:
+    """An interactive job takes the very next pass alone; the warm-up then does its remaining steps, none twice."""
+    bench.denoiser.gate.clear()
+    done: list[int] = []
+    urgency = Urgency(Priority.WARM_UP)
+    warm = bench.render("warm", value=1, steps=3, urgency=urgency, on_step=lambda step, total: done.append(step))
+    await until(lambda: len(bench.denoiser.passes) == 1)
+    now = bench.render("now", value=2, steps=2)
+    await asyncio.sleep(0)
+    bench.denoiser.gate.set()
+    await asyncio.gather(warm, now)
+    assert bench.denoiser.passes == [(1.0,), (2.0,), (2.0,), (1.0,), (1.0,)]
+    assert done == [1, 2, 3]
+
+
+async def test_a_deadline_goes_first_and_a_promoted_job_too(narrow: Bench) -> None:
+    """With one place: the job with the nearest deadline, then the batch job that somebody in a hurry joined."""
+    narrow.denoiser.gate.clear()
+    tasks = [narrow.render("first", value=0, steps=1)]
+    await until(lambda: len(narrow.denoiser.passes) == 1)
+    narrow.now = 1.0
+    batch, soon = Urgency(Priority.BATCH), Urgency(deadline=1e9 - 5)
+    for value, urgency in enumerate((batch, Urgency(), batch, soon), start=1):
+        tasks.append(narrow.render(f"j{value}", value=value, steps=1, urgency=urgency))
+    await until(lambda: narrow.engine.stats()["queued"] == 4)
+    assert narrow.engine.promote("j3", Urgency(deadline=1e9))
+    assert not narrow.engine.promote("nobody", Urgency())
+    narrow.denoiser.gate.set()
+    await asyncio.gather(*tasks)
+    assert narrow.denoiser.passes == [(0.0,), (4.0,), (3.0,), (2.0,), (1.0,)]
+
+
+async def test_too_little_memory_halves_the_batch_and_loses_nobody(bench: Bench) -> None:
+    """Four jobs in a device that fits two rows: all are finished, each with exactly its steps, in passes of two."""
+    bench.denoiser.room = 2
+    steps: dict[str, list[int]] = {name: [] for name in "abcd"}
+    tasks = [bench.render(name, on_step=lambda step, total, at=name: steps[at].append(step)) for name in steps]
+    for rendering in await asyncio.gather(*tasks):
+        assert rendering.steps == 3
+    assert steps == {name: [1, 2, 3] for name in "abcd"}
+    assert {len(rows) for rows in bench.denoiser.passes} == {2}
+    assert bench.engine.stats()["halved"] == 1
+
+
+async def test_a_job_too_large_for_the_device_fails_alone(bench: Bench) -> None:
+    """Guided, it needs two rows where one fits: a clear failure, and the unguided ones beside it are finished."""
+    bench.denoiser.room = 1
+    large = bench.render("large", guidance_scale=3.0)
+    small = [bench.render("a"), bench.render("b")]
+    with pytest.raises(RenderFailed, match="too little memory"):
+        await large
+    assert [rendering.steps for rendering in await asyncio.gather(*small)] == [3, 3]
+
+
+async def test_a_decode_without_memory_runs_again_between_passes(bench: Bench) -> None:
+    """The second attempt is made in the step thread, where nothing else needs memory; a third is not."""
+    fails = [torch.OutOfMemoryError("CUDA out of memory")]
+    real = bench.decoder.decode
+
+    def decode(latents: torch.Tensor) -> Frames:
+        bench.decoder.error = fails.pop() if fails else None
+        return real(latents)
+
+    bench.decoder.decode = decode  # type: ignore[method-assign]
+    assert (await bench.render("a")).frames.shape == (8, 2, 2, 3)
+    assert bench.decoder.threads == ["encore-decode_0", "encore-denoise_0"]
+    fails[:] = [torch.OutOfMemoryError("1"), torch.OutOfMemoryError("2")]
+    with pytest.raises(RenderFailed, match="too little memory"):
+        await bench.render("b")
+
+
+async def test_checkpoints_come_in_order_and_restart_to_the_bit(bench: Bench) -> None:
+    """The latents after the asked-for steps; a render that starts from any of them does the rest and ends equal."""
+    points: list[Start] = []
+    keep = Checkpoints(frozenset({1, 3, 4}), points.append)
+    whole = await bench.render("a", value=0.7, steps=4, checkpoints=keep)
+    assert [point.step for point in points] == [1, 3]  # after the last step there is nothing to go on with
+    for point in points:
+        resumed = await bench.render("a", value=0.7, steps=4, start=point)
+        assert torch.equal(resumed.latents, whole.latents)
+        assert np.array_equal(resumed.frames, whole.frames)
+        assert resumed.steps == 4 - point.step
+
+
+async def test_a_checkpoint_listener_that_fails_breaks_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """What it raises is logged, and the video is finished."""
+
+    def keep(point: Start) -> None:
+        raise KeyError(point.step)
+
+    assert (await bench.render("a", checkpoints=Checkpoints(frozenset({1}), keep))).steps == 3
+    assert "checkpoint listener of job a failed" in caplog.text
+
+
+async def test_a_start_that_does_not_fit_is_refused(bench: Bench) -> None:
+    """A start of another shape, or with nothing left to do, is a ValueError before anything runs."""
+    for start in (Start(1, torch.zeros(1, 8, 2, 3)), Start(3, torch.zeros(1, 8, 2, 2))):
+        with pytest.raises(ValueError, match="start"):
+            await bench.render("a", start=start)
+    assert bench.denoiser.passes == []
+
+
+async def test_stored_latents_are_decoded_without_a_pass(bench: Bench) -> None:
+    """The frames of a render come back from its latents alone; others' shapes are refused, and it can be cancelled."""
+    first = await bench.render("a", value=0.3)
+    passes = len(bench.denoiser.passes)
+    again = await bench.engine.decode("b", a_spec(), first.latents)
+    assert np.array_equal(again.frames, first.frames)
+    assert (again.steps, len(bench.denoiser.passes)) == (0, passes)
+    with pytest.raises(ValueError, match="shape"):
+        await bench.engine.decode("b", a_spec(width=64), first.latents)
+    bench.decoder.gate.clear()
+    task = asyncio.create_task(bench.engine.decode("b", a_spec(), first.latents))
+    await until(lambda: len(bench.decoder.calls) == 3)
+    assert bench.engine.stats()["decoding"] == 1
+    assert bench.engine.cancel("b")
+    bench.decoder.gate.set()
+    with pytest.raises(RenderCancelled):
+        await task
+
+
+async def test_draining_finishes_what_it_can_and_hands_back_the_rest(bench: Bench) -> None:
+    """Passes take 1 s: of 4 s to denoise in, the job of two steps is finished, that of fifty is Unavailable at once."""
+    real = bench.denoiser.predict
+
+    def predict(*given: Any) -> torch.Tensor:
+        bench.now += 1.0
+        return real(*given)
+
+    bench.denoiser.predict = predict  # type: ignore[method-assign]
+    await bench.render("pace", steps=1)
+    bench.denoiser.gate.clear()
+    long, short = bench.render("long", steps=50), bench.render("short", steps=2)
+    await until(lambda: len(bench.denoiser.passes) == 2)
+    drained = asyncio.create_task(bench.engine.drain(5.0))
+    with pytest.raises(Unavailable, match="another one takes"):
+        await long
+    with pytest.raises(Unavailable):
+        await bench.render("late")
+    assert not drained.done()
+    bench.denoiser.gate.set()
+    assert (await short).steps == 2
+    await drained
+    assert bench.engine.stats()["draining"]
+
+
+async def test_draining_ends_in_time(bench: Bench) -> None:
+    """A job that takes longer than expected is handed back when the time is over."""
+    bench.denoiser.gate.clear()
+    slow = bench.render("slow")
+    await until(lambda: len(bench.denoiser.passes) == 1)
+    await bench.engine.drain(0.05)
+    with pytest.raises(Unavailable):
+        await slow
+    bench.denoiser.gate.set()
+
+
+async def test_the_backlog_is_told_in_seconds(bench: Bench) -> None:
+    """What is left to do times what a row's step took; measured passes give the batch limit."""
+    await bench.engine.measure([(1, 8, 2, 2)])
+    assert bench.engine.pace.knows((1, 8, 2, 2))
+    bench.engine.pace.measured((1, 8, 2, 2), {1: 1.0, 2: 1.0, 4: 2.0})
+    bench.denoiser.passes.clear()
+    bench.denoiser.gate.clear()
+    tasks = [bench.render("a", steps=3), bench.render("b", steps=4), bench.render("c", steps=4)]
+    await until(lambda: len(bench.denoiser.passes) == 1 and bench.engine.stats()["queued"] >= 1)
+    assert bench.engine.stats()["backlog_steps"] == 11
+    assert bench.engine.stats()["backlog_seconds"] == pytest.approx(11 * 0.5)
+    bench.denoiser.gate.set()
+    await asyncio.gather(*tasks)
+    assert max(len(rows) for rows in bench.denoiser.passes) == 2
+
+
+async def test_torch_does_not_hold_up_the_event_loop(bench: Bench) -> None:
+    """While a pass computes for a while, the loop's lag is measured and stays far below the pass' time."""
+    real = bench.denoiser.predict
+
+    def predict(*given: Any) -> torch.Tensor:
+        time.sleep(0.4)
+        return real(*given)
+
+    bench.denoiser.predict = predict  # type: ignore[method-assign]
+    await bench.render("a", steps=2)
+    stats = bench.engine.stats()
+    assert 0 <= stats["loop_lag_p50"] <= stats["loop_lag_max"]
+    assert stats["loop_lag_p50"] < 0.2
 
 
 async def test_cancel_frees_the_slot_at_the_next_step(narrow: Bench) -> None:
@@ -340,7 +546,7 @@ async def test_a_model_exception_fails_its_batch_and_no_more(bench: Bench, caplo
 
 async def test_a_decoder_exception_fails_that_job(bench: Bench) -> None:
     """What the decoder raises becomes RenderFailed, and the engine decodes the next video."""
-    bench.decoder.error = RuntimeError("out of memory")
+    bench.decoder.error = RuntimeError("a kernel failed")
     with pytest.raises(RenderFailed, match="decoding"):
         await bench.render("a")
     bench.decoder.error = None

@@ -1,109 +1,194 @@
-import itertools
+"""The batching policy: who advances, who waits, and that nobody waits forever."""
+
+from __future__ import annotations
+
+import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.engine.scheduler import BatchScheduler
-
-jobs_of_shapes = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 6)), min_size=1, max_size=20)
-
-
-def run(scheduler: BatchScheduler, most: int = 10_000) -> list[tuple[str, ...]]:
-    """Advance until idle; return the batches."""
-    batches = []
-    while batch := scheduler.next_batch():
-        batches.append(batch)
-        assert len(batches) <= most
-        for job_id in batch:
-            scheduler.advance(job_id)
-    return batches
+from serve_app.core import Priority
+from serve_app.engine.scheduler import PATIENCE, STRETCH, Backlog, BatchScheduler, due
 
 
-def test_jobs_of_one_shape_advance_together() -> None:
-    """Two jobs share passes until the shorter one leaves after its last step."""
-    scheduler = BatchScheduler(max_batch_size=4)
-    scheduler.add("short", "64x64", 1)
-    scheduler.add("long", "64x64", 3)
-    assert run(scheduler) == [("short", "long"), ("long",), ("long",)]
+def scheduler(max_jobs: int = 3, max_rows: int = 99) -> BatchScheduler[str]:
+    return BatchScheduler(max_jobs, lambda shape: max_rows)
 
 
-def test_a_job_joins_at_the_next_step_boundary() -> None:
-    """A job added between two passes takes part in the second one."""
-    scheduler = BatchScheduler(max_batch_size=4)
-    scheduler.add("first", "64x64", 2)
-    assert scheduler.next_batch() == ("first",)
-    scheduler.add("second", "64x64", 1)
-    assert not scheduler.advance("first")
-    assert scheduler.next_batch() == ("first", "second")
+def run_pass(jobs: BatchScheduler[str]) -> tuple[str, ...]:
+    """Advance one batch; return its jobs."""
+    batch = jobs.next_batch()
+    for job_id in batch:
+        jobs.advance(job_id)
+    return batch
 
 
-def test_shapes_take_turns_in_the_order_of_arrival() -> None:
-    """One pass each in turn: a long job of one shape delays a short one of another by one pass, not by its length."""
-    scheduler = BatchScheduler(max_batch_size=4)
-    scheduler.add("large", "128x128", 3)
-    scheduler.add("small", "32x32", 1)
-    assert run(scheduler) == [("large",), ("small",), ("large",), ("large",)]
+def test_jobs_of_one_shape_share_a_pass_at_different_steps() -> None:
+    """A newcomer takes its first step beside one in the middle of its own, and each leaves after its last."""
+    jobs = scheduler()
+    jobs.add("long", "a", 4)
+    assert run_pass(jobs) == ("long",)
+    jobs.add("short", "a", 2)
+    assert [run_pass(jobs) for _ in range(4)] == [("long", "short"), ("long", "short"), ("long",), ()]
+    assert len(jobs) == 0
 
 
-def test_a_full_batch_takes_the_oldest_and_the_next_one_moves_up() -> None:
-    """Beyond max_batch_size jobs wait in order, and a free slot goes to the one that waited longest."""
-    scheduler = BatchScheduler(max_batch_size=2)
-    for job_id, steps in (("a", 2), ("b", 1), ("c", 1), ("d", 1)):
-        scheduler.add(job_id, "64x64", steps)
-    assert run(scheduler) == [("a", "b"), ("a", "c"), ("d",)]
+def test_the_earliest_due_goes_first() -> None:
+    """With one place, order of arrival counts only between equals."""
+    jobs = scheduler(max_jobs=1)
+    for job_id, when in (("b", 2.0), ("a", 1.0), ("c", 2.0)):
+        jobs.add(job_id, "a", 1, due=when)
+    assert [run_pass(jobs) for _ in range(3)] == [("a",), ("b",), ("c",)]
 
 
-def test_a_removed_job_frees_its_slot() -> None:
-    """Removing a running job lets the next one in; removing one that is gone or done returns False."""
-    scheduler = BatchScheduler(max_batch_size=1)
-    scheduler.add("a", "64x64", 5)
-    scheduler.add("b", "64x64", 1)
-    assert scheduler.next_batch() == ("a",)
-    assert scheduler.remove("a")
-    assert not scheduler.remove("a")
-    assert run(scheduler) == [("b",)]
-    assert not scheduler.remove("b")
+def test_urgent_work_takes_the_next_step_and_gives_the_place_back() -> None:
+    """What runs stops between two steps for what is due earlier, and goes on from where it was."""
+    jobs = scheduler(max_jobs=1)
+    jobs.add("first", "a", 3, due=10)
+    run_pass(jobs)
+    jobs.add("urgent", "a", 2, due=1)
+    assert [run_pass(jobs) for _ in range(4)] == [("urgent",), ("urgent",), ("first",), ("first",)]
+    assert len(jobs) == 0
 
 
-def test_impossible_jobs_are_refused() -> None:
-    """An id that is queued, a job without steps and an empty batch size are ValueErrors."""
-    scheduler = BatchScheduler(max_batch_size=1)
-    scheduler.add("a", "64x64", 1)
+def test_a_head_of_another_shape_blocks_nobody() -> None:
+    """Jobs behind it that fit the pass take part in it; the head gets its own pass when it is due first."""
+    jobs = scheduler()
+    jobs.add("a1", "a", 2, due=1)
+    jobs.add("b1", "b", 1, due=2)
+    jobs.add("a2", "a", 1, due=3)
+    assert [run_pass(jobs) for _ in range(3)] == [("a1", "a2"), ("a1",), ("b1",)]
+
+
+def test_rows_bound_a_pass_and_smaller_jobs_fill_it() -> None:
+    """A guided job takes two rows; one that does not fit is passed by one that does, and a lone one always runs."""
+    jobs = scheduler(max_jobs=4, max_rows=3)
+    for job_id, rows in (("a", 2), ("b", 2), ("c", 1), ("d", 1)):
+        jobs.add(job_id, "s", 1, rows=rows)
+    assert [run_pass(jobs) for _ in range(2)] == [("a", "c"), ("b", "d")]
+    narrow = scheduler(max_rows=1)
+    narrow.add("wide", "s", 1, rows=2)
+    assert run_pass(narrow) == ("wide",)
+
+
+def test_the_limit_is_asked_for_each_pass() -> None:
+    """When memory ran out the very next pass is smaller."""
+    limit = [4]
+    jobs: BatchScheduler[str] = BatchScheduler(8, lambda shape: limit[0])
+    for i in range(8):
+        jobs.add(str(i), "s", 2)
+    assert len(run_pass(jobs)) == 4
+    limit[0] = 2
+    assert len(run_pass(jobs)) == 2
+
+
+def test_warm_ups_ride_with_their_own_kind() -> None:
+    """A warm-up gives way at the next step and takes no part in a pass of others, unless it is overdue."""
+    jobs = scheduler()
+    jobs.add("w1", "s", 2, due=100, warm_up=True)
+    jobs.add("w2", "s", 2, due=100, warm_up=True)
+    assert run_pass(jobs) == ("w1", "w2")
+    jobs.add("now", "s", 1, due=5)
+    assert [run_pass(jobs) for _ in range(2)] == [("now",), ("w1", "w2")]
+    jobs.add("old", "s", 1, due=1, warm_up=True)
+    jobs.add("now", "s", 1, due=5)
+    assert run_pass(jobs) == ("old", "now")
+
+
+def test_promote_moves_forward_only() -> None:
+    """Somebody in a hurry joins a job: it is due earlier, keeps its steps, and never gets later."""
+    jobs = scheduler(max_jobs=1)
+    jobs.add("a", "s", 2, due=1)
+    jobs.add("b", "s", 1, due=9, warm_up=True)
+    assert jobs.promote("b", 0.5)
+    assert jobs.promote("a", 50)
+    assert not jobs.promote("nobody", 0)
+    jobs.add("c", "s", 1, due=2)
+    assert [run_pass(jobs) for _ in range(4)] == [("b",), ("a",), ("a",), ("c",)]
+
+
+def test_due_orders_priorities_lengths_and_deadlines() -> None:
+    """Short before long, interactive before batch before warm-up, a near deadline before all; waiting beats all."""
+    assert due(0, 1, Priority.INTERACTIVE) < due(0, 5, Priority.INTERACTIVE)
+    assert due(0, 1, Priority.INTERACTIVE) < due(0, 1, Priority.BATCH) < due(0, 1, Priority.WARM_UP)
+    assert due(0, 100, Priority.WARM_UP, deadline=3) == 3
+    assert due(0, 1, Priority.INTERACTIVE, deadline=1e9) == STRETCH
+    for priority in Priority:
+        assert due(0, 10, priority) < due(PATIENCE[priority] + STRETCH * 10 + 1, 0, Priority.INTERACTIVE)
+
+
+def test_the_backlog_counts_rows_and_steps_by_shape() -> None:
+    """What autoscaling will ask: it falls by a pass' rows, and a removed job takes its share along."""
+    jobs = scheduler()
+    jobs.add("a", "s", 4, rows=2)
+    jobs.add("b", "t", 3)
+    assert jobs.backlog == {"s": Backlog(1, 8), "t": Backlog(1, 3)}
+    run_pass(jobs)
+    assert jobs.backlog == {"s": Backlog(1, 6), "t": Backlog(1, 3)}
+    assert jobs.remove("a")
+    assert not jobs.remove("a")
+    assert jobs.backlog == {"t": Backlog(1, 3)}
+
+
+def test_nonsense_is_refused() -> None:
+    """Ids are unique while they are in, and there must be something to do."""
+    jobs = scheduler()
+    jobs.add("a", "s", 1)
     with pytest.raises(ValueError, match="queued already"):
-        scheduler.add("a", "32x32", 1)
-    with pytest.raises(ValueError, match="num_steps"):
-        scheduler.add("b", "64x64", 0)
-    with pytest.raises(ValueError, match="max_batch_size"):
-        BatchScheduler(max_batch_size=0)
+        jobs.add("a", "s", 1)
+    for steps, rows in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match="at least 1"):
+            jobs.add("b", "s", steps, rows=rows)
+    with pytest.raises(ValueError, match="max_jobs"):
+        scheduler(max_jobs=0)
+    with pytest.raises(KeyError):
+        jobs.advance("b")
+    assert scheduler().next_batch() == ()
 
 
-@settings(deadline=None)
-@given(jobs_of_shapes, st.integers(1, 5))
-def test_every_job_gets_exactly_its_steps(jobs: list[tuple[str, int]], max_batch_size: int) -> None:
-    """Whatever arrives, each job advances as often as it has steps, in batches of one shape and of bounded size."""
-    scheduler = BatchScheduler(max_batch_size)
-    for i, (shape, steps) in enumerate(jobs):
-        scheduler.add(str(i), shape, steps)
-    assert scheduler.backlog_steps == sum(steps for _, steps in jobs)
-    batches = run(scheduler)
-    for i, (_, steps) in enumerate(jobs):
-        assert sum(str(i) in batch for batch in batches) == steps
-    for batch in batches:
-        assert len({jobs[int(job_id)][0] for job_id in batch}) == 1
-        assert len(set(batch)) == len(batch) <= max_batch_size
-    assert (len(scheduler), scheduler.backlog_steps) == (0, 0)
+JOBS = st.lists(
+    st.tuples(st.sampled_from("ab"), st.integers(1, 6), st.integers(1, 2), st.sampled_from(list(Priority))),
+    min_size=1,
+    max_size=25,
+)
 
 
-@settings(deadline=None)
-@given(jobs_of_shapes, st.integers(1, 5))
-def test_no_shape_starves(jobs: list[tuple[str, int]], max_batch_size: int) -> None:
-    """While a shape has jobs, its next pass is at most as many passes away as there are shapes."""
-    scheduler = BatchScheduler(max_batch_size)
-    for i, (shape, steps) in enumerate(jobs):
-        scheduler.add(str(i), shape, steps)
-    order = [jobs[int(batch[0])][0] for batch in run(scheduler)]
-    for shape in set(order):
-        passes = [i for i, each in enumerate(order) if each == shape]
-        assert passes[0] < 3
-        assert all(later - earlier <= 3 for earlier, later in itertools.pairwise(passes))
+@given(JOBS, st.integers(1, 4), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_every_job_gets_exactly_its_steps(
+    plan: list[tuple[str, int, int, Priority]], max_jobs: int, max_rows: int, rng: random.Random
+) -> None:
+    """Whatever comes whenever: a pass has one shape and keeps its bounds, nobody gets a step too many or is left."""
+    jobs = scheduler(max_jobs, max_rows)
+    todo = {str(i): each for i, each in enumerate(plan)}
+    waiting, given_steps, clock = list(todo), dict.fromkeys(todo, 0), 0.0
+    while waiting or len(jobs):
+        clock += 1
+        if waiting and (not len(jobs) or rng.random() < 0.5):
+            job_id = waiting.pop()
+            shape, steps, rows, priority = todo[job_id]
+            warm_up = priority is Priority.WARM_UP
+            jobs.add(job_id, shape, steps, due=due(clock, steps, priority), rows=rows, warm_up=warm_up)
+        batch = run_pass(jobs)
+        for job_id in batch:
+            given_steps[job_id] += 1
+        assert 1 <= len(batch) <= max_jobs
+        assert len(batch) == len(set(batch))
+        assert len({todo[job_id][0] for job_id in batch}) == 1
+        assert len(batch) == 1 or sum(todo[job_id][2] for job_id in batch) <= max_rows
+    assert given_steps == {job_id: each[1] for job_id, each in todo.items()}
+
+
+@pytest.mark.parametrize("priority", Priority)
+def test_nobody_starves(priority: Priority) -> None:
+    """Under an endless stream of short interactive jobs that alone would fill every pass, any job is done in time."""
+    jobs = scheduler(max_jobs=2)
+    steps, clock, came, done = 20, 0, 0, 0
+    jobs.add("old", "s", steps, due=due(0, steps, priority), warm_up=priority is Priority.WARM_UP)
+    while done < steps:
+        for _ in range(2):
+            came += 1
+            jobs.add(f"new{came}", "s", 1, due=due(clock, 1, Priority.INTERACTIVE))
+        clock += 1
+        done += "old" in run_pass(jobs)
+        assert clock < PATIENCE[priority] + (STRETCH + 2) * steps

@@ -14,7 +14,7 @@ import pytest
 from serve_app.core import Frames
 from serve_app.errors import RenderFailed
 from serve_app.media import VideoInfo, decode_mp4, encode_mp4, probe
-from serve_app.media.probe import boxes
+from serve_app.media.probe import boxes, decode_some
 
 
 def moving(num_frames: int = 6) -> Frames:
@@ -57,6 +57,34 @@ def test_every_frame_comes_back_in_order() -> None:
     distance = np.abs(decoded[:, None].astype(int) - frames[None]).mean(axis=(2, 3, 4))
     assert distance.argmin(axis=1).tolist() == list(range(6))
     assert distance.diagonal().max() < 3
+
+
+@pytest.mark.parametrize("wanted", [[0], [5], [3], [0, 2, 5], list(range(6))])
+def test_some_frames_are_those_of_all(wanted: list[int]) -> None:
+    """Proves that chosen frames are those that went in at their indices, told apart from their neighbours."""
+    frames = moving()
+    data = encode_mp4(frames, fps=8, quality=12)
+    asked: list[int] = []
+    some = decode_some(data, lambda num_frames: asked.append(num_frames) or wanted)
+    assert asked == [6]
+    distance = np.abs(some[:, None].astype(int) - frames[None]).mean(axis=(2, 3, 4))
+    assert distance.argmin(axis=1).tolist() == wanted
+    assert distance.min(axis=1).max() < 2
+    assert np.abs(some[:, 2, 90].astype(int) - (30, 60, 160)).max() <= 1
+
+
+@pytest.mark.parametrize("wanted", [[], [6], [0, 6]])
+def test_frames_that_are_not_there_are_refused(wanted: list[int]) -> None:
+    """Proves that fewer frames than were asked for are never passed off as all of them."""
+    with pytest.raises(RenderFailed, match="missing"):
+        decode_some(encode_mp4(moving(), fps=8), lambda _: wanted)
+
+
+def test_frames_are_scaled_to_fit() -> None:
+    """Proves that the longer side is bounded, the shorter follows, and smaller frames stay as they are."""
+    data = encode_mp4(moving(), fps=8)
+    assert decode_some(data, lambda _: [0], max_side=24).shape == (1, 12, 24, 3)
+    assert decode_some(data, lambda _: [0], max_side=500).shape == (1, 48, 96, 3)
 
 
 @pytest.mark.parametrize("data", [b"", b"not a video " * 50, b"\0\0\0\x18ftypisom"], ids=["empty", "text", "start"])

@@ -7,12 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.core import Priority, Urgency
 from serve_app.errors import UnknownField, Unprocessable
 from serve_app.schema import VideoRequest, parse_request
 from serve_app.schema.request import DEFAULT_SEED
 
-NUMBERS = ("seed", "width", "height", "num_frames", "seconds", "fps", "num_inference_steps", "guidance_scale")
-TEXTS = ("negative_prompt", "model", "size")
+NUMBERS = (
+    "seed", "width", "height", "num_frames", "seconds", "fps", "num_inference_steps", "guidance_scale", "quality",
+    "deadline_seconds",
+)  # fmt: skip
+TEXTS = ("negative_prompt", "model", "size", "priority")
 NOT_NUMBERS = (
     True, False, [], {}, [1], {"a": 1}, "", " ", "x", "0x10", "1,5", "nan", "inf", "-inf",
     float("nan"), float("inf"), float("-inf"), "\ud800", "9" * 5000,
@@ -32,7 +36,7 @@ def test_not_a_number(field: str, value: Any) -> None:
     assert field in str(refused.value)
 
 
-@pytest.mark.parametrize("field", ["prompt", "negative_prompt", "model"])
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt", "model", "priority"])
 @pytest.mark.parametrize("value", NOT_TEXTS, ids=ascii)
 def test_not_a_text(field: str, value: Any) -> None:
     """Whatever is no Unicode text is refused in every text field."""
@@ -41,7 +45,7 @@ def test_not_a_text(field: str, value: Any) -> None:
     assert refused.value.param == field
 
 
-@pytest.mark.parametrize("field", ["width", "height", "num_frames", "fps", "num_inference_steps", "seed"])
+@pytest.mark.parametrize("field", ["width", "height", "num_frames", "fps", "num_inference_steps", "seed", "quality"])
 def test_fractions_are_not_whole(field: str) -> None:
     """A whole number may be written 16, 16.0, "16" or "16.0", but 16.5 is none."""
     forms = (16, 16.0, "16", "16.0")
@@ -65,7 +69,7 @@ def test_unknown_fields(name: str) -> None:
     with pytest.raises(UnknownField) as refused:
         parse_request({**PROMPT, name: 1})
     wire = json.dumps(refused.value.wire(), ensure_ascii=False).encode()
-    assert len(wire) < 500
+    assert len(wire) < 600
     assert b"num_inference_steps" in wire, "the known fields are told"
 
 
@@ -82,6 +86,38 @@ def test_seed_absent_given_and_random() -> None:
     drawn = {parse_request({**PROMPT, "seed": "random"}).drawn_seed() for _ in range(20)}
     assert len(drawn) > 15
     assert all(0 <= seed < 2**31 for seed in drawn)
+
+
+@pytest.mark.parametrize(
+    ("fields", "urgency"),
+    [
+        ({}, Urgency(Priority.INTERACTIVE)),
+        ({"priority": "interactive"}, Urgency(Priority.INTERACTIVE)),
+        ({"priority": "batch", "deadline_seconds": "90"}, Urgency(Priority.BATCH, 1090.0)),
+        ({"priority": "warm_up"}, Urgency(Priority.WARM_UP)),
+        ({"deadline_seconds": 0.5}, Urgency(Priority.INTERACTIVE, 1000.5)),
+        ({"deadline_seconds": 86_400}, Urgency(Priority.INTERACTIVE, 87_400.0)),
+    ],
+)
+def test_urgency_is_told_from_now_and_kept_from_then(fields: dict[str, Any], urgency: Urgency) -> None:
+    """Absent is interactive without a deadline; seconds from now, also as a form's text, become a time."""
+    assert parse_request(PROMPT | fields).urgency(1000.0) == urgency
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("deadline_seconds", 0, "greater than 0"), ("deadline_seconds", "-1", "greater than 0"),
+        ("deadline_seconds", 86_400.5, "86400"), ("deadline_seconds", 1e300, "86400"),
+        ("priority", "urgent", "'interactive', 'batch' or 'warm_up'"), ("priority", "Batch", "'batch'"),
+        ("priority", "", "'batch'"),
+    ],
+)  # fmt: skip
+def test_an_impossible_urgency(field: str, value: Any, said: str) -> None:
+    """A deadline that is past or days away, and a priority that there is not, are a 422 that says what is allowed."""
+    with pytest.raises(Unprocessable, match=said) as refused:
+        parse_request(PROMPT | {field: value})
+    assert refused.value.param == field
 
 
 def test_a_refusal_does_not_repeat_the_value() -> None:

@@ -14,6 +14,7 @@ from serve_app.core import FloatRange, IntRange, ModelCard, VideoSpec
 from serve_app.errors import Contradiction, NotFound, Unprocessable
 from serve_app.model.model import load_family
 from serve_app.schema import parse_request, resolve
+from serve_app.schema.request import QUALITY
 
 DEMO = load_family("native/demo").card
 WIDE = dataclasses.replace(
@@ -61,6 +62,7 @@ def meanings(draw: st.DrawFn) -> tuple[ModelCard, VideoSpec]:
         negative_prompt=draw(st.sampled_from([card.default_negative_prompt, "", "grey"])),
         seed=draw(st.just(42) | st.integers(0, 2**63 - 1)),
         guidance_scale=draw(st.floats(card.guidance_scale.minimum, card.guidance_scale.maximum)),
+        quality=draw(st.just(23) | st.integers(0, 51)),
         **{name: draw(on_grid(getattr(card, name))) for name in WHOLE},
     )
 
@@ -98,6 +100,8 @@ def wires(draw: st.DrawFn, card: ModelCard, spec: VideoSpec) -> dict[str, Any]:
         fields["num_inference_steps"] = spec.num_inference_steps
     if not default(spec.guidance_scale == card.guidance_scale.default):
         fields["guidance_scale"] = spec.guidance_scale
+    if not default(spec.quality == 23):
+        fields["quality"] = spec.quality
     if draw(st.booleans()):
         return {name: str(value) for name, value in fields.items()}
     return {name: draw(_numeric_form(value)) for name, value in fields.items()}
@@ -124,7 +128,7 @@ def test_any_change_gives_another_key(data: st.DataObject) -> None:
     card, meaning = data.draw(meanings())
     _, other = data.draw(meanings())
     field = data.draw(st.sampled_from([f.name for f in dataclasses.fields(VideoSpec) if f.name != "model"]))
-    fresh: dict[str, Any] = {"container": "webm", "codec": "av1", "quality": 24, "scope": "tenant"}
+    fresh: dict[str, Any] = {"container": "webm", "codec": "av1", "scope": "tenant"}
     value = fresh.get(field, getattr(other, field))
     assume(value != getattr(meaning, field))
     assert key_of(dataclasses.replace(meaning, **{field: value}), card) != key_of(meaning, card)
@@ -135,13 +139,22 @@ def test_any_change_gives_another_key(data: st.DataObject) -> None:
     [
         ("prompt", "a blue circle"), ("negative_prompt", "grey"), ("seed", 43), ("seed", 0), ("size", "64x80"),
         ("size", "80x64"), ("num_frames", 17), ("seconds", 2), ("fps", 15), ("num_inference_steps", 17),
-        ("guidance_scale", 3.0000000000000004), ("guidance_scale", 1),
+        ("guidance_scale", 3.0000000000000004), ("guidance_scale", 1), ("quality", 22), ("quality", 0),
     ],
 )  # fmt: skip
 def test_each_wire_field_counts(field: str, value: Any) -> None:
     """Each field a client can send changes the key: none is ignored."""
     plain = {"prompt": "a red circle"}
     assert key_of(spec_of(plain | {field: value})) != key_of(spec_of(plain))
+
+
+def test_quality_is_of_the_file_alone() -> None:
+    """Another quality is another file of the same latents; absent is the default of a spec."""
+    plain, fine = spec_of({"prompt": "p"}), spec_of({"prompt": "p", "quality": 10})
+    assert plain.quality == QUALITY.default == VideoSpec.__dataclass_fields__["quality"].default
+    one, other = (keys_for(spec, DEMO, "encoder") for spec in (plain, fine))
+    assert one.latents == other.latents
+    assert one.video != other.video
 
 
 def test_the_card_counts() -> None:
@@ -166,6 +179,7 @@ loose = st.fixed_dictionaries(
         "fps": st.integers(1, 30) | numbers,
         "num_inference_steps": st.integers(1, 50) | numbers,
         "guidance_scale": st.floats(1, 15) | numbers,
+        "quality": st.integers(0, 51) | numbers,
     },
 )
 
@@ -181,7 +195,8 @@ def test_resolved_is_on_the_grid_and_says_what_was_asked(card: ModelCard, fields
     assert all(getattr(spec, name) in getattr(card, name) for name in WHOLE)
     assert spec.guidance_scale in card.guidance_scale
     assert 0 <= spec.seed < 2**63
-    for name in (*WHOLE, "guidance_scale"):
+    assert spec.quality in QUALITY
+    for name in (*WHOLE, "guidance_scale", "quality"):
         assert name not in fields or getattr(spec, name) == fields[name]
     if "seconds" in fields:
         assert abs(spec.seconds - float(fields["seconds"])) < 1e-4
@@ -244,6 +259,8 @@ def test_contradictions_name_the_fields(fields: dict[str, Any], named: tuple[str
         ({"num_frames": 10**5000}, "num_frames", "nearest 24"),
         ({"fps": 0}, "fps", "nearest 1"),
         ({"num_inference_steps": 51}, "num_inference_steps", "nearest 50"),
+        ({"quality": 52}, "quality", "nearest 51"),
+        ({"quality": -1}, "quality", "nearest 0"),
         ({"seconds": 4, "fps": 7}, "seconds", "nearest is 3.42857 seconds"),
         ({"seconds": 0.53, "fps": 30}, "seconds", "nearest is 0.533333 seconds"),
     ],

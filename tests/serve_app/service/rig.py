@@ -17,7 +17,7 @@ from serve_app.cache.cache import TieredCache
 from serve_app.cache.folder import FolderStore
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.redis import RedisTier
-from serve_app.core import Entry, Finished, JobStatus, Progress, RenderEvent, RenderRequest, Started
+from serve_app.core import Entry, Finished, JobStatus, Progress, RenderEvent, RenderRequest, Started, Urgency
 from serve_app.errors import RenderCancelled
 from serve_app.model.model import load_family
 from serve_app.schema import VideoRequest, parse_request
@@ -37,12 +37,15 @@ def ask(prompt: str = "a red circle moves left", **fields: Any) -> VideoRequest:
 
 
 class ScriptedRenderer:
-    """Renders `video of KEY` in `total` steps, as far as `allow` lets it; `store` is where it puts the result."""
+    """Renders `video of KEY`, or `data`, in `total` steps, as far as `allow` lets it; `store` takes the result."""
 
     def __init__(self, store: TieredCache, total: int = 4) -> None:
         self.total = total
         self.asked: list[str] = []
+        self.requests: list[RenderRequest] = []
+        self.data: bytes | None = None
         self.cancelled: list[str] = []
+        self.promoted: list[tuple[str, Urgency]] = []
         self.failure: Exception | None = None
         self._store = store
         self._steps = asyncio.Semaphore(0)
@@ -62,6 +65,7 @@ class ScriptedRenderer:
         """Started, one Progress a step, Finished."""
         key = request.keys.video
         self.asked.append(key)
+        self.requests.append(request)
         stop = self._cancels[key] = asyncio.Event()
         began = time.perf_counter()
         yield Started("miss")
@@ -73,7 +77,8 @@ class ScriptedRenderer:
             if self.failure is not None:
                 raise self.failure
             yield Progress(step, self.total)
-        entry = Entry.of(key, f"video of {key}".encode() * 20, {"spec": asdict(request.spec)})
+        data = f"video of {key}".encode() * 20 if self.data is None else self.data
+        entry = Entry.of(key, data, {"spec": asdict(request.spec)})
         stored = await self._store.put(entry)
         yield Finished(stored.entry, stored.tiers, time.perf_counter() - began, 0.0)
 
@@ -90,6 +95,13 @@ class ScriptedRenderer:
         self.cancelled.append(key)
         if key in self._cancels:
             self._cancels[key].set()
+
+    async def drop_latents(self, key: str) -> None:
+        """It writes none."""
+
+    def promote(self, key: str, urgency: Urgency) -> None:
+        """Note who is in a hurry."""
+        self.promoted.append((key, urgency))
 
     async def stats(self) -> dict[str, Any]:
         """How many renders were asked for."""
@@ -145,6 +157,11 @@ class Rig:
             clock=self.clock,
         )
 
+    def latents(self) -> TieredCache:
+        """Where a process keeps latents: in L3 alone."""
+        store = None if self.folder is None else FolderStore(self.folder, max_bytes=1 << 28)
+        return TieredCache("latents", secret=SECRET, l3=store, telemetry=self.telemetry, clock=self.clock)
+
     def redis(self) -> RedisTier | None:
         """A connection pool of its own, as each process has one."""
         if self.redis_url is None:
@@ -164,13 +181,14 @@ class Rig:
     ) -> VideoService:
         """One more router."""
         service = VideoService(
-            Planner(load_family("native/demo"), "encoder", max_prompt_chars=500),
+            Planner(load_family("native/demo"), "encoder", max_prompt_chars=500, clock=self.clock),
             self.cache(),
             renderer or self.renderer,
             self.jobs() if jobs is None else jobs,
             secret=secret,
             telemetry=self.telemetry,
             peers=self.peers,
+            latents=None if self.folder is None else self.latents(),
             limits=Limits(**({"linger_seconds": 0.05} | limits)),
             clock=self.clock,
         )

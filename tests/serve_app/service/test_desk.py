@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.core import JobStatus, Outcome, Progress
+from serve_app.core import JobStatus, Outcome, Priority, Progress, Urgency
 from serve_app.errors import NotFound, RenderFailed
 from serve_app.service import desk as desk_module
-from serve_app.service.jobs import Job, MemoryJobs
+from serve_app.service.jobs import Job, JobStore, MemoryJobs
 from serve_app.service.receipt import new_job_id
 from serve_app.service.service import VideoService
 from serve_app.telemetry import Answered
@@ -192,12 +192,13 @@ async def test_deleted_through_another_router(shared_rig: Rig, monkeypatch: pyte
             await service.job(job.id)
 
 
-async def orphan(rig: Rig, jobs: MemoryJobs, age: float) -> Job:
+async def orphan(rig: Rig, jobs: JobStore, age: float, urgency: Urgency | None = None) -> Job:
     plan = rig.service().planner.plan(ask())
     then = rig.clock.now - age
     job = Job(
         id=new_job_id(), prompt=plan.asked, spec=plan.spec, keys=plan.keys,
         created_at=then, updated_at=then, expires_at=then + 1000, status=JobStatus.IN_PROGRESS, progress=40,
+        urgency=urgency or Urgency(),
     )  # fmt: skip
     await jobs.add(job)
     return job
@@ -218,6 +219,17 @@ async def test_an_orphan_is_adopted_and_rendered(rig: Rig) -> None:
     assert (done.status, done.outcome) == ("completed", Outcome.RENDERED)
     assert len(rig.renderer.asked) == 1
     assert len(service._desk) == 0
+
+
+async def test_an_adopted_job_keeps_its_urgency(shared_rig: Rig) -> None:
+    """A batch job with a deadline whose router is gone is rendered as such by the router that adopts its record."""
+    wanted = Urgency(Priority.BATCH, shared_rig.clock.now + 600)
+    job = await orphan(shared_rig, shared_rig.jobs(), 60, urgency=wanted)
+    service = shared_rig.service()
+    adopted = await service.job(job.id)
+    assert adopted.urgency == wanted
+    assert (await ended(service, adopted)).urgency == wanted
+    assert [request.urgency for request in shared_rig.renderer.requests] == [wanted]
 
 
 async def test_a_hit_is_a_receipt(rig: Rig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from serve_app.cache.redis import RedisTier
-from serve_app.core import JobStatus, Keys, Outcome
+from serve_app.core import JobStatus, Keys, Outcome, Priority, Urgency
 from serve_app.errors import NotFound
 from serve_app.model.model import load_family
 from serve_app.schema import resolve
@@ -54,9 +55,21 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[JobStore]:
 
 def test_a_record_survives_its_json() -> None:
     """Every state of a job reads back from its bytes as it was, whatever the prompt holds."""
-    job = a_job()
-    for state in (job, job.completed(Outcome.JOINED, "hit", NOW + 5), job.failed("render_failed", "no", NOW + 5)):
+    job = a_job(urgency=Urgency(Priority.BATCH, NOW + 60.5))
+    for state in (
+        job,
+        a_job(),
+        job.completed(Outcome.JOINED, "hit", NOW + 5),
+        job.failed("render_failed", "no", NOW + 5),
+    ):
         assert Job.from_json(state.to_json()) == state
+
+
+def test_a_record_of_an_earlier_release() -> None:
+    """A record that was written before jobs had corrections and an urgency is read, with the defaults of both."""
+    old = json.loads(a_job().to_json())
+    del old["urgency"], old["corrected"]
+    assert Job.from_json(json.dumps(old).encode()) == a_job()
 
 
 async def test_add_get_update_delete(store: JobStore) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.core import Priority, Urgency
 from serve_app.errors import Unprocessable
 from serve_app.model.model import load_family
 from serve_app.service.plan import Planner
@@ -64,6 +65,22 @@ def test_typos_are_corrected_told_and_refused() -> None:
     assert (refused.spec.prompt, refused.corrected) == ("a red pianno", ())
     assert refused.keys != plan.keys
     assert PLANNER.plan(ask("a red piano", correct_typos="false")).keys == PLANNER.plan(ask("a red piano")).keys
+
+
+@given(
+    st.sampled_from(["a red circle", "a blue pianno"]),
+    st.sampled_from(Priority) | st.none(),
+    st.floats(0, 86_400, exclude_min=True) | st.none(),
+    st.floats(0, 4e9),
+)
+def test_urgency_is_in_no_key(prompt: str, priority: Priority | None, seconds: float | None, now: float) -> None:
+    """However soon and for whom a video is wanted, and whenever that is asked, spec, keys and explanation are one."""
+    planner = Planner(load_family("native/demo"), "encoder", max_prompt_chars=120, clock=lambda: now)
+    plain, hurried = PLANNER.plan(ask(prompt)), planner.plan(ask(prompt, priority=priority, deadline_seconds=seconds))
+    assert (hurried.spec, hurried.keys, hurried.explained()) == (plain.spec, plain.keys, plain.explained())
+    deadline = None if seconds is None else now + seconds
+    assert hurried.urgency == Urgency(priority or Priority.INTERACTIVE, deadline)
+    assert plain.urgency == Urgency()
 
 
 @given(st.text(max_size=40), st.sampled_from([str.upper, str.title, str.strip, lambda text: f" {text} "]))

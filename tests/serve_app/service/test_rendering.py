@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 
 from serve_app.cache.cache import TieredCache
-from serve_app.core import Finished, JobStatus, Outcome, Progress, RenderEvent, RenderRequest, Started
+from serve_app.core import Entry, Finished, JobStatus, Outcome, Progress, RenderEvent, RenderRequest, Started, Urgency
 from serve_app.engine.engine import StepEngine
 from serve_app.errors import FingerprintMismatch, RenderCancelled
 from serve_app.media.probe import probe
 from serve_app.model.model import load_family
 from serve_app.service.embedding import PromptEmbedder
 from serve_app.service.finishing import Finisher
+from serve_app.service.latents import LatentsCache
 from serve_app.service.plan import Planner
 from serve_app.service.rendering import RenderWorker
 from tests.serve_app.service.rig import TINY, Rig, ask, ended, reached, until
@@ -32,8 +35,9 @@ class LocalRenderer:
         self.embedder = PromptEmbedder(text_encoder, rig.cache(kind="embedding"), rig.telemetry)
         self.engine = StepEngine(denoiser, decoder, max_batch_size=4, telemetry=rig.telemetry, torch_threads=1)
         self.videos: TieredCache = rig.cache(l1=False)
+        self.latents = LatentsCache(rig.latents())
         self.worker = RenderWorker(
-            self.engine, Finisher(self.videos, rig.telemetry).finish, FAMILY.card.model_fingerprint
+            self.engine, Finisher(self.videos, rig.telemetry).finish, FAMILY.card.model_fingerprint, self.latents
         )
 
     async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
@@ -44,6 +48,12 @@ class LocalRenderer:
 
     async def cancel(self, key: str) -> None:
         self.worker.cancel(key)
+
+    async def drop_latents(self, key: str) -> None:
+        await self.worker.drop_latents(key)
+
+    def promote(self, key: str, urgency: Urgency) -> None:
+        self.worker.promote(key, urgency)
 
     async def stats(self) -> dict[str, Any]:
         return dict(self.engine.stats())
@@ -81,13 +91,46 @@ async def test_a_prompt_in_an_mp4_out(rig: Rig, local: LocalRenderer) -> None:
 
 
 async def test_a_render_repeats_itself(rig: Rig, local: LocalRenderer) -> None:
-    """After the video is invalidated everywhere, the same request on this machine gives the same bytes."""
+    """After video and latents are invalidated everywhere, the same request on this machine gives the same bytes."""
     service = rig.service(renderer=local)
     first = await service.generate(ask(**TINY))
     await service.invalidate(first.keys.video)
     again = await service.generate(ask(**TINY))
     assert again.outcome is Outcome.RENDERED
     assert again.entry.digest == first.entry.digest
+
+
+async def test_another_frame_rate_or_quality_is_no_render(rig: Rig, local: LocalRenderer) -> None:
+    """The latents of the first video give the others: outcome `latents`, no step, and the pixels of a full render."""
+    service = rig.service(renderer=local)
+    await service.generate(ask(**TINY))
+    await local.latents.settled()
+    steps = local.engine.stats()["steps_done"]
+    slow = await service.generate(ask(**TINY, fps=8))
+    small = await service.generate(ask(**TINY, quality=40))
+    assert (slow.outcome, small.outcome) == (Outcome.LATENTS, Outcome.LATENTS)
+    assert probe(slow.entry.data).fps == 8
+    assert small.entry.size < slow.entry.size
+    assert local.engine.stats()["steps_done"] == steps
+    await service.invalidate(slow.keys.video)
+    fresh = await service.generate(ask(**TINY, fps=8))
+    assert (fresh.outcome, fresh.entry.data) == (Outcome.RENDERED, slow.entry.data)
+
+
+async def test_latents_that_are_no_use_cost_a_render_and_no_more(rig: Rig, local: LocalRenderer) -> None:
+    """Latents of another shape, and bytes that are none at all, are dropped; the video is rendered and kept anew."""
+    request = a_request()
+    cache = rig.latents()
+    for data in (safetensors.torch.save({"latents": torch.zeros(1, 2, 3, 4, dtype=torch.float16)}), b"nothing"):
+        await cache.delete(request.keys.latents)
+        await cache.put(Entry.of(request.keys.latents, data))
+        last = [event async for event in local.render(request)][-1]
+        assert isinstance(last, Finished)
+        assert last.outcome is Outcome.RENDERED
+        await local.latents.settled()
+        kept = await local.latents.find(request.keys.latents)
+        assert kept is not None
+        assert kept.shape == (8, 8, 4, 4)
 
 
 async def test_a_job_over_the_real_line(rig: Rig, local: LocalRenderer) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.core import Outcome
+from serve_app.core import Outcome, Priority, Urgency
 from serve_app.errors import Busy, InvalidRequest, NotFound, RenderCancelled, RenderFailed, Unavailable
 from serve_app.telemetry import Answered
 from tests.serve_app.service.rig import Rig, ask, ended, until
@@ -248,6 +248,44 @@ async def test_unstored_is_stored_when_a_tier_is_back(rig: Rig, tmp_path: Path) 
     assert (await service.generate(ask())).stored
     assert (await rig.service().generate(ask())).outcome is Outcome.L3
     assert len(rig.renderer.asked) == 1
+
+
+async def test_urgency_reaches_the_renderer(rig: Rig) -> None:
+    """Priority and deadline of a request or a job go with its render; whoever comes later gets the same video."""
+    service = rig.service()
+    await service.generate(ask("one", priority="warm_up"))
+    await ended(service, await service.submit(ask("two", priority="batch", deadline_seconds=30)))
+    await service.generate(ask("three"))
+    assert [request.urgency for request in rig.renderer.requests] == [
+        Urgency(Priority.WARM_UP), Urgency(Priority.BATCH, rig.clock.now + 30), Urgency()
+    ]  # fmt: skip
+    assert (await service.generate(ask("one", deadline_seconds=1))).outcome is Outcome.L1
+
+
+async def test_a_flight_hurries_for_whoever_joins_it(rig: Rig) -> None:
+    """The renderer hears of a joiner who is in more of a hurry, and only of such; the two wishes are joined."""
+    service = rig.service()
+    rig.renderer.hold()
+    job = await service.submit(ask(priority="batch"))
+    await until(lambda: bool(rig.renderer.requests))
+    await service.submit(ask(priority="warm_up"))
+    assert rig.renderer.promoted == []
+    await service.submit(ask(priority="batch", deadline_seconds=30))
+    await service.submit(ask())
+    assert rig.renderer.promoted == [
+        (job.keys.video, Urgency(Priority.BATCH, rig.clock() + 30)),
+        (job.keys.video, Urgency(Priority.INTERACTIVE, rig.clock() + 30)),
+    ]
+    assert len(rig.renderer.requests) == 1
+    rig.renderer.allow()
+
+
+async def test_quality_reaches_the_renderer(rig: Rig) -> None:
+    """Another quality is another video, rendered with that quality in its spec."""
+    service = rig.service()
+    first, again, finer = [await service.generate(ask(quality=quality)) for quality in (None, 23, 5)]
+    assert [answer.outcome for answer in (first, again, finer)] == [Outcome.RENDERED, Outcome.L1, Outcome.RENDERED]
+    assert [request.spec.quality for request in rig.renderer.requests] == [23, 5]
 
 
 async def test_random_seed_is_drawn_told_and_cached_under(rig: Rig) -> None:

@@ -62,7 +62,8 @@ def test_a_block_carries_information_along_every_axis(axis: int, joint: bool) ->
     changed = x.clone()
     changed.select(axis, 0).add_(torch.randn(24, generator=generator))
     with torch.no_grad():
-        one, other = (block(each, condition, shared, torch.zeros(1), context, mask) for each in (x, changed))
+        key_value = block.cross.key_value(context)
+        one, other = (block(each, condition, shared, torch.zeros(1), key_value, mask) for each in (x, changed))
     assert float((one - other).select(axis, 7).abs().max()) > 1e-4
 
 

@@ -1,8 +1,12 @@
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from serve_app.model.native.config import DenoiserConfig
-from serve_app.model.native.denoiser import DenoiserNet
+from serve_app.model.native.config import DenoiserConfig, NativeConfig
+from serve_app.model.native.denoiser import DenoiserNet, NativeDenoiser
 from serve_app.model.native.weights import SeededWeights
 
 SMALL = DenoiserConfig(
@@ -51,3 +55,42 @@ def test_the_last_token_conditions_every_place() -> None:
     other[:, -1] = randn(12, seed=1)
     change = (denoiser(latents, level, first, mask) - denoiser(latents, level, other, mask)).abs().amax(dim=(0, 1))
     assert float(change.min()) > 1e-4
+
+
+class Devices(TorchDispatchMode):
+    """Notes where the tensors are that ops take and give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen |= {leaf.device.type for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor)}
+        return out
+
+
+def test_a_pass_asks_nothing_of_the_host_and_tells_it_nothing() -> None:
+    """On the meta device, where no value can be read, a pass over two prompts runs and meets no tensor of the host."""
+    denoiser = NativeDenoiser(net(), NativeConfig(name="small", denoiser=SMALL), "meta")
+    prompts = [denoiser.prepare(randn(length, 12)) for length in (3, 5)]
+    latents, levels = torch.empty(2, 8, 5, 4, 4, device="meta"), torch.empty(2, device="meta")
+    with Devices() as devices:
+        noise_pred = denoiser.predict(latents, levels, prompts)
+    assert noise_pred.shape == latents.shape
+    assert devices.seen == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_pass_on_a_gpu_never_waits_for_it() -> None:
+    """CUDA's own watch on synchronising calls stays silent during a pass."""
+    denoiser = NativeDenoiser(net(), NativeConfig(name="small", denoiser=SMALL), "cuda")
+    prompts = [denoiser.prepare(randn(length, 12)) for length in (3, 5)]
+    latents, levels = randn(2, 8, 5, 4, 4).cuda(), torch.tensor([0.3, 0.7]).cuda()
+    denoiser.predict(latents, levels, prompts)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        noise_pred = denoiser.predict(latents, levels, prompts)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert noise_pred.isfinite().all()

@@ -34,11 +34,11 @@ def test_text_encoder_revision() -> None:
 def test_denoiser_revision() -> None:
     """This revision of denoiser and sampler takes this noise and context to these latents in three steps."""
     denoiser = FAMILY.load_denoiser("cpu")
-    context = initial_noise((5, 768), 11)
+    prompt = denoiser.prepare(initial_noise((5, 768), 11))
     sampler = FlowMatchEulerSampler(3, denoiser.sampler_shift)
     latents = initial_noise((8, 3, 4, 6), 7)
     for i, timestep in enumerate(sampler.timesteps):
-        latents = sampler.step(i, latents, denoiser.predict(latents[None], torch.tensor([timestep]), [context])[0])
+        latents = sampler.step(i, latents, denoiser.predict(latents[None], torch.tensor([timestep]), [prompt])[0])
     golden: dict[int, list[float]] = {2: [-1.2863, -1.4826, 0.5793, -1.5469, 0.4899, -0.0044, -0.1656, -2.4074]}
     assert sample(latents) == pytest.approx(golden[DENOISER_REVISION], abs=2e-3)
 

@@ -59,9 +59,9 @@ def spec(width: int = 48, height: int = 32, num_frames: int = 8, steps: int = 2)
 
 def video(denoiser: Denoiser, decoder: Decoder, prompt_embeds: torch.Tensor, spec: VideoSpec, seed: int = 42) -> Frames:
     sampler = FlowMatchEulerSampler(spec.num_inference_steps, denoiser.sampler_shift)
-    latents = initial_noise(denoiser.latent_shape(spec), seed)
+    latents, prompt = initial_noise(denoiser.latent_shape(spec), seed), denoiser.prepare(prompt_embeds)
     for i, timestep in enumerate(sampler.timesteps):
-        noise_pred = denoiser.predict(latents[None], torch.tensor([timestep]), [prompt_embeds])[0]
+        noise_pred = denoiser.predict(latents[None], torch.tensor([timestep]), [prompt])[0]
         latents = sampler.step(i, latents, noise_pred)
     return decoder.decode(latents.half())
 
@@ -163,7 +163,7 @@ def test_the_longest_prompt_is_read_and_a_longer_one_refused(text_encoder: TextE
 
 def test_padding_never_shows(text_encoder: TextEncoder, denoiser: Denoiser) -> None:
     """A short prompt batched with a much longer one gets the prediction it gets alone."""
-    short, long = text_encoder.encode(["a cat", "a very long story " * 20])
+    short, long = map(denoiser.prepare, text_encoder.encode(["a cat", "a very long story " * 20]))
     noise = initial_noise(denoiser.latent_shape(spec()), 1)
     alone = denoiser.predict(noise[None], torch.tensor([0.5]), [short])[0]
     padded = denoiser.predict(torch.stack([noise, noise]), torch.tensor([0.5, 0.5]), [short, long])[0]

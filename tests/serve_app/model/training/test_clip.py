@@ -97,4 +97,6 @@ def test_a_run_with_clip_trains_the_denoiser_on_it(clip: Path, tmp_path: Path) -
     with torch.no_grad():
         expected = CLIPModel.from_pretrained(clip).text_model(input_ids=ids).last_hidden_state[0]
     torch.testing.assert_close(embeds, expected, atol=1e-2, rtol=0)  # half precision
-    assert made.load_denoiser("cpu").predict(torch.zeros(1, 8, 8, 8, 8), torch.ones(1), [embeds]).isfinite().all()
+    denoiser = made.load_denoiser("cpu")
+    noise_pred = denoiser.predict(torch.zeros(1, 8, 8, 8, 8), torch.ones(1), [denoiser.prepare(embeds)])
+    assert noise_pred.isfinite().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,14 @@ def test_the_number_of_workers_does_not_matter(tmp_path: Path, encoder: FrameEnc
     for rank in (0, 1):
         clips._make(shared, encoder, alone.scenes, FRAMES, 1, Patient(rank, 2), lambda done, of: None)
     assert np.array_equal(np.load(shared), alone.latents)
+
+
+def test_the_autoencoder_decides_how_large_latents_are(tmp_path: Path) -> None:
+    """An encoder that makes one latent of 16 pixels a side gives 4x4 latents a frame."""
+    coarse = replace(SHORT_MODEL.autoencoder, channels=(*SHORT_MODEL.autoencoder.channels, 8))
+    assert coarse.downscale == 16
+    found, _ = made(tmp_path, FrameEncoder(coarse))
+    assert found.latents.shape == (COUNT, coarse.latent_channels, FRAMES, 4, 4)
 
 
 def test_scenes_are_of_the_training_side_and_spread() -> None:

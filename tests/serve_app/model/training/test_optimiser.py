@@ -26,7 +26,7 @@ def stepped(net: nn.Sequential, optimisers: Optimisers, steps: int, rate: float 
 
 
 def test_muon_moves_hidden_matrices_alone() -> None:
-    """The hidden matrix moves as far in all directions that it is pulled in; what leads in or out, and every bias, moves as AdamW moves it."""
+    """The hidden matrix moves as far in all directions that it is pulled in; all else moves as AdamW moves it."""
     net, twin = a_net(), a_net()
     before = net[1].weight.detach().clone()
     after = stepped(net, Optimisers(net, MUON), 1)

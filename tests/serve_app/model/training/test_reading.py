@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from serve_app.model.native.condition import last_tokens
 from serve_app.model.native.tokenizer import Tokenizer
 from serve_app.model.training import reading
-from serve_app.model.training.reading import Reader, Reading, last_tokens, pad_tokens, values_of
+from serve_app.model.training.reading import Reader, Reading, pad_tokens, values_of
 from serve_app.model.training.recipe import SHORT_MODEL
 from serve_app.model.training.world import ATTRIBUTES, Scene
 from tests.serve_app.model.training.short_run import ShortRun

@@ -1,0 +1,78 @@
+"""Final latents, kept: the same render at another frame rate or quality costs a decode, no denoising.
+
+They are what the decoder was given, rounded to half precision, so a video from stored latents is the video from fresh
+ones (design §5.14). They are large and seldom asked for, so they go to L3 alone, behind the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from serve_app.cache.cache import TieredCache
+from serve_app.core import Entry
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+"""Writes under way; beyond that latents are not kept: a slow store must not fill a replica's memory."""
+
+
+class LatentsCache:
+    """Latents by key(latents) over one cache of the kind `latents`."""
+
+    def __init__(self, cache: TieredCache) -> None:
+        self._cache = cache
+        self._writes: dict[asyncio.Task[None], str] = {}
+
+    async def find(self, key: str) -> Tensor | None:
+        """Return float16 latents [channels, frames, height, width]; None when there are none that can be read."""
+        found = await self._cache.get(key)
+        if found is None:
+            return None
+        try:
+            return _load(found[0].data)
+        except (SafetensorError, KeyError, ValueError):
+            logger.warning("stored latents of %s could not be read", key)
+            await self.drop(key)
+            return None
+
+    def keep(self, key: str, latents: Tensor) -> bool:
+        """Store latents in the background; False when too many writes are under way."""
+        if len(self._writes) >= _AT_ONCE:
+            return False
+        context = contextvars.Context()  # under Ray Serve a task would be cancelled with its request otherwise
+        task = asyncio.get_running_loop().create_task(self._write(key, latents), context=context)
+        self._writes[task] = key
+        task.add_done_callback(self._writes.pop)
+        return True
+
+    async def drop(self, key: str) -> None:
+        """Delete latents, those too that are just being written."""
+        await asyncio.gather(*(task for task, of in self._writes.items() if of == key), return_exceptions=True)
+        await self._cache.delete(key)
+
+    async def settled(self) -> None:
+        """Wait for the writes under way."""
+        await asyncio.gather(*self._writes, return_exceptions=True)
+
+    async def _write(self, key: str, latents: Tensor) -> None:
+        data = await asyncio.to_thread(_dump, latents)
+        await self._cache.put(Entry.of(key, data, {"shape": list(latents.shape)}))
+
+
+def _dump(latents: Tensor) -> bytes:
+    return safetensors.torch.save({"latents": latents.to("cpu", torch.float16).contiguous()})
+
+
+def _load(data: bytes) -> Tensor:
+    latents = safetensors.torch.load(data)["latents"]
+    if latents.ndim != 4 or latents.dtype != torch.float16:
+        raise ValueError("not latents of one video")
+    return latents

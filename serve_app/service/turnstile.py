@@ -1,0 +1,81 @@
+"""Who may ask the renderer next: one request at a time leaves this router, the earliest due first.
+
+Replicas take about two batches each and no more, so what waits beyond that waits here, where a later but more urgent
+request can pass it and a new replica finds it. The one that is let through stays alone until a replica has taken it;
+so at most one request per router is out of order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Turn:
+    """One request's place in the queue, and once it is through, the right to be alone there until `taken`."""
+
+    key: str
+    rank: tuple[float, int]
+    _through: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Turnstile:
+    """The queue of one router; all methods belong to one event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Turn] = []
+        self._out: Turn | None = None
+        self._came = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @asynccontextmanager
+    async def turn(self, key: str, due: float) -> AsyncIterator[Turn]:
+        """Wait for this request's turn; leaving the block, or `taken`, lets the next one through."""
+        turn = Turn(key, (due, next(self._came)))
+        bisect.insort(self._waiting, turn, key=_rank)
+        self._let_through()
+        try:
+            await turn._through
+            yield turn
+        finally:
+            self._leave(turn)
+
+    def taken(self, turn: Turn) -> None:
+        """Say that a replica works on this request now; saying it again is harmless."""
+        if self._out is turn:
+            self._out = None
+            self._let_through()
+
+    def promote(self, key: str, due: float) -> bool:
+        """Make a waiting request due no later than `due`; False when it does not wait here."""
+        turn = next((turn for turn in self._waiting if turn.key == key), None)
+        if turn is None:
+            return False
+        if due < turn.rank[0]:
+            self._waiting.remove(turn)
+            turn.rank = (due, turn.rank[1])
+            bisect.insort(self._waiting, turn, key=_rank)
+        return True
+
+    def _leave(self, turn: Turn) -> None:
+        if turn in self._waiting:
+            self._waiting.remove(turn)
+        self.taken(turn)
+
+    def _let_through(self) -> None:
+        while self._out is None and self._waiting:
+            first = self._waiting.pop(0)
+            if not first._through.done():  # its task may have been cancelled a moment ago
+                first._through.set_result(None)
+                self._out = first
+
+
+def _rank(turn: Turn) -> tuple[float, int]:
+    return turn.rank
