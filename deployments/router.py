@@ -110,7 +110,9 @@ class HandleRenderer:
         )
         self._work[keys.video] = _work_of(spec)
         try:
-            async with self._turnstile.turn(keys.video, self._due(keys.video, request.urgency)) as turn:
+            async with self._turnstile.turn(
+                keys.video, self._due(keys.video, request.urgency, request.asked_at or time.time())
+            ) as turn:
                 stream: Any = self._diffusion.options(stream=True).render.remote(request, embeds)
                 async for event in stream:
                     self._turnstile.taken(turn)
@@ -120,9 +122,9 @@ class HandleRenderer:
         finally:
             self._work.pop(keys.video, None)
 
-    def _due(self, key: str, urgency: Urgency) -> float:
+    def _due(self, key: str, urgency: Urgency, asked_at: float) -> float:
         expected = self._work.get(key, 0.0) * self._seconds_per_work
-        return due(time.time(), expected, urgency.priority, urgency.deadline)
+        return due(asked_at, expected, urgency.priority, urgency.deadline)
 
     def _learn(self, key: str, render_seconds: float) -> None:
         measured = render_seconds / self._work[key]
@@ -141,7 +143,7 @@ class HandleRenderer:
 
     def promote(self, key: str, urgency: Urgency) -> None:
         """Move the render of `key` forward, here or on the replica that has it."""
-        if not self._turnstile.promote(key, self._due(key, urgency)):
+        if not self._turnstile.promote(key, self._due(key, urgency, time.time())):
             task = asyncio.get_running_loop().create_task(self._promote_there(key, urgency), context=Context())
             self._background.add(task)
             task.add_done_callback(self._background.discard)

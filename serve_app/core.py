@@ -232,6 +232,8 @@ class RenderRequest:
     keys: Keys
     model_fingerprint: str
     urgency: Urgency = field(default_factory=Urgency)
+    asked_at: float | None = None
+    """Unix seconds; what was waited since counts for the place in a queue."""
 
 
 @dataclass(frozen=True, slots=True)

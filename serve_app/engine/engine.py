@@ -162,10 +162,13 @@ class StepEngine:
         on_step: OnStep,
         *,
         urgency: Urgency | None = None,
+        asked_at: float | None = None,
         start: Start | None = None,
         checkpoints: Checkpoints = NO_CHECKPOINTS,
     ) -> Rendering:
         """Denoise and decode one video; embeddings are [num_tokens, context_dim].
+
+        asked_at: Unix seconds, when the job began to wait (absent: now); it is due from then on.
 
         With `start`, denoising goes on from there; from a checkpoint of the same request it ends in the same bits.
 
@@ -179,6 +182,7 @@ class StepEngine:
             trajectory,
             on_step,
             queued_at=self._clock(),
+            asked_at=self._clock() - (0.0 if asked_at is None else max(0.0, self._wall() - asked_at)),
             urgency=urgency or Urgency(),
             checkpoints=checkpoints,
             steps_given=trajectory.step,
@@ -194,7 +198,9 @@ class StepEngine:
         if tuple(latents.shape) != trajectory.shape:
             raise ValueError(f"latents of shape {tuple(latents.shape)}, not {trajectory.shape}")
         now = self._clock()
-        job = Job(job_id, trajectory, lambda step, total: None, queued_at=now, started_at=now, denoised_at=now)
+        job = Job(
+            job_id, trajectory, lambda step, total: None, queued_at=now, asked_at=now, started_at=now, denoised_at=now
+        )
         job.active = False
         self._admit(job)
         return await self._answered(job, self._decoded(job, latents))
@@ -262,7 +268,7 @@ class StepEngine:
         deadline = urgency.deadline
         alone = job.steps_left * self._pace.seconds(job.trajectory.shape, job.rows)
         return due(
-            self._clock(),
+            job.asked_at,
             alone,
             urgency.priority,
             None if deadline is None else self._clock() + deadline - self._wall(),

@@ -43,6 +43,7 @@ class Job:
     trajectory: Trajectory
     on_step: OnStep
     queued_at: float
+    asked_at: float
     urgency: Urgency = field(default_factory=Urgency)
     checkpoints: Checkpoints = NO_CHECKPOINTS
     started: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())

@@ -18,8 +18,11 @@ from serve_app.core import Priority
 
 Shape = TypeVar("Shape", bound=Hashable)
 
-STRETCH = 8.0
-"""A job is due after so many times what it would take alone: long ones can wait longer for the same slowdown."""
+STRETCH = 16.0
+"""A job is due after so many times what it would take alone: long ones can wait longer for the same slowdown.
+
+With 8, after 40 s of overload, long jobs that were overdue held up new short ones (`benchmarks/engine_simulation.py`).
+"""
 PATIENCE: Mapping[Priority, float] = {Priority.INTERACTIVE: 0.0, Priority.BATCH: 60.0, Priority.WARM_UP: 3600.0}
 """By how many seconds a job of each priority is due later; after that it is before all newcomers."""
 

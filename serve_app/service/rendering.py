@@ -104,6 +104,7 @@ class RenderWorker:
             _tensor(embeds.negative_prompt_embeds) if guided else None,
             lambda step, total: flight.publish(Progress(step, total)),
             urgency=request.urgency,
+            asked_at=request.asked_at,
         )
 
     async def _finished(self, request: RenderRequest, rendering: Rendering, outcome: Outcome) -> Finished:

@@ -97,7 +97,8 @@ class VideoSource:
     async def _render(self, spec: VideoSpec, keys: Keys, flight: VideoFlight) -> Landing:
         embedding: str | None = None
         began = time.perf_counter()
-        rendering = self._renderer.render(RenderRequest(spec, keys, self._model_fingerprint, self._urgency[flight]))
+        request = RenderRequest(spec, keys, self._model_fingerprint, self._urgency[flight], asked_at=time.time())
+        rendering = self._renderer.render(request)
         try:
             async with aclosing(cast(AsyncGenerator[RenderEvent, None], rendering)) as events:
                 async for event in events:
