@@ -3,9 +3,10 @@
 Nothing is decided here that the product decides: `due`, `next_batch` and `limit` are the engine's. What no replica has
 room for waits in one queue. The step engine's next job goes to the least busy replica, as `deployments.placement` has
 it; the others' to the emptier of two chosen by chance, which is Ray Serve's rule (`least_busy` gives them ours). A
-replica takes two batches; sequential ones take one job, so that nobody waits behind a long one while a GPU is idle. Whole-request batches have the same limits of jobs and rows and are formed when the GPU is
-free (Serve closes one when its time is up, even while another runs); members that are done cost nothing any more. No
-engine decodes, and no network takes time.
+replica takes two batches; sequential ones take one job, so that nobody waits behind a long one while a GPU is idle.
+Whole-request batches have the same limits of jobs and rows and are formed when the GPU is free (Serve closes one when
+its time is up, even while another runs); members that are done cost nothing any more. No engine decodes, and no
+network takes time.
 """
 
 from __future__ import annotations
