@@ -97,7 +97,7 @@ class NativeFamily:
             num_frames=IntRange(minimum=8, maximum=24, default=16),
             fps=IntRange(minimum=1, maximum=30, default=16),
             num_inference_steps=IntRange(minimum=1, maximum=50, default=16),
-            guidance_scale=FloatRange(minimum=1.0, maximum=15.0, default=3.0),
+            guidance_scale=FloatRange(minimum=1.0, maximum=15.0, default=2.0),
             max_prompt_tokens=self.config.text_encoder.max_tokens,
             aliases=(f"encore-{self.config.name}",),
             created=1_795_305_600,

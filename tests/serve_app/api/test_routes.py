@@ -171,7 +171,7 @@ async def test_explain_stats_models_healthz(rig: Rig, http: httpx.AsyncClient) -
     assert (models["object"], model["object"], model["id"]) == ("list", "model", "native/demo")
     assert model["parameters"]["num_frames"] == {"minimum": 8, "maximum": 24, "step": 1, "default": 16}
     assert model["parameters"]["quality"] == {"minimum": 0, "maximum": 51, "step": 1, "default": 23}
-    assert model["parameters"]["guidance_scale"] == {"minimum": 1.0, "maximum": 15.0, "default": 3.0}
+    assert model["parameters"]["guidance_scale"] == {"minimum": 1.0, "maximum": 15.0, "default": 2.0}
     assert (await http.get("/healthz")).json() == {"status": "ok"}
 
 

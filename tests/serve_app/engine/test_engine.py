@@ -268,6 +268,20 @@ async def test_a_deadline_goes_first_and_a_promoted_job_too(narrow: Bench) -> No
     assert narrow.denoiser.passes == [(0.0,), (4.0,), (3.0,), (2.0,), (1.0,)]
 
 
+async def test_what_was_waited_elsewhere_counts(narrow: Bench) -> None:
+    """Of two jobs that come together, the one that somebody asked for earlier, in a router's queue, goes first."""
+    narrow.denoiser.gate.clear()
+    tasks = [narrow.render("first", value=0, steps=1)]
+    await until(lambda: len(narrow.denoiser.passes) == 1)
+    narrow.now = 50.0
+    for value, asked_at in ((1, None), (2, 1e9 + 40), (3, 1e9 + 30), (4, 1e9 + 99)):  # the last clock is ahead of ours
+        tasks.append(narrow.render(f"j{value}", value=value, steps=1, asked_at=asked_at))
+    await until(lambda: narrow.engine.stats()["queued"] == 4)
+    narrow.denoiser.gate.set()
+    await asyncio.gather(*tasks)
+    assert narrow.denoiser.passes == [(0.0,), (3.0,), (2.0,), (1.0,), (4.0,)]
+
+
 async def test_too_little_memory_halves_the_batch_and_loses_nobody(bench: Bench) -> None:
     """Four jobs in a device that fits two rows: all are finished, each with exactly its steps, in passes of two."""
     bench.denoiser.room = 2

@@ -53,11 +53,13 @@ def test_the_card_tells_of_these_weights() -> None:
     assert "held-out" in card
 
 
-def test_colors_and_backgrounds_are_as_asked() -> None:
-    """Of 16 prompts that training never saw, in both languages, eight steps give the asked colour and background."""
+def test_videos_show_what_was_asked() -> None:
+    """Of 16 prompts that training never saw, in both languages, eight steps give colour and background, and all five
+    attributes of most."""
     answers = list(Evaluation(demo()).ask(questions(16, seed=1), 8))
     met = [answer.verdict.met for answer in answers]
     assert sum(each["color"] and each["background"] for each in met) >= 15
+    assert sum(all(each.values()) for each in met) >= 12
 
 
 @pytest.mark.parametrize("prompt", ["", "the stock market fell", "ein Haus", "🦊🦊🦊", "ابرِ سفید", "7" * 200])
