@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import time
 
 from ray import serve
 from ray.serve.config import RequestRouterConfig
@@ -17,11 +17,16 @@ class Holds:
 
     def __init__(self) -> None:
         self._free = asyncio.Event()
+        self._working = 0
 
-    async def work(self) -> int:
-        """Return this replica's process id, once it may end."""
+    async def work(self) -> None:
+        """Go on until it may end."""
+        self._working += 1
         await self._free.wait()
-        return os.getpid()
+
+    def working(self) -> int:
+        """Return how many requests this replica has."""
+        return self._working
 
     def release(self) -> None:
         """Let all work end."""
@@ -40,9 +45,12 @@ def test_each_idle_replica_gets_one_before_any_gets_two(cluster: Cluster) -> Non
     handle = serve.run(application, name="placement", route_prefix=None)
     try:
         answers = [handle.work.remote() for _ in range(6)]
+        until = time.monotonic() + 30
+        while sum(places := handle.broadcast("working").results()) < 6 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert places == [1] * 6
         handle.broadcast("release").results()
-        # Some may have been placed only after the release, so what counts is where they went.
-        places = [answer.result(timeout_s=30) for answer in answers]
-        assert len(set(places)) == 6
+        for answer in answers:
+            answer.result(timeout_s=30)
     finally:
         serve.delete("placement")

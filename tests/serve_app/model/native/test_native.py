@@ -67,10 +67,10 @@ def video(denoiser: Denoiser, decoder: Decoder, prompt_embeds: torch.Tensor, spe
 
 
 def test_the_card_has_the_grid_of_the_brief() -> None:
-    """Defaults: 64x64, 16 frames at 16 fps, 16 steps, guidance 3; the ends of every range are allowed."""
+    """Defaults: 64x64, 16 frames at 16 fps, 16 steps, guidance 2; the ends of every range are allowed."""
     card = demo().card
     defaults = (card.width, card.height, card.num_frames, card.fps, card.num_inference_steps, card.guidance_scale)
-    assert [allowed.default for allowed in defaults] == [64, 64, 16, 16, 16, 3.0]
+    assert [allowed.default for allowed in defaults] == [64, 64, 16, 16, 16, 2.0]
     assert all(allowed.minimum in allowed and allowed.maximum in allowed for allowed in defaults)
     assert 56 not in card.width
     assert 1.0 in card.guidance_scale
