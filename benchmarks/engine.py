@@ -149,7 +149,7 @@ async def found(extent: Extent) -> Result:
         f"decision with {engine_decisions.QUEUED} jobs queued, ms, largest": decisions.largest,
     }
     for load in LOADS:
-        facts[f"simulated, load {load}: mean over whole requests that go to the least busy too"] = (
+        facts[f"simulated, load {load}: mean over whole requests, were our jobs placed on the least busy GPU"] = (
             engine_simulation.on_the_least_busy(load, extent.simulated_jobs)
         )
     return Result([row for cell in cells for row in rows(cell)], [*goals(cells), *decision_goals(decisions)], facts)

@@ -1,9 +1,9 @@
 """What the step engine's policy does on many GPUs: the real BatchScheduler and Pace under a clock that is only counted.
 
 Nothing is decided here that the product decides: `due`, `next_batch` and `limit` are the engine's. What no replica has
-room for waits in one queue. The step engine's next job goes to the least busy replica, as `deployments.placement` has
-it; the others' to the emptier of two chosen by chance, which is Ray Serve's rule (`least_busy` gives them ours). A
-replica takes two batches; sequential ones take one job, so that nobody waits behind a long one while a GPU is idle.
+room for waits in one queue, and the next job goes to the emptier of two replicas chosen by chance, which is Ray Serve's
+rule (`least_busy`: of all). A replica takes two batches; sequential ones take one job, so that nobody waits behind a
+long one while a GPU is idle.
 Whole-request batches have the same limits of jobs and rows and are formed when the GPU is free (Serve closes one when
 its time is up, even while another runs); members that are done cost nothing any more. No engine decodes, and no
 network takes time.
@@ -142,7 +142,7 @@ class Placement:
 
 
 PLACEMENTS = {
-    STEP_ENGINE: Placement().least_busy(),
+    STEP_ENGINE: Placement(),
     SEQUENTIAL: Placement(1, by_due=False),
     WHOLE_REQUESTS: Placement(by_due=False),
 }
@@ -304,8 +304,8 @@ def compare(load: float, count: int, device: Device | None = None, gpus: int = G
 
 
 def on_the_least_busy(load: float, count: int, gpus: int = GPUS, seed: int = 0) -> float:
-    """Return the step engine's mean latency over that of whole requests which go to the least busy replica too."""
+    """Return the step engine's mean latency, were its jobs placed on the least busy replica, over whole requests'."""
     device, mix = Device(), kinds(SHAPES)
     arrivals = trace(mix, count, load * gpus * capacity(device, mix), seed)
-    whole = play(WHOLE_REQUESTS, arrivals, device, gpus, seed, PLACEMENTS[WHOLE_REQUESTS].least_busy())
-    return Latencies.of(play(STEP_ENGINE, arrivals, device, gpus, seed)).mean / Latencies.of(whole).mean
+    better = play(STEP_ENGINE, arrivals, device, gpus, seed, PLACEMENTS[STEP_ENGINE].least_busy())
+    return Latencies.of(better).mean / Latencies.of(play(WHOLE_REQUESTS, arrivals, device, gpus, seed)).mean
