@@ -138,7 +138,8 @@ async def found(extent: Extent) -> Result:
     """Measure here, then simulate, then time decisions."""
     local = Local(Parts(), len(os.sched_getaffinity(0)))
     cells, capacity = await local.measure(extent)
-    cells += simulated(extent.simulated_jobs)
+    on_gpus = simulated(extent.simulated_jobs)
+    cells += on_gpus
     decisions = engine_decisions.measure(extent.decisions)
     facts: Row = {
         "capacity of this machine, jobs/s": capacity,
@@ -148,9 +149,10 @@ async def found(extent: Extent) -> Result:
         "event loop lag under load, ms, largest": 1000 * max(lag["loop_lag_max"] for lag in local.lags),
         f"decision with {engine_decisions.QUEUED} jobs queued, ms, largest": decisions.largest,
     }
-    for load in LOADS:
-        facts[f"simulated, load {load}: mean over whole requests, were our jobs placed on the least busy GPU"] = (
-            engine_simulation.on_the_least_busy(load, extent.simulated_jobs)
+    for load, cell in zip(LOADS, on_gpus, strict=True):
+        better = engine_simulation.on_the_least_busy(load, extent.simulated_jobs)
+        facts[f"simulated, {cell.traffic}: mean over whole requests, were our jobs placed on the least busy GPU"] = (
+            better / cell.found[WHOLE_REQUESTS].mean
         )
     return Result([row for cell in cells for row in rows(cell)], [*goals(cells), *decision_goals(decisions)], facts)
 

@@ -3,14 +3,14 @@
 Nothing is decided here that the product decides: `due`, `next_batch` and `limit` are the engine's. What no replica has
 room for waits in one queue, and the next job goes to the emptier of two replicas chosen by chance, which is Ray Serve's
 rule (`least_busy`: of all). A replica takes two batches; sequential ones take one job, so that nobody waits behind a
-long one while a GPU is idle.
-Whole-request batches have the same limits of jobs and rows and are formed when the GPU is free (Serve closes one when
-its time is up, even while another runs); members that are done cost nothing any more. No engine decodes, and no
-network takes time.
+long one while a GPU is idle. Whole-request batches have the same limits of jobs and rows and are formed when the GPU is
+free (Serve closes one when its time is up, even while another runs); members that are done cost nothing any more. No
+engine decodes, and no network takes time.
 """
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import math
@@ -289,23 +289,28 @@ def play(
     return cluster.served
 
 
-def capacity(device: Device, of: Sequence[Kind]) -> float:
+@functools.cache
+def capacity(device: Device) -> float:
     """Return the most jobs per second that any engine gets out of one device that is never idle."""
-    arrivals = trace(of, 50 * len(of), math.inf, 0)
+    mix = kinds(SHAPES)
+    arrivals = trace(mix, 50 * len(mix), math.inf, 0)
     return max(Latencies.of(play(engine, arrivals, device, 1)).to_the_end for engine in ENGINES)
 
 
+def loaded(load: float, count: int, device: Device, gpus: int, seed: int) -> list[Arrival]:
+    """Return `count` jobs that come at `load` times what all GPUs can do."""
+    return trace(kinds(SHAPES), count, load * gpus * capacity(device), seed)
+
+
 def compare(load: float, count: int, device: Device | None = None, gpus: int = GPUS, seed: int = 0) -> Comparison:
-    """Return what the three make of `count` jobs that come at `load` times what all GPUs can do."""
+    """Return what the three make of the jobs that `loaded` gives."""
     device = device or Device()
-    mix = kinds(SHAPES)
-    arrivals = trace(mix, count, load * gpus * capacity(device, mix), seed)
+    arrivals = loaded(load, count, device, gpus, seed)
     return {engine: Latencies.of(play(engine, arrivals, device, gpus, seed)) for engine in ENGINES}
 
 
-def on_the_least_busy(load: float, count: int, gpus: int = GPUS, seed: int = 0) -> float:
-    """Return the step engine's mean latency, were its jobs placed on the least busy replica, over whole requests'."""
-    device, mix = Device(), kinds(SHAPES)
-    arrivals = trace(mix, count, load * gpus * capacity(device, mix), seed)
-    better = play(STEP_ENGINE, arrivals, device, gpus, seed, PLACEMENTS[STEP_ENGINE].least_busy())
-    return Latencies.of(better).mean / Latencies.of(play(WHOLE_REQUESTS, arrivals, device, gpus, seed)).mean
+def on_the_least_busy(load: float, count: int, device: Device | None = None, gpus: int = GPUS, seed: int = 0) -> float:
+    """Return the step engine's mean latency in `compare`, were its jobs placed on the least busy replica."""
+    device = device or Device()
+    placement = PLACEMENTS[STEP_ENGINE].least_busy()
+    return Latencies.of(play(STEP_ENGINE, loaded(load, count, device, gpus, seed), device, gpus, seed, placement)).mean

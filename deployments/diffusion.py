@@ -94,10 +94,8 @@ class Diffusion:
             device=device,
             torch_threads=torch_threads(settings),
         )
-        shape = denoiser.latent_shape(default_spec(card))
         kept.load(self._engine.pace)
-        if not self._engine.pace.knows(shape):
-            await self._engine.measure([shape])
+        if await self._engine.measure([denoiser.latent_shape(default_spec(card))]):
             kept.save(self._engine.pace)
 
     async def _drain_in_time(self) -> None:

@@ -172,7 +172,7 @@ _SUMMED = ("queued", "running", "decoding", "backlog_steps", "backlog_seconds", 
 
 def _work_of(spec: VideoSpec) -> float:
     """Return how much there is to denoise, in steps times rows times pixels."""
-    rows = 1 if spec.guidance_scale == 1.0 else 2
+    rows = 2 if spec.guided else 1
     return float(spec.num_inference_steps * rows * spec.num_frames * spec.width * spec.height)
 
 

@@ -164,6 +164,11 @@ class VideoSpec:
         return f"{self.width}x{self.height}"
 
     @property
+    def guided(self) -> bool:
+        """Whether the prompt is weighed against the negative one, which takes a second row of every pass."""
+        return self.guidance_scale != 1.0
+
+    @property
     def seconds(self) -> float:
         """Playing time."""
         return self.num_frames / self.fps

@@ -60,8 +60,7 @@ class Trajectory:
         ValueError when guidance is asked for without negative prompt embeddings, and when a start is not float32
         latents of the job's shape or has done no step or all of them.
         """
-        guided = spec.guidance_scale != 1.0
-        if guided and negative_prompt_embeds is None:
+        if spec.guided and negative_prompt_embeds is None:
             raise ValueError("guidance_scale other than 1 needs negative_prompt_embeds")
         shape = denoiser.latent_shape(spec)
         if start is not None:
@@ -72,7 +71,7 @@ class Trajectory:
             seed=spec.seed,
             guidance_scale=spec.guidance_scale,
             prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds if guided else None,
+            negative_prompt_embeds=negative_prompt_embeds if spec.guided else None,
             latents=None if start is None else start.latents,
             step=0 if start is None else start.step,
         )

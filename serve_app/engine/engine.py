@@ -113,18 +113,19 @@ class StepEngine:
         self._watcher = asyncio.create_task(self._lag.watch(), name="loop-lag")
         self._runner = asyncio.create_task(self._run(), name="step-engine")
 
-    async def measure(self, shapes: Iterable[Shape]) -> None:
+    async def measure(self, shapes: Iterable[Shape]) -> bool:
         """Measure passes of latents of these shapes that nobody measured yet, with nothing else running.
 
-        Raises what the model raises for a single row.
+        Tells whether there was such a shape. Raises what the model raises for a single row.
         """
         loop = asyncio.get_running_loop()
-        for shape in shapes:
-            if not self._pace.knows(shape):
-                rows = self._pace.max_rows
-                taken = await loop.run_in_executor(self._step_thread, probing.measure, self._denoiser, shape, rows)
-                self._pace.measured(shape, taken)
-                logger.info("passes of shape %s by rows: %s; limit %d", shape, taken, self._pace.limit(shape))
+        unknown = [shape for shape in shapes if not self._pace.knows(shape)]
+        for shape in unknown:
+            rows = self._pace.max_rows
+            taken = await loop.run_in_executor(self._step_thread, probing.measure, self._denoiser, shape, rows)
+            self._pace.measured(shape, taken)
+            logger.info("passes of shape %s by rows: %s; limit %d", shape, taken, self._pace.limit(shape))
+        return bool(unknown)
 
     async def stop(self) -> None:
         """Fail what is not denoised yet with Unavailable; wait for the pass in flight and the decodes under way."""
@@ -144,14 +145,12 @@ class StepEngine:
         Handed back is Unavailable: another replica can begin it while this one still works.
         """
         self._draining = True
-        for job in self._beyond(seconds * _DRAIN_SHARE):
-            self._drop(job, Unavailable("This replica shuts down; another one takes the render.", retry_after=1))
+        self._hand_back(self._beyond(seconds * _DRAIN_SHARE))
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._jobs:  # noqa: ASYNC110 - many ends to wait for, and no hurry
                     await asyncio.sleep(0.05)
-        for job in tuple(self._jobs.values()):
-            self._drop(job, Unavailable("This replica shuts down; another one takes the render.", retry_after=1))
+        self._hand_back(self._jobs.values())
 
     async def render(
         self,
@@ -199,9 +198,9 @@ class StepEngine:
             raise ValueError(f"latents of shape {tuple(latents.shape)}, not {trajectory.shape}")
         now = self._clock()
         job = Job(
-            job_id, trajectory, lambda step, total: None, queued_at=now, asked_at=now, started_at=now, denoised_at=now
-        )
-        job.active = False
+            job_id, trajectory, lambda step, total: None, queued_at=now, asked_at=now, started_at=now, denoised_at=now,
+            active=False,
+        )  # fmt: skip
         self._admit(job)
         return await self._answered(job, self._decoded(job, latents))
 
@@ -312,6 +311,10 @@ class StepEngine:
             if self._runner is None:
                 raise Unavailable("The step engine stopped.", retry_after=1)
             return await self._decoding.run(job, latents, beside=self._decode_thread, between=self._step_thread)
+
+    def _hand_back(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            self._drop(job, Unavailable("This replica shuts down; another one takes the render.", retry_after=1))
 
     def _drop(self, job: Job, error: EncoreError) -> None:
         if job.active:

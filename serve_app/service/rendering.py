@@ -96,12 +96,11 @@ class RenderWorker:
             return None
 
     async def _denoised(self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight) -> Rendering:
-        guided = request.spec.guidance_scale != 1.0
         return await self._engine.render(
             request.keys.video,
             request.spec,
             _tensor(embeds.prompt_embeds),
-            _tensor(embeds.negative_prompt_embeds) if guided else None,
+            _tensor(embeds.negative_prompt_embeds) if request.spec.guided else None,
             lambda step, total: flight.publish(Progress(step, total)),
             urgency=request.urgency,
             asked_at=request.asked_at,
