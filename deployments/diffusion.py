@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
+import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -17,17 +18,18 @@ from deployments.draining import is_draining
 from deployments.measurements import Measurements
 from deployments.metrics import replica_telemetry
 from deployments.threads import torch_threads
-from serve_app.core import Finished, Frames, ModelCard, RenderEvent, RenderRequest, Urgency
+from serve_app.core import Finished, Frames, ModelCard, Outcome, RenderEvent, RenderRequest, Urgency
 from serve_app.engine.engine import StepEngine
 from serve_app.errors import EncoreError, RenderFailed
 from serve_app.model.model import Denoiser, load_family
 from serve_app.service.embedding import PromptEmbeds
 from serve_app.service.latents import LatentsCache
 from serve_app.service.rendering import RenderWorker
-from serve_app.service.wiring import compute_device, default_spec, open_latents, open_tiers
+from serve_app.service.wiring import compute_device, default_spec, open_flights, open_latents, open_tiers
 from serve_app.settings import Settings
 
 DRAIN_POLL_SECONDS = 0.5
+ENCODER_RETRIES = 2
 
 
 class Diffusion:
@@ -40,7 +42,8 @@ class Diffusion:
         telemetry = replica_telemetry()
         self._video_encoder = video_encoder
         self._drain_seconds = settings.drain_seconds
-        latents = open_latents(settings, open_tiers(settings, telemetry), telemetry)
+        tiers = open_tiers(settings, telemetry)
+        latents = open_latents(settings, tiers, telemetry)
         self._latents = None if latents is None else LatentsCache(latents)
         denoiser = await asyncio.to_thread(family.load_denoiser, device)
         self._engine = StepEngine(
@@ -52,7 +55,13 @@ class Diffusion:
         )
         await self._engine.start()
         await self._measure(settings, family.card, denoiser, device)
-        self._worker = RenderWorker(self._engine, self._finish, family.card.model_fingerprint, self._latents)
+        self._worker = RenderWorker(
+            self._engine,
+            self._finish,
+            family.card.model_fingerprint,
+            self._latents,
+            open_flights(settings, tiers),
+        )
         self._drain = asyncio.create_task(self._drain_in_time())
 
     async def render(self, request: RenderRequest, embeds: PromptEmbeds) -> AsyncIterator[RenderEvent]:
@@ -104,10 +113,21 @@ class Diffusion:
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         await self._engine.drain(self._drain_seconds)
 
-    async def _finish(self, request: RenderRequest, frames: Frames, render_seconds: float) -> Finished:
-        try:
-            return cast(Finished, await self._video_encoder.finish.remote(request, frames, render_seconds))
-        except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, EncoreError) else RenderFailed("Encoding failed.") from error
-        except (RayActorError, RayServeException) as error:
-            raise RenderFailed("The video encoder died while it worked on this video.") from error
+    async def _finish(
+        self, request: RenderRequest, frames: Frames, render_seconds: float, outcome: Outcome
+    ) -> Finished:
+        """Have the frames encoded and stored, by another replica too when the first one dies over them."""
+        reference = ray.put(frames)
+        for attempt in range(ENCODER_RETRIES + 1):
+            try:
+                finishing = self._video_encoder.finish.remote(request, reference, render_seconds, outcome)
+                return cast(Finished, await finishing)
+            except RayTaskError as error:
+                raise (
+                    error.cause if isinstance(error.cause, EncoreError) else RenderFailed("Encoding failed.")
+                ) from error
+            except (RayActorError, RayServeException) as error:
+                if attempt == ENCODER_RETRIES:
+                    raise RenderFailed("The video encoder died while it worked on this video.") from error
+                await asyncio.sleep(attempt)
+        raise AssertionError("unreachable")

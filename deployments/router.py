@@ -23,7 +23,7 @@ from deployments.metrics import replica_telemetry
 from serve_app.api.api import build_api
 from serve_app.core import Finished, Outcome, RenderEvent, RenderRequest, Urgency, VideoSpec
 from serve_app.engine.scheduler import due
-from serve_app.errors import EncoreError, FingerprintMismatch, RenderFailed, Unavailable
+from serve_app.errors import EncoreError, RenderFailed, Unavailable
 from serve_app.schema import parse_request
 from serve_app.service.service import Answer
 from serve_app.service.turnstile import Turnstile
@@ -31,9 +31,6 @@ from serve_app.service.wiring import open_service
 from serve_app.settings import Settings
 
 logger = logging.getLogger("ray.serve")
-
-RETRIES = 2
-"""How often a render is asked for again when its replica died under it; the key makes that safe."""
 
 
 class CacheRouter:
@@ -90,20 +87,14 @@ class HandleRenderer:
         self._background: set[asyncio.Task[None]] = set()
 
     async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
-        """Yield the render's events; asks again, from the beginning, when a replica died or left under it."""
-        for attempt in range(RETRIES + 1):
-            try:
-                async for event in self._attempt(request):
-                    yield event
-                return
-            except (RayTaskError, RayActorError, RayServeException) as error:
-                failure = _as_failure(error)
-                if not isinstance(failure, Unavailable | FingerprintMismatch) or attempt == RETRIES:
-                    raise failure from error
-                logger.warning("render attempt %d of %s failed: %s", attempt + 1, request.keys.video, failure)
-                await asyncio.sleep(attempt)
+        """Yield the render's events; Unavailable when its replica died or left, which is worth asking again."""
+        try:
+            async for event in self._asked(request):
+                yield event
+        except (RayTaskError, RayActorError, RayServeException) as error:
+            raise _as_failure(error) from error
 
-    async def _attempt(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
+    async def _asked(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
         keys, spec = request.keys, request.spec
         embeds = self._text_encoder.embed.remote(
             (keys.prompt, keys.negative_prompt), (spec.prompt, spec.negative_prompt)
@@ -190,7 +181,7 @@ class ReplicaPeers:
 
 
 def _as_failure(error: Exception) -> EncoreError:
-    """Map what a handle raises; Unavailable and FingerprintMismatch are worth another replica."""
+    """Map what a handle raises; a replica that died is Unavailable."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, EncoreError):
         return cause

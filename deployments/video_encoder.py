@@ -1,13 +1,13 @@
-"""VideoEncoder: frames to a stored MP4, on CPUs. A thin shell over service.finishing."""
+"""VideoEncoder: frames to a stored MP4, and the end of their flight, on CPUs. A thin shell over service.finishing."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from deployments.metrics import replica_telemetry
-from serve_app.core import Finished, Frames, RenderRequest
+from serve_app.core import Finished, Frames, Outcome, RenderRequest
 from serve_app.service.finishing import Finisher
-from serve_app.service.wiring import open_cache, open_tiers
+from serve_app.service.wiring import open_cache, open_flights, open_tiers
 from serve_app.settings import Settings
 
 
@@ -17,12 +17,13 @@ class VideoEncoder:
     def __init__(self, args: dict[str, Any]) -> None:
         settings = Settings(**args)
         telemetry = replica_telemetry()
-        self._cache = open_cache("video", settings, open_tiers(settings, telemetry), telemetry)
-        self._finisher = Finisher(self._cache, telemetry)
+        tiers = open_tiers(settings, telemetry)
+        self._cache = open_cache("video", settings, tiers, telemetry)
+        self._finisher = Finisher(self._cache, telemetry, open_flights(settings, tiers))
 
-    async def finish(self, request: RenderRequest, frames: Frames, render_seconds: float) -> Finished:
-        """Encode `frames`, store the file, return it with the tiers that have it; raises RenderFailed."""
-        return await self._finisher.finish(request, frames, render_seconds)
+    async def finish(self, request: RenderRequest, frames: Frames, render_seconds: float, outcome: Outcome) -> Finished:
+        """Encode `frames`, store the file, end its flight; return it with its tiers. Raises RenderFailed."""
+        return await self._finisher.finish(request, frames, render_seconds, outcome)
 
     def stats(self) -> dict[str, Any]:
         """Return the counts of this replica's writes."""

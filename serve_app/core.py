@@ -239,6 +239,8 @@ class RenderRequest:
     urgency: Urgency = field(default_factory=Urgency)
     asked_at: float | None = None
     """Unix seconds; what was waited since counts for the place in a queue."""
+    token: int | None = None
+    """The fencing token of the cluster-wide flight that this render is; None when there is no record of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ EncoreError
 ├── InvalidRequest            400  malformed: wrong JSON, wrong content type
 │   ├── Unprocessable         422  well-formed but not allowed: `param` names the field
 │   │   ├── UnknownField      422  a field nobody reads would be a wrong hit
-│   │   └── Contradiction     422  two fields that cannot both hold
+│   │   ├── Contradiction     422  two fields that cannot both hold
+│   │   └── KeyReused         422  an Idempotency-Key that came with other fields before
 │   ├── NotFound              404  no such job, model or content
+│   │   └── ContentGone       404  a completed job whose video no tier holds any more
 │   ├── TooLarge              413  body over the limit
 │   ├── Conflict              409  a second server on the same cache folder
 │   ├── RangeNotSatisfiable   416  a Range beyond the content
@@ -78,11 +80,23 @@ class Contradiction(Unprocessable):
     code = "contradiction"
 
 
+class KeyReused(Unprocessable):
+    """An Idempotency-Key names another request; the status is that of draft-ietf-httpapi-idempotency-key-header."""
+
+    code = "idempotency_key_reused"
+
+
 class NotFound(InvalidRequest):
     """There is no such thing."""
 
     status = 404
     code = "not_found"
+
+
+class ContentGone(NotFound):
+    """The job is known and was completed, but its video was evicted or invalidated meanwhile."""
+
+    code = "content_gone"
 
 
 class TooLarge(InvalidRequest):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
@@ -18,8 +21,19 @@ answer about a video says how it came to be (`cache.outcome`, and `Cache-Status`
 
 
 def build_api(service: VideoService, *, max_body_bytes: int) -> FastAPI:
-    """Return the ASGI application; bodies over `max_body_bytes` are a 413."""
-    app: FastAPI = FastAPIOffline(title="Encore", version=__version__, description=_DESCRIPTION, redoc_url=None)
+    """Return the ASGI application; bodies over `max_body_bytes` are a 413.
+
+    Its start-up starts the service, so that jobs of a server that died are rendered without a request.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+
+    app: FastAPI = FastAPIOffline(
+        title="Encore", version=__version__, description=_DESCRIPTION, redoc_url=None, lifespan=lifespan
+    )
     app.state.service = service
     app.router.routes.extend(router.routes)  # include_router would match every path twice, a quarter of a hit's time
     register_failures(app)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve_app.api.attempt import PARAMETERS, attempt_of
 from serve_app.api.body import read_request
 from serve_app.api.cache_status import cache_status
 from serve_app.api.content import content_response
-from serve_app.core import IntRange, ModelCard
+from serve_app.api.event_stream import EventStream
+from serve_app.api.objects import model_object, video_object
 from serve_app.media.variant import Variant
-from serve_app.schema import CacheInfo, ErrorBody, VideoError, VideoObject, VideoRequest
-from serve_app.schema.request import QUALITY
-from serve_app.service.jobs import Job
+from serve_app.schema import ErrorBody, VideoEvent, VideoObject, VideoRequest
+from serve_app.service.job import Job
 from serve_app.service.service import VideoService
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -41,6 +42,16 @@ _BODY: dict[str, Any] = {
     }
 }
 _MP4: dict[int | str, dict[str, Any]] = {200: {"content": {"video/mp4": {}}, "description": "the MP4"}}
+_EVENT_SCHEMA = VideoEvent.model_json_schema(ref_template="#/components/schemas/{model}")
+del _EVENT_SCHEMA["$defs"]  # VideoObject has them too
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}},
+        "description": "events `queued`, `in_progress` (every denoising step), `completed`, `failed`, `deleted`; the "
+        "data of each is this object. The stream closes after the last one.",
+    },
+    204: {"description": "the event that Last-Event-ID names was the last"},
+}
 _CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"content": {each.media_type: {} for each in Variant}, "description": "the MP4, or the picture of it"}
 }
@@ -51,10 +62,12 @@ def _service(request: Request) -> VideoService:
     return service
 
 
-@router.post("/v1/videos", response_model=VideoObject, openapi_extra=_BODY, tags=["videos"])
+@router.post(
+    "/v1/videos", response_model=VideoObject, openapi_extra=_BODY | {"parameters": PARAMETERS}, tags=["videos"]
+)
 async def create(request: Request) -> Response:
-    """Accept a video job; poll it, or follow its progress, by its id."""
-    return _job_response(await _service(request).submit(await read_request(request)))
+    """Accept a video job; poll it, or follow its events, by its id. A request sent again gets its first job."""
+    return _job_response(await _service(request).submit(await read_request(request), attempt_of(request)))
 
 
 @router.post("/v1/videos/sync", responses=_MP4, response_class=Response, openapi_extra=_BODY, tags=["videos"])
@@ -85,7 +98,7 @@ async def list_videos(
 ) -> dict[str, Any]:
     """List jobs, newest first unless `order=asc`."""
     page = await _service(request).jobs(after=after, limit=limit, order=order)
-    data = [_video(job).model_dump() for job in page.jobs]
+    data = [video_object(job).model_dump() for job in page.jobs]
     return {
         "object": "list",
         "data": data,
@@ -99,6 +112,17 @@ async def list_videos(
 async def retrieve(request: Request, video_id: str) -> Response:
     """Return a job's state; `progress` is the share of denoising steps really done."""
     return _job_response(await _service(request).job(video_id))
+
+
+@router.get("/v1/videos/{video_id}/events", responses=_EVENTS, response_class=Response, tags=["videos"])
+async def events(
+    request: Request,
+    video_id: str,
+    last_event_id: Annotated[str | None, Header(description="go on after the event with this id")] = None,
+) -> Response:
+    """Follow a job as server-sent events, as EventSource reads them: its state, step and seconds left, to its end."""
+    told = await _service(request).events(video_id, last_event_id)
+    return Response(status_code=204) if told is None else EventStream(told)
 
 
 @router.delete("/v1/videos/{video_id}", tags=["videos"])
@@ -145,7 +169,7 @@ async def stats(request: Request) -> dict[str, Any]:
 @router.get("/v1/models", tags=["server"])
 async def models(request: Request) -> dict[str, Any]:
     """List the models with their ranges and defaults."""
-    return {"object": "list", "data": [_model(_service(request).planner.card)]}
+    return {"object": "list", "data": [model_object(_service(request).planner.card)]}
 
 
 @router.get("/healthz", tags=["server"])
@@ -156,60 +180,7 @@ async def healthz() -> dict[str, str]:
 
 def _job_response(job: Job) -> Response:
     return Response(
-        _video(job).model_dump_json(),
+        video_object(job).model_dump_json(),
         headers={"Cache-Status": cache_status(job.outcome)},
         media_type="application/json",
     )
-
-
-def _video(job: Job) -> VideoObject:
-    spec = job.spec
-    return VideoObject(
-        id=job.id,
-        model=spec.model,
-        status=job.status.value,
-        progress=job.progress,
-        created_at=int(job.created_at),
-        completed_at=None if job.completed_at is None else int(job.completed_at),
-        expires_at=int(job.expires_at),
-        prompt=job.prompt,
-        size=spec.size,
-        seconds=f"{spec.seconds:g}",
-        error=None if job.error_code is None else VideoError(code=job.error_code, message=job.error_message or ""),
-        seed=spec.seed,
-        num_frames=spec.num_frames,
-        fps=spec.fps,
-        quality=spec.quality,
-        corrected=[each.wire() for each in job.corrected],
-        cache=None
-        if job.outcome is None
-        else CacheInfo(outcome=job.outcome.value, key=job.keys.video, embedding=job.embedding),
-    )
-
-
-def _model(card: ModelCard) -> dict[str, Any]:
-    def whole(allowed: IntRange) -> dict[str, int]:
-        return {
-            "minimum": allowed.minimum, "maximum": allowed.maximum, "step": allowed.step, "default": allowed.default
-        }  # fmt: skip
-
-    names = ("width", "height", "num_frames", "fps", "num_inference_steps")
-    guidance = card.guidance_scale
-    return {
-        "id": card.name,
-        "object": "model",
-        "created": card.created,
-        "owned_by": "encore",
-        "family": card.family,
-        "description": card.description,
-        "aliases": list(card.aliases),
-        "fingerprint": card.model_fingerprint,
-        "max_prompt_tokens": card.max_prompt_tokens,
-        "parameters": {name: whole(getattr(card, name)) for name in names}
-        | {
-            "quality": whole(QUALITY),
-            "guidance_scale": {
-                "minimum": guidance.minimum, "maximum": guidance.maximum, "default": guidance.default
-            }
-        },
-    }  # fmt: skip

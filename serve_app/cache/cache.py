@@ -94,19 +94,38 @@ class TieredCache:
 
     async def get(self, key: str) -> tuple[Entry, Outcome] | None:
         """Return the verified entry and the tier it was found in, None when no tier could give it."""
+        entry = self.get_l1(key)
+        return (entry, Outcome.L1) if entry is not None else await self._walk(key, self._remotes)
+
+    def get_l1(self, key: str) -> Entry | None:
+        """Return the entry from L1 as `get_now` does, and count a miss: the caller looks further by itself."""
         entry = self.get_now(key)
-        if entry is not None:
-            return entry, Outcome.L1
-        if self._l1 is not None:
+        if entry is None and self._l1 is not None:
             self._l1_misses += 1
             self._telemetry.emit(TierRead("l1", self.kind, "miss", 0.0))
+        return entry
+
+    async def get_l3(self, key: str) -> tuple[Entry, Outcome] | None:
+        """Return the entry from L3 alone, for who has looked in L2 already and will write it there."""
+        return await self._walk(key, [remote for remote in self._remotes if remote.tier == "l3"])
+
+    async def arrived_from_l2(self, key: str, frame: bytes | None, seconds: float) -> Entry | None:
+        """Take a frame that a script of the caller's read from L2 (None: a miss); None when it does not verify."""
+        l2 = next((remote for remote in self._remotes if remote.tier == "l2"), None)
         generation = self._generation
-        for index, remote in enumerate(self._remotes):
+        entry = None if l2 is None else await l2.arrived(key, frame, seconds)
+        if entry is not None and generation == self._generation:
+            self._copy_up(entry, [], [remote for remote in self._remotes if remote.tier == "l3"])
+        return entry
+
+    async def _walk(self, key: str, remotes: list[RemoteTier]) -> tuple[Entry, Outcome] | None:
+        generation = self._generation
+        for index, remote in enumerate(remotes):
             entry = await remote.read(key)
             if entry is not None:
                 # Deleted while we read: it may be answered once more, but not be copied up again.
                 if generation == self._generation:
-                    self._copy_up(entry, self._remotes[:index], self._remotes[index + 1 :])
+                    self._copy_up(entry, remotes[:index], remotes[index + 1 :])
                 return entry, Outcome(remote.tier)
         return None
 
@@ -127,12 +146,26 @@ class TieredCache:
         written = await asyncio.gather(*(remote.write(entry) for remote in self._remotes))
         held = {remote.tier: kept for remote, kept in zip(self._remotes, written, strict=True) if kept is not None}
         adopted = held.get("l3", entry)
-        if adopted.digest != entry.digest and "l2" in held and await self._remotes[0].write(adopted) is None:
-            await self._remotes[0].delete(entry.key)  # better none than two different videos
-            del held["l2"]
+        if adopted.digest != entry.digest:
+            await self._replace_in_l2(adopted, held)
         self._recent.due(entry.key)
         self._keep(adopted)
-        return Stored(tuple(held), adopted)
+        return Stored(tuple(sorted(held)), adopted)
+
+    async def _replace_in_l2(self, adopted: Entry, held: dict[str, Entry]) -> None:
+        """L3 had other bytes: L2 gets those too, or none; a write whose answer was lost may have taken effect."""
+        for remote in self._remotes:
+            if remote.tier == "l2":
+                held.pop("l2", None)
+                if await remote.write(adopted) is not None:
+                    held["l2"] = adopted
+                else:
+                    await remote.delete(adopted.key)  # better none than two different videos
+
+    async def put_l3(self, entry: Entry) -> Entry | None:
+        """Store `entry` in L3 alone; return what it holds now, an earlier one it may be, or None when nothing."""
+        held = [await remote.write(entry) for remote in self._remotes if remote.tier == "l3"]
+        return held[0] if held else None
 
     async def delete(self, key: str) -> tuple[str, ...]:
         """Remove `key` everywhere; return the tiers it was removed from (`where` tells which could not be asked).

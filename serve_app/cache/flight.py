@@ -1,149 +1,184 @@
-"""Single flight: one computation per key, shared by everybody who asks meanwhile (after groupcache's singleflight).
+"""The flight record: one computation per key in the whole cluster, kept in Redis by whoever works on it.
 
-A flight is a task of its own, made with an empty context: under Ray Serve even a shielded task inherits the request
-that made it and is cancelled with it, so without this the leader's disconnect would fail every follower. When the last
-waiter leaves, the flight lingers and is then cancelled; somebody who comes back in time keeps it alive.
+A record names the holder of a flight by a fencing token, says until when its lease runs and how far it is; beside it
+stands a sorted set of who waits. All changes are Lua scripts (`scripts/flight_*.lua`), each one atomic step:
 
-This is the in-process form. The cluster-wide form is a record in Redis with the same two verbs: `board` and `wait`.
+    state     | who is at work            | board (a waiter)         | beat (holder)     | last one leaves | end
+    ----------|---------------------------|--------------------------|-------------------|-----------------|--------
+    no record | nobody                    | lead: waiting, new token | takes its place   | -               | ended
+    waiting   | a router, or a queue      | join                     | waiting/rendering | abandoned       | ended
+    rendering | a Diffusion replica       | join                     | rendering         | abandoned       | ended
+    (expired) | a dead or paused holder   | lead: waiting, new token | lease runs again  | abandoned       | ended
+    abandoned | as before, for the linger | join, wanted again       | cancelled if due  | -               | ended
+    landed    | nobody                    | the value, or told once  | -                 | -               | ended
+    failed    | nobody                    | told once; others lead   | -                 | -               | ended
+    cancelled | nobody                    | lead: waiting, new token | cancelled         | -               | ended
+
+`end` makes it landed or failed; a holder may still land what it failed or was cancelled at, if nobody has begun anew.
+"Holder" is whoever shows the record's token; with another token `beat` is `lost` and `end` writes nothing, so that of
+all who ever worked on a key only the newest can write (a fencing token as in M. Kleppmann, "How to do distributed
+locking", 2016). A waiter is in the set until it left or heard the end, so each is told once. A dead router's waiters
+stop beating but never left: its renders go on. Time is the Redis server's own, so replicas' clocks do not matter.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
 
-from opentelemetry import context as otel
+from serve_app.core import Priority, Urgency
 
-from serve_app.errors import RenderCancelled
+LEASE_SECONDS = 5.0
+"""A holder that was silent this long may be replaced."""
+BEAT_SECONDS = LEASE_SECONDS / 3
+POLL_SECONDS = 1.0
+"""How often a waiter looks at the record when no message wakes it; each look is its heartbeat too."""
+WAITER_SECONDS = 10.0
+"""A waiter that was silent this long does not count any more when another one leaves."""
+RECORD_SECONDS = 60.0
+"""How long a record outlives its lease or its end, for those who have not heard of it yet."""
 
-T = TypeVar("T")
-News = TypeVar("News")
-Work = Callable[["Flight[T, News]"], Awaitable[T]]
 
+class State(StrEnum):
+    """What a record says of its flight."""
 
-class Flight(Generic[T, News]):
-    """One computation in progress: its result, its news (started, progress), and who waits for it."""
-
-    def __init__(self, key: str, linger_seconds: float) -> None:
-        self.key = key
-        self.waiters = 0
-        self.abandoned = False
-        self.news: list[News] = []
-        self._linger_seconds = linger_seconds
-        self._watchers: list[Callable[[News], None]] = []
-        self._linger: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[T] | None = None
-
-    def depart(self, work: Work[T, News]) -> None:
-        """Start the work in an empty context; only the trace goes with it, so that spans stay one tree."""
-        parent = otel.get_current()
-
-        async def run() -> T:
-            otel.attach(parent)
-            return await work(self)
-
-        self._task = asyncio.get_running_loop().create_task(run(), context=contextvars.Context())
-        self._task.add_done_callback(_retrieve)
+    WAITING = "waiting"
+    RENDERING = "rendering"
+    LANDED = "landed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
 
     @property
-    def task(self) -> asyncio.Task[T]:
-        """The running work; a flight that never departed has none."""
-        if self._task is None:
-            raise RuntimeError(f"flight {self.key} has not departed")
-        return self._task
+    def in_the_air(self) -> bool:
+        """Whether somebody is, or was, at work on it."""
+        return self in (State.WAITING, State.RENDERING)
 
-    def publish(self, news: News) -> None:
-        """Tell every watcher; called by the work."""
-        self.news.append(news)
-        for watcher in list(self._watchers):
-            watcher(news)
 
-    def watch(self, watcher: Callable[[News], None]) -> None:
-        """Hear all news, those already told first."""
-        for news in self.news:
-            watcher(news)
-        self._watchers.append(watcher)
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a record or a message says: the state, the steps done of `total`, and `detail` (JSON) of an end."""
 
-    def hold(self) -> None:
-        """Count one more waiter; pair with `release`."""
-        self.waiters += 1
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
+    token: int
+    state: State
+    step: int = 0
+    total: int = 0
+    embedding: str = ""
+    detail: str = ""
 
-    def release(self, *, at_once: bool = False) -> None:
-        """Count one waiter less; the last one's going starts the linger, or ends the flight `at_once`."""
-        self.waiters -= 1
-        if self.waiters or self.task.done():
-            return
-        if at_once:
-            self._abandon()
-        else:
-            self._linger = asyncio.get_running_loop().call_later(self._linger_seconds, self._abandon)
 
-    def _abandon(self) -> None:
-        self.abandoned = True
-        self.task.cancel()
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The value is in L2, framed and unverified; `news` is what the record says of how it came, if there is one."""
 
-    async def wait(self) -> T:
-        """Wait for the result as one of the waiters; cancelling this wait leaves the flight to the others.
+    frame: bytes
+    news: News | None
 
-        Raises whatever the work raised, and RenderCancelled if the flight itself was cancelled meanwhile.
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Somebody else is at work; this waiter counts."""
+
+    news: News
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The flight this waiter was on has ended without a value in L2: failed, or landed elsewhere."""
+
+    news: News
+
+
+@dataclass(frozen=True, slots=True)
+class Leading:
+    """Nobody is at work: this waiter is, under this token."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nobody is at work, and this waiter did not want to be."""
+
+
+Boarded = Found | Joined | Ended | Leading | Idle
+
+
+class Verdict(StrEnum):
+    """What the record says to its holder."""
+
+    HELD = "held"
+    LOST = "lost"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The answer to a heartbeat; `urgency` is that of all who wait."""
+
+    verdict: Verdict
+    urgency: Urgency | None = None
+
+
+Hear = Callable[[News], None]
+
+
+class FlightRecords(Protocol):
+    """Flight records of videos; every method raises TierError when the records cannot be reached.
+
+    key: key(video). waiter: an id of one process' wait, never used for two. token: from `Leading`.
+    """
+
+    @property
+    def max_value_bytes(self) -> int:
+        """The largest frame that `land` can write."""
+        ...
+
+    async def board(
+        self, key: str, waiter: str, urgency: Urgency, *, given_up: int | None = None, lead: bool = True
+    ) -> Boarded:
+        """Look at the flight as a waiter, and lead it when nobody does; looking again is the waiter's heartbeat.
+
+        given_up: the token of this waiter's own try that broke off, so that it need not wait for the lease to end.
+        lead: False leaves the lead to other waiters.
         """
-        self.hold()
-        try:
-            return await self.result()
-        finally:
-            self.release()
+        ...
 
-    async def result(self) -> T:
-        """Return the result without counting as a waiter; raises as `wait` does."""
-        try:
-            return await asyncio.shield(self.task)
-        except asyncio.CancelledError:
-            waiter = asyncio.current_task()
-            if self.task.cancelled() and not (waiter and waiter.cancelling()):  # the waiter's own cancellation wins
-                raise RenderCancelled("The render was cancelled because nobody waited for it any more.") from None
-            raise
+    async def beat(self, key: str, token: int, news: News) -> Beat:
+        """Extend the lease and tell where the work is; `news` has the token, state, step, total and embedding."""
+        ...
+
+    async def land(self, key: str, token: int, frame: bytes | None, detail: str) -> bool:
+        """Write the framed value to L2 (None: it is in L3 alone) and end the flight; False when fenced off."""
+        ...
+
+    async def fail(self, key: str, token: int, detail: str) -> bool:
+        """End the flight with an error that every waiter is told; False when fenced off."""
+        ...
+
+    async def leave(self, key: str, waiter: str, *, at_once: bool = False) -> bool:
+        """Stop waiting; True when nobody waits now: the holder is then cancelled, `at_once` or after the linger."""
+        ...
+
+    async def look(self, key: str) -> News | None:
+        """Return what the record says, without waiting for the flight."""
+        ...
+
+    def watch(self, key: str, hear: Hear) -> Callable[[], None]:
+        """Hear what holders tell of `key` until the returned function is called; a message may be lost or late."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop hearing; the records stay."""
+        ...
 
 
-def _retrieve(task: asyncio.Task[T]) -> None:
-    """Mark the exception as seen: a flight whose waiters all left must not log it as lost."""
-    if not task.cancelled():
-        task.exception()
+def rank(priority: Priority) -> int:
+    """Return 0 for the most urgent priority, counting up."""
+    return list(Priority).index(priority)
 
 
-class Flights(Generic[T, News]):
-    """The flights of one process, by key."""
-
-    def __init__(self, linger_seconds: float = 30.0) -> None:
-        self._linger_seconds = linger_seconds
-        self._flights: dict[str, Flight[T, News]] = {}
-
-    def __len__(self) -> int:
-        return len(self._flights)
-
-    def find(self, key: str) -> Flight[T, News] | None:
-        """Return the flight of `key` if one is in the air."""
-        return self._flights.get(key)
-
-    def board(self, key: str, work: Work[T, News]) -> tuple[Flight[T, News], bool]:
-        """Return the flight of `key` and whether this call started it.
-
-        No await lies between the look-up and the entry, so on one event loop two callers cannot both lead. The
-        flight is forgotten in the same loop iteration in which it lands; its work must have stored the result by then.
-        """
-        flight = self._flights.get(key)
-        if flight is not None and not flight.task.done() and not flight.task.cancelling():
-            return flight, False
-        flight = Flight(key, self._linger_seconds)
-        flight.depart(work)
-        self._flights[key] = flight
-        flight.task.add_done_callback(lambda _: self._land(flight))
-        return flight, True
-
-    def _land(self, flight: Flight[T, News]) -> None:
-        if self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
+def priority_of(number: int) -> Priority:
+    """Return the priority of a `rank`."""
+    return list(Priority)[number]

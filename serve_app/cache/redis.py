@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
@@ -31,8 +31,8 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
     """Bytes by name under `redis://`, `rediss://` or `unix://`.
 
     ttl: seconds a value is kept after its last use. max_value_bytes: larger values are refused (`set` gives False).
-    connect_timeout, socket_timeout: seconds for one connect and one socket read or write, and for a free connection
-    out of max_connections; deadline: seconds for a whole call. uniform: random numbers in [0, 1) for the jitter.
+    connect_timeout, socket_timeout: seconds for one connect and one socket read or write; deadline: seconds for a whole
+    call, with the wait for one of max_connections. uniform: random numbers in [0, 1) for the jitter.
     """
 
     NAME = "redis"
@@ -59,12 +59,32 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
             url,
             max_connections=max_connections,
-            timeout=socket_timeout,
+            timeout=deadline,  # a burst of calls is not a broken server
             socket_connect_timeout=connect_timeout,
             socket_timeout=socket_timeout,
             retry=Retry(NoBackoff(), 0),
         )
         self.client: Redis = Redis.from_pool(pool)
+        self._url = url
+        self._connect_timeout = connect_timeout
+
+    def new_client(self) -> Redis:
+        """Return a client with one connection of its own, for messages: its reads may wait as long as they like."""
+        return Redis.from_url(
+            self._url,
+            single_connection_client=True,
+            socket_connect_timeout=self._connect_timeout,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def keep_for(self) -> int:
+        """Return for how many milliseconds a value that is written or used now is kept."""
+        return self._milliseconds(self.ttl or WEEK)
+
+    async def fields(self, name: str, fields: Sequence[str]) -> list[bytes | None]:
+        """Return fields of a hash, None for those it lacks; raises TierError."""
+        found: list[bytes | None] = await self._ask(cast(Awaitable[Any], self.client.hmget(name, list(fields))))
+        return found
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:
         """Run a script of `scripts/` on this server; raises TierError."""

@@ -68,6 +68,13 @@ class RemoteTier:
         self._telemetry.emit(TierRead(self.tier, self.kind, result, seconds, entry.size if entry else 0))
         return entry
 
+    async def arrived(self, key: str, frame: bytes | None, seconds: float) -> Entry | None:
+        """Take what somebody read from this tier in a script of his own, as `read` would have: verified and counted."""
+        result, entry = ("miss", None) if frame is None else await self._checked(key, frame)
+        self._counts[result] += 1
+        self._telemetry.emit(TierRead(self.tier, self.kind, result, seconds, entry.size if entry else 0))
+        return entry
+
     async def write(self, entry: Entry) -> Entry | None:
         """Store `entry`; return what the tier holds now (an earlier one, if it is write-once), None if nothing."""
         started = self._timer()
@@ -111,8 +118,9 @@ class RemoteTier:
         except Exception as error:
             self._log(error)
             return "error", None
-        if frame is None:
-            return "miss", None
+        return ("miss", None) if frame is None else await self._checked(key, frame)
+
+    async def _checked(self, key: str, frame: bytes) -> tuple[str, Entry | None]:
         try:
             return "hit", await _verified(key, frame)
         except CorruptEntry as error:

@@ -20,14 +20,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from serve_app.cli.fields import Fields
 from serve_app.cli.output import Save, opened
-from serve_app.client import Encore, Job, failures
+from serve_app.client import Encore, Job, JobEvent, failures
 from serve_app.client.calls import Variant
 from serve_app.core import JobStatus
 from serve_app.errors import EncoreError, InvalidRequest
 
 POLL_INTERVAL = 0.2  # seconds; a poll costs the server about a millisecond
 
-Tell = Callable[[Job], None]
+Tell = Callable[[Job, str], None]
 Pictures = Mapping[Variant, str | None]
 """The files that pictures of the video go to; None: not asked for."""
 
@@ -69,11 +69,10 @@ def follow(encore: Encore, prompt: str, fields: Fields, tell: Tell) -> Job:
     try:
         with _interrupt_postponed():
             job = encore.create(prompt, **fields)
-        tell(job)
-        while not job.status.is_final:
-            time.sleep(POLL_INTERVAL)
-            job = encore.retrieve(job.id)
-            tell(job)
+        tell(job, "")
+        for seen, detail in _seen(encore, job):
+            job = seen
+            tell(job, detail)
     except KeyboardInterrupt:
         if job is None or job.status.is_final:
             raise
@@ -82,6 +81,29 @@ def follow(encore: Encore, prompt: str, fields: Fields, tell: Tell) -> Job:
         error = job.error
         raise failures.of_job(error.code, error.message) if error else EncoreError(f"Job {job.id} failed.")
     return job
+
+
+def _seen(encore: Encore, job: Job) -> Iterator[tuple[Job, str]]:
+    """Yield the job as it changes, with what is known beside the percentage; a server without events is polled."""
+    if not job.status.is_final:
+        try:
+            for event in encore.events(job.id):
+                job = event.job
+                yield job, _detail(event)
+        except EncoreError:
+            job = encore.retrieve(job.id)  # raises what is really wrong
+            yield job, ""
+    while not job.status.is_final:
+        time.sleep(POLL_INTERVAL)
+        job = encore.retrieve(job.id)
+        yield job, ""
+
+
+def _detail(event: JobEvent) -> str:
+    if event.step is None or event.total_steps is None or event.job.status is not JobStatus.IN_PROGRESS:
+        return ""
+    left = "" if event.eta_seconds is None else f", {event.eta_seconds:.0f} s left"
+    return f"step {event.step} of {event.total_steps}{left}"
 
 
 def _opened_beside(stack: ExitStack, output: str | None, pictures: Pictures) -> dict[Variant, Save]:
@@ -95,12 +117,18 @@ def _opened_beside(stack: ExitStack, output: str | None, pictures: Pictures) -> 
 def progress_bar() -> Iterator[Tell]:
     """Show a bar on standard error, if that is a terminal; it is gone afterwards."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("asking", total=100)
+        bar = progress.add_task("asking", total=100, detail="")
 
-        def tell(job: Job) -> None:
-            progress.update(bar, completed=job.progress, description=job.status.replace("_", " "))
+        def tell(job: Job, detail: str) -> None:
+            progress.update(bar, completed=job.progress, description=job.status.replace("_", " "), detail=detail)
 
         yield tell
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -19,7 +20,9 @@ from serve_app.client import calls, failures
 from serve_app.client.calls import Call, Fields, Order, Pause, Steps, Variant
 from serve_app.client.client import POLL_INTERVAL, OnProgress
 from serve_app.client.connection import Connection
-from serve_app.client.replies import Explanation, Generated, Invalidated, Job, JobPage, Model
+from serve_app.client.following import Follow
+from serve_app.client.replies import Explanation, Generated, Invalidated, Job, JobEvent, JobPage, Model
+from serve_app.errors import EncoreError
 
 T = TypeVar("T")
 
@@ -58,13 +61,28 @@ class AsyncEncore:
         """Close the connections."""
         await self._http.aclose()
 
-    async def create(self, prompt: str, **fields: Unpack[Fields]) -> Job:
-        """Ask for a video and return its job at once."""
-        return await self._send(calls.create(prompt, fields))
+    async def create(self, prompt: str, *, idempotency_key: str | None = None, **fields: Unpack[Fields]) -> Job:
+        """Ask for a video and return its job at once; see `Encore.create`."""
+        return await self._send(calls.create(prompt, fields, idempotency_key))
 
     async def retrieve(self, video_id: str) -> Job:
         """Look at a job; NotFound when there is none."""
         return await self._send(calls.retrieve(video_id))
+
+    async def events(self, video_id: str) -> AsyncIterator[JobEvent]:
+        """Yield what happens to a job as it happens, to its end; see `Encore.events`."""
+        follow = Follow(video_id)
+        while True:
+            broken: EncoreError | None = None
+            try:
+                async with aclosing(self._read(follow)) as told:
+                    async for event in told:
+                        yield event
+            except EncoreError as error:
+                broken = error
+            if follow.done:
+                return
+            await self._sleep(follow.pause(broken))
 
     async def list(self, *, after: str | None = None, limit: int | None = None, order: Order | None = None) -> JobPage:
         """Return one page of the jobs, newest first unless `order` is `asc`, after the job with id `after`."""
@@ -134,6 +152,24 @@ class AsyncEncore:
         except httpx.RequestError as error:
             raise failures.of_transport(error, self.base_url) from error
         return call.answer(response)
+
+    async def _read(self, follow: Follow) -> AsyncGenerator[JobEvent, None]:
+        request = self._connection.request(self._http, follow.call())
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                if not response.is_success:
+                    await response.aread()
+                follow.opened(response)
+                async for data in response.aiter_bytes():
+                    for event in follow.read(data, response):
+                        yield event
+                    if follow.done:
+                        return
+            finally:
+                await response.aclose()
+        except httpx.RequestError as error:
+            raise failures.of_transport(error, self.base_url) from error
 
     async def _drive(self, steps: Steps[T]) -> T:
         answer: Any = None

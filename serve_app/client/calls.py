@@ -23,6 +23,9 @@ T = TypeVar("T")
 Order = Literal["asc", "desc"]
 Variant = Literal["video", "thumbnail", "spritesheet"]
 
+SILENCE_SECONDS = 45.0
+"""Of a stream of events; the server gives a sign of life every 15 seconds."""
+
 
 class Fields(TypedDict, total=False):
     """What a request may say beside the prompt; None is the same as absent. Defaults and ranges are the model's."""
@@ -46,7 +49,7 @@ class Fields(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One HTTP exchange. A `slow` one may last as long as a render."""
+    """One HTTP exchange. A `slow` one may last as long as a render; any may be silent for `patience` seconds."""
 
     method: str
     path: str
@@ -54,6 +57,8 @@ class Call(Generic[T]):
     params: Mapping[str, str | int] = field(default_factory=dict)
     json: Mapping[str, Any] | None = None
     slow: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+    patience: float = 0.0
 
     def answer(self, response: httpx.Response) -> T:
         """Read the answer, or raise the error it stands for."""
@@ -72,14 +77,21 @@ class Pause:
     seconds: float
 
 
-def create(prompt: str, fields: Fields) -> Call[Job]:
+def create(prompt: str, fields: Fields, idempotency_key: str | None = None) -> Call[Job]:
     """Ask for a video; the answer is its job."""
-    return Call("POST", "/v1/videos", replies.job, json=_body(prompt, fields))
+    headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+    return Call("POST", "/v1/videos", replies.job, json=_body(prompt, fields), headers=headers)
 
 
 def retrieve(video_id: str) -> Call[Job]:
     """Look at a job."""
     return Call("GET", _video(video_id), replies.job)
+
+
+def follow(video_id: str, last_id: str | None) -> Call[None]:
+    """Follow a job's events, after the one with id `last_id`."""
+    headers = {"Accept": "text/event-stream"} | ({} if last_id is None else {"Last-Event-ID": last_id})
+    return Call("GET", f"{_video(video_id)}/events", replies.nothing, headers=headers, patience=SILENCE_SECONDS)
 
 
 def list_jobs(after: str | None, limit: int | None, order: Order | None) -> Call[JobPage]:

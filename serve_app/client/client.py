@@ -4,13 +4,15 @@
         video = encore.generate("a red circle moves left", seed=7, on_progress=print)
 
 Requests are built and answers read by the pure functions in `calls`; here they are only carried out. Every failure
-is one of serve_app.errors; there are no retries, because only the caller knows what a second try is worth.
+is one of serve_app.errors; there are no retries, because only the caller knows what a second try is worth (of `create`
+with an `idempotency_key` it is harmless). Reading events goes on over connections that break.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
@@ -18,7 +20,9 @@ import httpx
 from serve_app.client import calls, failures
 from serve_app.client.calls import Call, Fields, Order, Pause, Steps, Variant
 from serve_app.client.connection import Connection
-from serve_app.client.replies import Explanation, Generated, Invalidated, Job, JobPage, Model
+from serve_app.client.following import Follow
+from serve_app.client.replies import Explanation, Generated, Invalidated, Job, JobEvent, JobPage, Model
+from serve_app.errors import EncoreError
 
 T = TypeVar("T")
 OnProgress = Callable[[int], None]
@@ -65,13 +69,34 @@ class Encore:
         """Close the connections."""
         self._http.close()
 
-    def create(self, prompt: str, **fields: Unpack[Fields]) -> Job:
-        """Ask for a video and return its job at once."""
-        return self._send(calls.create(prompt, fields))
+    def create(self, prompt: str, *, idempotency_key: str | None = None, **fields: Unpack[Fields]) -> Job:
+        """Ask for a video and return its job at once.
+
+        With a key of the caller's own the same call again, within a day, returns the first one's job, so that who got
+        no answer may ask again; with other fields it is KeyReused.
+        """
+        return self._send(calls.create(prompt, fields, idempotency_key))
 
     def retrieve(self, video_id: str) -> Job:
         """Look at a job; NotFound when there is none."""
         return self._send(calls.retrieve(video_id))
+
+    def events(self, video_id: str) -> Iterator[JobEvent]:
+        """Yield what happens to a job as it happens, from its present state to its end.
+
+        A connection that breaks is opened again, to go on after the last event. Raises NotFound when there is no such
+        job, Unavailable when the server does not come back.
+        """
+        follow = Follow(video_id)
+        while True:
+            broken: EncoreError | None = None
+            try:
+                yield from self._read(follow)
+            except EncoreError as error:
+                broken = error
+            if follow.done:
+                return
+            self._sleep(follow.pause(broken))
 
     def list(self, *, after: str | None = None, limit: int | None = None, order: Order | None = None) -> JobPage:
         """Return one page of the jobs, newest first unless `order` is `asc`, after the job with id `after`."""
@@ -143,6 +168,20 @@ class Encore:
         except httpx.RequestError as error:
             raise failures.of_transport(error, self.base_url) from error
         return call.answer(response)
+
+    def _read(self, follow: Follow) -> Iterator[JobEvent]:
+        request = self._connection.request(self._http, follow.call())
+        try:
+            with closing(self._http.send(request, stream=True)) as response:
+                if not response.is_success:
+                    response.read()
+                follow.opened(response)
+                for data in response.iter_bytes():
+                    yield from follow.read(data, response)
+                    if follow.done:
+                        return
+        except httpx.RequestError as error:
+            raise failures.of_transport(error, self.base_url) from error
 
     def _drive(self, steps: Steps[T]) -> T:
         answer: Any = None

@@ -45,10 +45,12 @@ class Connection:
 
     def request(self, http: httpx.Client | httpx.AsyncClient, call: Call[Any]) -> httpx.Request:
         """Return one call as a request of `http`; raises InvalidRequest for values that JSON or a URL cannot hold."""
-        read = self.render_timeout if call.slow else self.timeout
+        read = self.render_timeout if call.slow else max(self.timeout, call.patience)
         timeout = httpx.Timeout(self.timeout, read=read, connect=min(self.timeout, CONNECT_TIMEOUT))
         try:
-            return http.build_request(call.method, call.path, params=call.params, json=call.json, timeout=timeout)
+            return http.build_request(
+                call.method, call.path, params=call.params, json=call.json, headers=dict(call.headers), timeout=timeout
+            )
         except (httpx.InvalidURL, TypeError, ValueError) as error:
             raise InvalidRequest(f"The request cannot be sent: {error}.") from error
 

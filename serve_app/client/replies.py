@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
 import httpx
 
@@ -50,6 +50,25 @@ class Job:
     error: JobError | None
     cache: CacheInfo | None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+EventKind = Literal["queued", "in_progress", "completed", "failed", "deleted"]
+EVENTS = ("queued", "in_progress", "completed", "failed", "deleted")
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """What happened to a job, and the job as it is since; None for steps and seconds left that nobody knows.
+
+    `completed`, `failed` and `deleted` are the last event of a job.
+    """
+
+    kind: EventKind
+    id: str
+    job: Job
+    step: int | None
+    total_steps: int | None
+    eta_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +156,16 @@ def job_of(body: Mapping[str, Any]) -> Job:
         cache=_cache(cache) if cache else None,
         extra=_others(body, Job, "object"),
     )
+
+
+def event_of(kind: str, event_id: str, body: Mapping[str, Any]) -> JobEvent:
+    """Read one event of `GET /v1/videos/{id}/events`, whose `kind` is one of EVENTS."""
+    step, total_steps, eta_seconds = (body.get(name) for name in ("step", "total_steps", "eta_seconds"))
+    return JobEvent(cast(EventKind, kind), event_id, job_of(body), step, total_steps, eta_seconds)
+
+
+def nothing(response: httpx.Response) -> None:
+    """Read no more than the status; who streams reads the rest."""
 
 
 def page(response: httpx.Response) -> JobPage:

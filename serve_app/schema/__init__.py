@@ -2,6 +2,15 @@
 
 from serve_app.schema.request import VideoRequest, parse_request
 from serve_app.schema.resolve import resolve
-from serve_app.schema.video import CacheInfo, ErrorBody, VideoError, VideoObject
+from serve_app.schema.video import CacheInfo, ErrorBody, VideoError, VideoEvent, VideoObject
 
-__all__ = ["CacheInfo", "ErrorBody", "VideoError", "VideoObject", "VideoRequest", "parse_request", "resolve"]
+__all__ = [
+    "CacheInfo",
+    "ErrorBody",
+    "VideoError",
+    "VideoEvent",
+    "VideoObject",
+    "VideoRequest",
+    "parse_request",
+    "resolve",
+]

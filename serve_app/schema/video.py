@@ -59,3 +59,11 @@ class VideoObject(BaseModel):
     quality: int = Field(description="constant rate factor of the file, 0 (lossless) to 51")
     corrected: list[dict[str, str]] = Field([], description="mistyped words, each `from` what it was `to` what is used")
     cache: CacheInfo | None = None
+
+
+class VideoEvent(VideoObject):
+    """What an event of `GET /v1/videos/{id}/events` says: the job as it is now, and how far its render is."""
+
+    step: int | None = Field(None, description="denoising steps done; null when not known, and for what was found")
+    total_steps: int | None = Field(None, description="denoising steps there are")
+    eta_seconds: float | None = Field(None, description="seconds of denoising left, at the pace of the last steps")

@@ -1,8 +1,9 @@
 """Jobs as clients see them: accepted, followed to their end, listed, deleted.
 
-The desk keeps the newest state of the jobs this process follows, writes it to the job store at a measured pace, and
-keeps finished ones in memory, so that a content hit asks no other tier. A job whose follower died (a killed replica, a
-restart) is recognised by its age and followed anew by whoever reads it.
+The desk keeps the newest state of the jobs this process follows, and finished ones, so that a content hit asks no other
+tier. A record is written when a job comes, starts and ends; in between one heartbeat a second stands for all. In the
+same round it adopts orphans, jobs whose follower died (a killed replica, a restart): an accepted job needs no reader to
+be rendered.
 """
 
 from __future__ import annotations
@@ -12,201 +13,293 @@ import contextvars
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from serve_app.core import JobStatus, Progress, RenderEvent, Started
-from serve_app.errors import EncoreError
-from serve_app.service.jobs import Job, JobStore, Order, Page, unknown
+from serve_app.core import Progress, RenderEvent, Started
+from serve_app.errors import EncoreError, Unavailable
+from serve_app.service.job import Job, Order, Page, unknown
+from serve_app.service.jobs import JobStore
 from serve_app.service.landing import Landing, VideoFlight
+from serve_app.service.ledger import Ledger
+from serve_app.service.repeats import Mark
+from serve_app.service.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 2.0
-ORPHAN_SECONDS = 10.0
+ADOPTED_AT_ONCE = 16
+"""Orphans that one round adopts, so that the jobs of a dead router spread over those that live."""
 KEPT_FINISHED = 20_000
-FILED_AT_ONCE = 1_000
+
+
+@dataclass(slots=True, eq=False)
+class _Following:
+    """A job that this process sees to its end, with its flight, on which it counts as a waiter."""
+
+    job: Job
+    flight: VideoFlight
+    led: bool
+    deleted: bool = False
+    task: asyncio.Task[None] = field(init=False)
 
 
 class Desk:
     """The jobs of one router.
 
-    `board` starts or joins the flight of a job's video; `ended` hears of every job followed to its end.
+    `board` starts or joins the flight of a job's video; `room` tells how many orphans may be adopted now; `ended` hears
+    of every job followed to its end here.
     """
 
     def __init__(
         self,
         store: JobStore,
-        board: Callable[[Job], Awaitable[tuple[VideoFlight, bool]]],
+        board: Callable[[Job], tuple[VideoFlight, bool]],
         *,
+        room: Callable[[], int],
         ended: Callable[[Job, Landing | None], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._board = board
+        self._room = room
         self._ended = ended
-        self._closing = False
         self._clock = clock
-        self._followed: dict[str, Job] = {}
-        self._followers: dict[str, asyncio.Task[None]] = {}
+        self._ledger = Ledger(store)
+        self._sweeper = Sweeper((self._ledger.flush, self._beat, self._adopt))
+        self._followed: dict[str, _Following] = {}
         self._finished: OrderedDict[str, Job] = OrderedDict()
-        self._unfiled: list[Job] = []
+        self._watchers: dict[str, list[Callable[[], None]]] = {}
         self._background: set[asyncio.Task[Any]] = set()
-        self._forgotten = 0
+        self._forgotten = self._adopted = self._entering = 0
 
     def __len__(self) -> int:
-        return len(self._followed)
+        return len(self._followed) + self._entering
 
-    async def accept(self, job: Job) -> Job:
-        """Store a new job and start following it; when this returns, the job will be answered.
+    def start(self) -> None:
+        """Begin the rounds; the first call of anything else does it too."""
+        self._sweeper.start()
 
-        A caller that is cancelled meanwhile (a client that hung up) leaves a job that is followed like any other.
+    async def recall(self, mark: Mark) -> str | None:
+        """Return the id of the job that answers a repeated request; raises KeyReused, Unavailable."""
+        return await self._store.recall(mark)
+
+    async def accept(self, job: Job, mark: Mark) -> str:
+        """Store a new job and start following it; when this returns, the job will be answered, whatever dies.
+
+        Returns its id, or that of an earlier job that answers the mark. A caller that is cancelled meanwhile (a client
+        that hung up) leaves a job that is followed like any other. Raises KeyReused, Unavailable.
         """
-        flight, led = await self._board(job)
+        self.start()
+        flight, led = self._board(job)
         flight.hold()  # the job counts as a waiter from here, so the flight cannot linger away before its follower runs
-        await asyncio.shield(self._spawn(self._enter(job, flight, led)))
-        return self._followed.get(job.id) or self._finished.get(job.id, job)
+        self._entering += 1
+        return await asyncio.shield(self._spawn(self._enter(job, mark, flight, led)))
+
+    async def accept_complete(self, job: Job, mark: Mark) -> str:
+        """Store a job that was complete when it came, with its mark; returns as `accept` does.
+
+        When the store is away the job stands by its id alone, and a repeat is another one: raises only KeyReused.
+        """
+        try:
+            accepted = await self._store.accept(job, mark)
+        except Unavailable:
+            self.file(job)
+            return job.id
+        if accepted == job.id:
+            self._keep(job)
+        return accepted
 
     def file(self, job: Job) -> None:
         """Keep a job that was complete when it came; its record is written behind the answer."""
+        self.start()
         self._keep(job)
-        self._unfiled.append(job)
-        if len(self._unfiled) == 1:
+        if self._ledger.file(job):
             self._spawn(self._write_filed())
 
     async def find(self, job_id: str) -> Job | None:
-        """Return the newest known state, None if no record exists; NotFound if it was deleted."""
-        job = self._followed.get(job_id)
-        if job is None and (job := self._finished.get(job_id)) is not None:
-            self._finished.move_to_end(job_id)  # what is asked for stays; a flood of others must not push it out
-        if job is not None:
-            return job
-        forgotten = self._forgotten
-        job = await self._store.get(job_id)
+        """Return the newest state that this process knows, else the record's; None if there is none or it expired.
+
+        Raises NotFound if it was deleted, Unavailable.
+        """
+        self.start()
+        job = self._known(job_id)
         if job is None:
-            return None
-        if job.status.is_final:
-            if forgotten == self._forgotten:  # else it may have been deleted while we read
-                self._keep(job)
-        elif self._clock() - job.updated_at > ORPHAN_SECONDS and job_id not in self._followed:
-            job = await self._adopt(job)
-        return job
+            forgotten = self._forgotten
+            job = await self._ledger.get(job_id)
+            if job is not None and job.status.is_final and forgotten == self._forgotten:
+                self._keep(job)  # else it may have been deleted while we read
+        return None if job is None or self._clock() >= job.expires_at else job
+
+    def follows(self, job_id: str) -> bool:
+        """Tell whether this process sees the job to its end, and so knows its newest state."""
+        return job_id in self._followed
+
+    def watch(self, job_id: str, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call `wake` when this process learns anything of the job, until the returned function is called."""
+        self._watchers.setdefault(job_id, []).append(wake)
+
+        def unwatch() -> None:
+            self._watchers[job_id].remove(wake)
+            if not self._watchers[job_id]:
+                del self._watchers[job_id]
+
+        return unwatch
 
     async def page(self, *, after: str | None, limit: int, order: Order) -> Page:
-        """Return one page of jobs, those followed here in their newest state."""
+        """Return one page of jobs, those known here in their newest state; raises NotFound, Unavailable."""
+        self.start()
         page = await self._store.page(after=after, limit=limit, order=order)
-        return Page(tuple(self._followed.get(job.id, job) for job in page.jobs), page.has_more)
+        return Page(tuple(self._known(job.id) or job for job in page.jobs), page.has_more)
 
     async def delete(self, job_id: str) -> None:
         """Delete the job; its render ends at the next step unless somebody else waits. NotFound if unknown."""
-        follower = self._followers.get(job_id)
         known = self.forget(job_id)
-        if not await self._store.delete(job_id) and not known:
+        if not await self._ledger.delete(job_id, known=known) and not known:
             raise unknown(job_id)
-        self.forget(job_id)  # its follower, or somebody who read it, may have kept it while the store was asked
-        if follower is not None:
-            self._followed.pop(job_id, None)
-            follower.cancel()
+        self.forget(job_id)  # somebody who read it may have kept it while the store was asked
 
     def forget(self, job_id: str) -> bool:
-        """Drop what this process remembers of a finished job; tell whether it knew the job, finished or not."""
+        """Drop a deleted job: from memory, and from those that are followed. Tell whether this process knew it."""
         self._forgotten += 1
-        return self._finished.pop(job_id, None) is not None or job_id in self._followed
+        finished = self._finished.pop(job_id, None) is not None
+        return self._stop(job_id, deleted=True) or finished
 
     def stats(self) -> dict[str, int]:
-        """Return how many jobs are followed and kept here."""
-        return {"followed": len(self._followed), "finished_kept": len(self._finished)}
+        """Return how many jobs are followed and kept here, were adopted, and have yet to be written."""
+        return {
+            "followed": len(self._followed),
+            "finished_kept": len(self._finished),
+            "adopted": self._adopted,
+            "unwritten": len(self._ledger),
+        }
 
     async def aclose(self) -> None:
-        """Finish writing, stop following, close the store; unfinished jobs are adopted by another replica."""
-        self._closing = True
-        for follower in self._followers.values():
-            follower.cancel()
-        await asyncio.gather(*self._followers.values(), *self._background, return_exceptions=True)
+        """Stop following, write what is owed, close the store; unfinished jobs are adopted by another replica."""
+        await self._sweeper.aclose()
+        while self._followed or self._background:  # a job that is just being accepted is followed first
+            for job_id in list(self._followed):
+                self._stop(job_id, deleted=False)
+            await asyncio.gather(*self._background, return_exceptions=True)
+        try:
+            await self._ledger.flush()
+        except Unavailable as error:
+            logger.warning("%d changes of jobs could not be written: %s", len(self._ledger), error)
         await self._store.aclose()
 
+    def _known(self, job_id: str) -> Job | None:
+        following = self._followed.get(job_id)
+        if following is not None:
+            return following.job
+        if job_id in self._finished:
+            self._finished.move_to_end(job_id)  # what is asked for stays; a flood of others must not push it out
+        return self._finished.get(job_id)
+
     async def _write_filed(self) -> None:
-        """Write what was filed; what comes while one write is under way goes into the next, all together."""
-        while self._unfiled:
-            await self._store.add(*self._unfiled[:FILED_AT_ONCE])
-            del self._unfiled[:FILED_AT_ONCE]
-
-    async def _enter(self, job: Job, flight: VideoFlight, led: bool) -> None:
         try:
-            await self._store.add(job)
-            self._follow(job, flight, led)
-        finally:
-            flight.release()
+            await self._ledger.write_filed()
+        except Unavailable as error:
+            logger.debug("hits are not listed yet: %s", error)  # the next round tries again
 
-    async def _adopt(self, job: Job) -> Job:
-        logger.warning("adopting orphaned job %s", job.id)
-        flight, led = await self._board(job)
-        if job.id not in self._followed:
-            self._follow(job, flight, led)
-        return self._followed.get(job.id, job)
+    async def _enter(self, job: Job, mark: Mark, flight: VideoFlight, led: bool) -> str:
+        accepted = ""
+        try:
+            accepted = await self._store.accept(job, mark)
+            if accepted == job.id:
+                self._follow(job, flight, led)
+        finally:
+            self._entering -= 1
+            flight.release(at_once=accepted != job.id)
+        return accepted
+
+    async def _beat(self) -> None:
+        """Tell that the followed jobs are; stop with those that were deleted or ended elsewhere, restore lost ones."""
+        if not self._followed:
+            return
+        for job_id in await self._store.beat(list(self._followed)):
+            following = self._followed.get(job_id)
+            kept = None if following is None else await self._store.update(following.job)
+            if following is None or self._followed.get(job_id) is not following:
+                continue  # it ended here meanwhile
+            if kept is None:
+                self.forget(job_id)
+            elif kept.status.is_final:
+                self._stop(job_id, deleted=False)
+                self._keep(kept)
+
+    async def _adopt(self) -> None:
+        room = min(ADOPTED_AT_ONCE, self._room())
+        for job in await self._store.claim(room) if room > 0 else ():
+            if job.id not in self._followed and not job.status.is_final:
+                logger.warning("adopting orphaned job %s", job.id)
+                self._adopted += 1
+                self._follow(job, *self._board(job))
 
     def _follow(self, job: Job, flight: VideoFlight, led: bool) -> None:
-        self._followed[job.id] = job
+        following = self._followed[job.id] = _Following(job, flight, led)
         flight.hold()
         flight.watch(lambda event: self._hear(job.id, event))
-        follower = self._spawn(self._see_through(job.id, flight, led))
-        self._followers[job.id] = follower
+        following.task = self._spawn(self._see_through(following))
+        # Not in the task's own `finally`: one that is cancelled before its first step never gets there.
+        following.task.add_done_callback(lambda _: flight.release(at_once=following.deleted))
 
     def _hear(self, job_id: str, event: RenderEvent) -> None:
-        job = self._followed.get(job_id)
-        if job is None:
+        following = self._followed.get(job_id)
+        if following is None:
             return
+        before = following.job
         if isinstance(event, Started):
-            job = replace(job, status=JobStatus.IN_PROGRESS, embedding=event.embedding)
+            following.job = before.started(event.embedding)
         elif isinstance(event, Progress):
-            percent = min(99, 100 * event.step // max(1, event.total))
-            # A render that is begun again on another replica counts from nought; the job shows the furthest it got.
-            job = replace(job, status=JobStatus.IN_PROGRESS, progress=max(job.progress, percent))
-        self._followed[job_id] = job
+            following.job = before.at_step(event.step, event.total)
+        if following.job.status is not before.status:
+            following.job = replace(following.job, updated_at=self._clock())
+            self._ledger.owe(following.job)
+        if following.job != before:
+            self._tell(job_id)
 
-    async def _see_through(self, job_id: str, flight: VideoFlight, led: bool) -> None:
-        """Follow one job to its end. Cancelled means deleted, and then the flight is left at once, or closing."""
-        result = asyncio.ensure_future(flight.result())
-        alive = True
-        try:
-            while alive and not (await asyncio.wait({result}, timeout=HEARTBEAT_SECONDS))[0]:
-                alive = await self._beat(job_id)
-            if alive:
-                await self._end(job_id, result, led)
-        except asyncio.CancelledError:
-            alive = self._closing
-            raise
-        finally:
-            result.cancel()
-            self._followed.pop(job_id, None)
-            self._followers.pop(job_id, None)
-            flight.release(at_once=not alive)
-
-    async def _beat(self, job_id: str) -> bool:
-        job = replace(self._followed[job_id], updated_at=self._clock())
-        self._followed[job_id] = job
-        return await self._store.update(job)
-
-    async def _end(self, job_id: str, result: asyncio.Future[Landing], led: bool) -> None:
-        job = self._followed[job_id]
-        now = self._clock()
+    async def _see_through(self, following: _Following) -> None:
+        """Follow one job to its end. Cancelled means deleted, ended elsewhere, or closing."""
         landing = None
         try:
-            landing = result.result()
-        except EncoreError as error:
-            job = job.failed(error.code, error.message, now)
+            landing = await following.flight.result()
         except Exception as error:
-            logger.exception("job %s failed", job_id)
-            job = job.failed("internal_error", f"The render failed: {type(error).__name__}.", now)
+            job = self._failed(following.job, error)
         else:
-            if landing.stored:
-                job = job.completed(landing.outcome_for(led), landing.embedding, now)
-            else:
-                job = job.failed("not_stored", "The video was made, but no storage could take it.", now)
-        self._ended(job, landing)
-        if await self._store.update(job):
-            self._keep(job)
+            job = self._landed(following, landing)
+        kept = await self._ledger.update(job)
+        if self._followed.pop(job.id, None) is None:
+            return  # deleted while its end was written
+        if kept is not None:
+            self._keep(kept)
+        if kept is job:
+            self._ended(job, landing)
+        self._tell(job.id)
+
+    def _landed(self, following: _Following, landing: Landing) -> Job:
+        if not landing.stored:
+            message = "The video was made, but no storage could take it."
+            return following.job.failed("not_stored", message, self._clock())
+        return following.job.completed(landing.outcome_for(following.led), landing.embedding, self._clock())
+
+    def _failed(self, job: Job, error: Exception) -> Job:
+        if isinstance(error, EncoreError):
+            return job.failed(error.code, error.message, self._clock())
+        logger.error("job %s failed", job.id, exc_info=error)
+        return job.failed("internal_error", f"The render failed: {type(error).__name__}.", self._clock())
+
+    def _stop(self, job_id: str, *, deleted: bool) -> bool:
+        following = self._followed.pop(job_id, None)
+        if following is None:
+            return False
+        following.deleted = deleted
+        following.task.cancel()
+        self._tell(job_id)
+        return True
+
+    def _tell(self, job_id: str) -> None:
+        for wake in list(self._watchers.get(job_id, ())):
+            wake()
 
     def _keep(self, job: Job) -> None:
         self._finished[job.id] = job
@@ -214,7 +307,7 @@ class Desk:
         if len(self._finished) > KEPT_FINISHED:
             self._finished.popitem(last=False)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run in an empty context: under Ray Serve a task would otherwise be cancelled with its request."""
         task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
         self._background.add(task)

@@ -18,7 +18,7 @@ import safetensors.numpy
 from opentelemetry import context as otel
 
 from serve_app.cache.cache import TieredCache
-from serve_app.cache.flight import Flight, Flights
+from serve_app.cache.single_flight import Flight, Flights
 from serve_app.core import Entry
 from serve_app.engine.threads import torch_thread
 from serve_app.errors import EncoreError, RenderFailed

@@ -1,32 +1,44 @@
 """Frames to a stored file: encode, store, and only then call it finished (design §5.7).
 
-The core of the VideoEncoder deployment, as plain Python. Equal frames give equal bytes; when a tier already holds other
+The core of the VideoEncoder deployment, as plain Python. A render that is a flight in the cluster ends in one script
+that writes L2 and the record, and only under its token. Equal frames give equal bytes; when a tier already holds other
 bytes under the key (GPUs are not bit-reproducible), those are adopted, so that everybody sees one file.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import asdict
 
-from serve_app.cache.cache import TieredCache
-from serve_app.core import Entry, Finished, Frames, RenderRequest
+from serve_app.cache.cache import Stored, TieredCache
+from serve_app.cache.entry import pack
+from serve_app.cache.flight import FlightRecords
+from serve_app.core import Entry, Finished, Frames, Outcome, RenderRequest
+from serve_app.errors import RenderCancelled, RenderFailed, TierError
 from serve_app.media.media import encode_mp4
-from serve_app.telemetry import Encoded, Telemetry, span
+from serve_app.service import ending
+from serve_app.telemetry import Encoded, Telemetry, TierWritten, span
+
+logger = logging.getLogger(__name__)
 
 
 class Finisher:
-    """Encodes and stores finished videos."""
+    """Encodes and stores finished videos, and ends the flights they are the end of."""
 
-    def __init__(self, cache: TieredCache, telemetry: Telemetry) -> None:
+    def __init__(self, cache: TieredCache, telemetry: Telemetry, flights: FlightRecords | None = None) -> None:
         self._cache = cache
+        self._records = flights
         self._telemetry = telemetry
 
-    async def finish(self, request: RenderRequest, frames: Frames, render_seconds: float) -> Finished:
-        """Encode `frames` [num_frames, height, width, 3] and store the file; raises RenderFailed.
+    async def finish(
+        self, request: RenderRequest, frames: Frames, render_seconds: float, outcome: Outcome = Outcome.RENDERED
+    ) -> Finished:
+        """Encode `frames` [num_frames, height, width, 3] and store the file.
 
-        The entry's metadata carries the spec, the cost and the time, so a video explains itself wherever it is found.
+        Raises RenderFailed, and RenderCancelled when the flight was given to somebody else meanwhile. The entry's
+        metadata carries the spec, the cost and the time, so a video explains itself wherever it is found.
         """
         spec = request.spec
         began = time.perf_counter()
@@ -44,5 +56,39 @@ class Finisher:
             "encode_seconds": round(encode_seconds, 4),
         }
         with span("store", bytes=len(data)):
-            stored = await self._cache.put(Entry.of(request.keys.video, data, meta))
-        return Finished(stored.entry, stored.tiers, render_seconds, encode_seconds)
+            stored = await self._stored(request, Entry.of(request.keys.video, data, meta), outcome)
+        return Finished(stored.entry, stored.tiers, render_seconds, encode_seconds, outcome)
+
+    async def _stored(self, request: RenderRequest, entry: Entry, outcome: Outcome) -> Stored:
+        if request.token is None or self._records is None:
+            return await self._cache.put(entry)
+        try:
+            return await self._landed(self._records, request.token, entry, outcome)
+        except TierError as error:  # Redis is away: L3 has it, or nobody
+            logger.debug("a flight's end could not be told: %s", error)
+            return await self._cache.put(entry)
+
+    async def _landed(self, records: FlightRecords, token: int, entry: Entry, outcome: Outcome) -> Stored:
+        """Write L3, then L2 and the flight's end in one step that only the holder of the newest token can take."""
+        key = entry.key
+        news = await records.look(key)
+        if news is not None and news.token != token:
+            raise _taken_over()
+        held = await self._cache.put_l3(entry)
+        frame = pack(held or entry)
+        fits = len(frame) <= records.max_value_bytes
+        if held is None and not fits:
+            await records.fail(key, token, ending.failed(RenderFailed("No storage could take the video.")))
+            return Stored((), entry)
+        began = time.perf_counter()
+        landed = await records.land(key, token, frame if fits else None, ending.landed(outcome))
+        if not landed and held is None:
+            raise _taken_over()
+        if fits:
+            result = "stored" if landed else "fenced"
+            self._telemetry.emit(TierWritten("l2", "video", result, time.perf_counter() - began, entry.size))
+        return Stored(("l2",) * (landed and fits) + ("l3",) * (held is not None), held or entry)
+
+
+def _taken_over() -> RenderCancelled:
+    return RenderCancelled("The render was taken over by another replica.")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serve_app.cache.flight import Flight
+from serve_app.cache.single_flight import Flight
 from serve_app.core import Entry, Outcome, RenderEvent, RenderRequest, Urgency
 
 

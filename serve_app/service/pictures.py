@@ -11,8 +11,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Never
 
-from serve_app.cache.flight import Flights
 from serve_app.cache.memory import MemoryTier
+from serve_app.cache.single_flight import Flights
 from serve_app.core import Entry
 from serve_app.errors import Busy
 from serve_app.media.variant import Variant, spritesheet, thumbnail

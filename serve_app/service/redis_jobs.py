@@ -1,8 +1,10 @@
-"""Job records in Redis: one value per job with the job's own expiry, and one sorted set by creation time for listing.
+"""Job records in Redis: one value per job with the job's own expiry, one sorted set by creation time for listing, and
+one of the unfinished by their last heartbeat.
 
-Names are HMACs under the deployment secret like everything in shared tiers. If Redis is away, records of this process
-are kept in its memory, so that a job submitted here is still answered here; that counts as an error of the tier, and
-after a few in a row Redis is left alone for a while. What was deleted here meanwhile stays deleted when it is back.
+Each change is one script, so that no crash leaves a record without its entries. Names are HMACs under the deployment
+secret, and share a hash tag, so that a cluster keeps all of them in one slot. When Redis is away every method says
+Unavailable (an answer from this process' memory could be anything but the truth); that counts as an error of the tier,
+and after a few in a row Redis is left alone for a while.
 """
 
 from __future__ import annotations
@@ -11,28 +13,35 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from serve_app.cache.breaker import Breaker
 from serve_app.cache.script import Script
-from serve_app.errors import NotFound, TierError
-from serve_app.service.jobs import Job, MemoryJobs, Order, Page, gone, unknown
+from serve_app.errors import TierError, Unavailable
+from serve_app.service.job import Job, Order, Page, gone, unknown
+from serve_app.service.jobs import ORPHAN_SECONDS
+from serve_app.service.repeats import Mark
 from serve_app.telemetry import Telemetry, TierRead
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_ADD, _UPDATE, _BEAT, _CLAIM, _DELETE = (Script(f"job_{verb}") for verb in ("add", "update", "beat", "claim", "delete"))
 _DELETED = b"deleted"
+_DIGEST = 64
+RETRY_AFTER = 5
+"""Seconds after which a Redis that was left alone is asked again."""
 
 
 class RedisJobs:
     """A JobStore that every replica shares; whoever gave it `redis` closes that.
 
-    tombstone_seconds: how long a deletion is remembered, no less than a record lives.
+    tombstone_seconds: how long a deletion is remembered, no less than a record lives. clock: for tests, Unix seconds
+    instead of the server's own time.
     """
 
     def __init__(
@@ -41,120 +50,154 @@ class RedisJobs:
         *,
         secret: bytes,
         telemetry: Telemetry,
-        tombstone_seconds: int = 30 * 86_400,
-        clock: Callable[[], float] = time.time,
+        tombstone_seconds: float = 30 * 86_400,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._redis = redis
         self._secret = secret
         self._telemetry = telemetry
         self._clock = clock
         self._tombstone_seconds = tombstone_seconds
-        self._here = MemoryJobs()
-        self._breaker = Breaker("l2/job")
-        self._index = self._name("/index")  # no job id has a slash in it: one path segment is all that a client gives
-        self._update = Script("job_update")
+        self._breaker = Breaker("l2/job", retry_after=RETRY_AFTER)
+        # No job id has a slash in it: one path segment is all that a client gives.
+        self._index, self._unfinished = self._name("/index"), self._name("/unfinished")
+
+    async def accept(self, job: Job, mark: Mark) -> str:
+        """Store a new job and its mark in one script; raises KeyReused, and Unavailable when it may not be stored."""
+        kept = min(mark.seconds, job.expires_at - job.created_at)
+        marking = (mark.digest, _milliseconds(kept), "1" if mark.asks else "", mark.instead_of)
+        answered = await self._add(self._mark(mark), marking, (job,))
+        return (_answer(mark, *answered) if answered else None) or job.id
+
+    async def recall(self, mark: Mark) -> str | None:
+        """Return the id of the job that answers the mark; raises KeyReused."""
+        name = self._mark(mark)
+        found = cast(bytes | None, await self._ask(lambda: self._redis.get(name)))
+        return None if found is None else _answer(mark, found[:_DIGEST], found[_DIGEST:])
 
     async def add(self, *jobs: Job) -> None:
         """Store new records; one round trip for all."""
+        await self._add(self._index, ("", 0, "", ""), jobs)
 
-        async def shared() -> None:
-            pipe = self._redis.pipeline(transaction=False)
-            for job in jobs:
-                pipe.set(self._name(job.id), job.to_json(), exat=int(job.expires_at), nx=True)  # a tombstone stays
-            pipe.zadd(self._index, {job.id: job.created_at for job in jobs})
-            lifetime = max(job.expires_at - job.created_at for job in jobs)
-            pipe.zremrangebyscore(self._index, "-inf", self._clock() - lifetime)
-            await pipe.execute()
+    async def update(self, job: Job) -> Job | None:
+        """Write the newest state, unless the job was deleted, has expired or has ended before."""
+        record = (job.id, job.to_json(), repr(job.created_at), _milliseconds(job.expires_at), _unfinished(job))
+        names = [self._index, self._unfinished, self._name(job.id)]
+        answer = await self._run(_UPDATE, names, (self._now(), *record))
+        if answer[0] == b"ended":
+            return _read(answer[1]) or job
+        return job if answer[0] == b"stored" else None
 
-        await self._either(shared, lambda: self._here.add(*jobs))
+    async def beat(self, job_ids: Iterable[str]) -> list[str]:
+        """Say that these jobs are followed; return those that are not among the unfinished."""
+        missing: list[bytes] = await self._run(_BEAT, [self._unfinished], (self._now(), *job_ids))
+        return [job_id.decode() for job_id in missing]
 
-    async def update(self, job: Job) -> bool:
-        """Replace the record in one script, so that a deleted job stays deleted; store anew one that Redis lost."""
-
-        async def shared() -> bool:
-            replaced: int = await self._update.run(self._redis, [self._name(job.id)], [job.to_json()])
-            if replaced == 0 and self._clock() < job.expires_at:  # Redis lost it (restarted without its file)
-                await self.add(job)
-            return replaced != -1
-
-        async def here() -> bool:
-            await self._here.add(job)  # Redis went away after the job was stored there: go on with it here
-            return await self._here.update(job)
-
-        return not self._here.was_deleted(job.id) and await self._either(shared, here)
+    async def claim(self, limit: int) -> tuple[Job, ...]:
+        """Return orphans; what has no record any more (it expired) is taken off the set."""
+        args = (self._now(), _milliseconds(ORPHAN_SECONDS), max(0, limit))
+        ids = [job_id.decode() for job_id in await self._run(_CLAIM, [self._unfinished], args)]
+        records = await self._records(ids)
+        if lost := [job_id for job_id, data in zip(ids, records, strict=True) if data in (None, _DELETED)]:
+            await self._ask(lambda: self._redis.zrem(self._unfinished, *lost))
+        return tuple(job for job in map(_read, records) if job is not None)
 
     async def get(self, job_id: str) -> Job | None:
         """Return the record or None; NotFound if it was deleted."""
-
-        async def shared() -> Job | None:
-            data = cast(bytes | None, await self._redis.get(self._name(job_id)))
-            if data == _DELETED:
-                raise gone(job_id)
-            return here if data is None else Job.from_json(data)
-
-        here = await self._here.get(job_id)
-        return await self._either(shared, lambda: self._here.get(job_id))
+        name = self._name(job_id)
+        data = cast(bytes | None, await self._ask(lambda: self._redis.get(name)))
+        if data == _DELETED:
+            raise gone(job_id)
+        return _read(data)
 
     async def delete(self, job_id: str) -> bool:
         """Put a tombstone where the record was, as long-lived as a record."""
-
-        async def shared() -> bool:
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.set(self._name(job_id), _DELETED, get=True, ex=self._tombstone_seconds)
-            pipe.zrem(self._index, job_id)
-            old, _ = await pipe.execute()
-            return old not in (None, _DELETED)
-
-        here = await self._here.delete(job_id)
-        return await self._either(shared, lambda: self._here.delete(job_id)) or here
+        names = [self._index, self._unfinished, self._name(job_id)]
+        return bool(await self._run(_DELETE, names, (job_id, _milliseconds(self._tombstone_seconds))))
 
     async def page(self, *, after: str | None, limit: int, order: Order) -> Page:
         """Return up to `limit` jobs by creation time; records that expired meanwhile are skipped."""
-
-        async def shared() -> Page:
-            start = 0 if after is None else await self._rank(after, order) + 1
-            jobs: list[Job] = []
-            while len(jobs) <= limit:
-                members = await self._redis.zrange(self._index, start, start + limit, desc=order == "desc")
-                ids = cast(list[bytes], members)
-                if not ids:
-                    break
-                start += len(ids)
-                names = [self._name(job_id.decode()) for job_id in ids]
-                records = cast(list[bytes | None], await self._redis.mget(names))
-                found = [Job.from_json(data) for data in records if data is not None and data != _DELETED]
-                jobs += [job for job in found if not self._here.was_deleted(job.id)]
-            return Page(tuple(jobs[:limit]), len(jobs) > limit)
-
-        return await self._either(shared, lambda: self._here.page(after=after, limit=limit, order=order))
+        start = 0 if after is None else await self._rank(after, order) + 1
+        jobs: list[Job] = []
+        while len(jobs) <= limit and (ids := await self._listed(start, limit + 1, order)):
+            start += len(ids)
+            jobs += [job for job in map(_read, await self._records(ids)) if job is not None]
+        return Page(tuple(jobs[:limit]), len(jobs) > limit)
 
     async def aclose(self) -> None:
         """Leave the connections to their owner."""
 
+    async def _add(self, mark: str, marking: Sequence[bytes | str | float], jobs: Sequence[Job]) -> list[bytes]:
+        names = [self._index, self._unfinished, mark, *(self._name(job.id) for job in jobs)]
+        lifetime = max(job.expires_at - job.created_at for job in jobs)
+        args: list[bytes | str | float] = [self._now(), _milliseconds(lifetime), *marking]
+        for job in jobs:
+            args += job.id, job.to_json(), repr(job.created_at), _milliseconds(job.expires_at), _unfinished(job)
+        answered: list[bytes] = await self._run(_ADD, names, args)
+        return answered
+
+    async def _listed(self, start: int, count: int, order: Order) -> list[str]:
+        ids = await self._ask(lambda: self._redis.zrange(self._index, start, start + count - 1, desc=order == "desc"))
+        return [job_id.decode() for job_id in cast(list[bytes], ids)]
+
     async def _rank(self, job_id: str, order: Order) -> int:
         rank = self._redis.zrank if order == "asc" else self._redis.zrevrank
-        found = cast(int | None, await rank(self._index, job_id))
+        member = job_id.encode("utf-8", "surrogatepass")  # as a client gave it
+        found = cast(int | None, await self._ask(lambda: rank(self._index, member)))
         if found is None:
             raise unknown(job_id)
         return found
 
-    async def _either(self, shared: Callable[[], Awaitable[T]], here: Callable[[], Awaitable[T]]) -> T:
-        """Ask Redis, or this process' memory when Redis cannot answer; NotFound is an answer."""
+    async def _records(self, ids: Sequence[str]) -> list[bytes | None]:
+        if not ids:
+            return []
+        names = [self._name(job_id) for job_id in ids]
+        return cast(list[bytes | None], await self._ask(lambda: self._redis.mget(names)))
+
+    async def _run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:
+        return await self._ask(lambda: script.run(self._redis, keys, args))
+
+    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Ask Redis; Unavailable when it cannot answer: a broken server can make the parser raise anything."""
         began = time.perf_counter()
-        missing: NotFound | None = None
         try:
             with self._breaker.attempt():
-                try:
-                    return await shared()
-                except NotFound as error:
-                    missing = error
-        except Exception as error:  # a broken server can make the parser raise anything
+                return await call()
+        except Exception as error:
             expected = isinstance(error, RedisError | OSError | TierError)
             logger.log(logging.DEBUG if expected else logging.ERROR, "job records: %s", error, exc_info=not expected)
             self._telemetry.emit(TierRead("l2", "job", "error", time.perf_counter() - began))
-        if missing is not None:
-            raise missing
-        return await here()
+            raise Unavailable("Job records cannot be reached just now; try again.", retry_after=RETRY_AFTER) from error
+
+    def _now(self) -> str:
+        return "" if self._clock is None else str(_milliseconds(self._clock()))
+
+    def _mark(self, mark: Mark) -> str:
+        return self._name(f"/mark/{mark.name}")
 
     def _name(self, part: str) -> str:
-        return "encore:job:" + hmac.new(self._secret, f"job:{part}".encode(), hashlib.sha256).hexdigest()
+        text = f"job:{part}".encode("utf-8", "surrogatepass")
+        return "encore:{job}:" + hmac.new(self._secret, text, hashlib.sha256).hexdigest()
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _answer(mark: Mark, digest: bytes, job_id: bytes) -> str | None:
+    return mark.answer(digest.decode(), job_id.decode())
+
+
+def _unfinished(job: Job) -> str:
+    return "" if job.status.is_final else "1"
+
+
+def _read(data: bytes | None) -> Job | None:
+    """Return the job of a record; None for a tombstone, and for what only another release can read."""
+    if data is None or data == _DELETED:
+        return None
+    try:
+        return Job.from_json(data)
+    except (KeyError, TypeError, ValueError) as error:
+        logger.warning("a job record cannot be read: %s %s", type(error).__name__, error)
+        return None

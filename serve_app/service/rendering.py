@@ -3,7 +3,7 @@
 The core of the Diffusion deployment, as plain Python. Where the final latents are kept already, only the decoder and
 the encoder run; where they are not, they are kept behind the answer. A render is a flight of its own: the stream that
 a router reads only watches it, so a router that dies meanwhile costs nothing, and a second request for the same video
-on this replica watches the same flight. Only `cancel` ends a render early.
+on this replica watches the same flight. Only `cancel`, or the flight's record, ends a render early.
 """
 
 from __future__ import annotations
@@ -11,37 +11,49 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import torch
 
-from serve_app.cache.flight import Flight, Flights
+from serve_app.cache.flight import FlightRecords
+from serve_app.cache.single_flight import Flight, Flights
 from serve_app.core import Finished, Frames, Outcome, Progress, RenderEvent, RenderRequest, Started, Urgency
 from serve_app.engine.engine import Rendering, StepEngine
-from serve_app.errors import FingerprintMismatch, RenderFailed
+from serve_app.errors import FingerprintMismatch, RenderCancelled, RenderFailed, TierError
+from serve_app.service import ending
 from serve_app.service.embedding import PromptEmbeds
+from serve_app.service.keeper import Keeper
 from serve_app.service.latents import LatentsCache
 
 logger = logging.getLogger(__name__)
 
-Finish = Callable[[RenderRequest, Frames, float], Awaitable[Finished]]
+Finish = Callable[[RenderRequest, Frames, float, Outcome], Awaitable[Finished]]
+"""Encode and store frames that took so many seconds, and that came about so."""
 RenderFlight = Flight[Finished, RenderEvent]
 
 
 class RenderWorker:
     """Renders on `engine` and hands frames to `finish`; refuses keys made for other weights.
 
-    Without `latents` every video that no tier has is denoised.
+    Without `latents` every video that no tier has is denoised; with `flights` those with a token are kept alive there.
     """
 
     def __init__(
-        self, engine: StepEngine, finish: Finish, model_fingerprint: str, latents: LatentsCache | None = None
+        self,
+        engine: StepEngine,
+        finish: Finish,
+        model_fingerprint: str,
+        latents: LatentsCache | None = None,
+        flights: FlightRecords | None = None,
     ) -> None:
         self._engine = engine
         self._finish = finish
         self._latents = latents
         self._model_fingerprint = model_fingerprint
+        self._records = flights
         self._flights: Flights[Finished, RenderEvent] = Flights()
+        self._keepers: dict[str, Keeper] = {}
 
     async def render(self, request: RenderRequest, embeds: PromptEmbeds) -> AsyncIterator[RenderEvent]:
         """Yield Started, Progress as it happens, and Finished; raises what the render raised.
@@ -50,7 +62,9 @@ class RenderWorker:
         """
         if request.model_fingerprint != self._model_fingerprint:
             raise FingerprintMismatch("This replica runs other weights; try again shortly.", retry_after=1)
-        flight, _ = self._flights.board(request.keys.video, lambda flight: self._carry(request, embeds, flight))
+        flight, led = self._flights.board(request.keys.video, lambda flight: self._carry(request, embeds, flight))
+        if not led and request.token is not None and request.keys.video in self._keepers:
+            self._keepers[request.keys.video].take(request.token)
         news = _Latest(flight)
         flight.hold()  # never released: a render does not end because its listeners do
         while (event := await news.next()) is not None:
@@ -73,14 +87,46 @@ class RenderWorker:
 
     async def _carry(self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight) -> Finished:
         flight.publish(Started(embeds.embedding))
-        rendering = await self._from_latents(request)
-        if rendering is not None:
-            return await self._finished(request, rendering, Outcome.LATENTS)
-        rendering = await self._denoised(request, embeds, flight)
-        finished = await self._finished(request, rendering, Outcome.RENDERED)
+        async with self._kept(request, embeds.embedding, flight):
+            rendering = await self._from_latents(request)
+            if rendering is not None:
+                return await self._finished(request, rendering, Outcome.LATENTS)
+            rendering = await self._denoised(request, embeds, flight)
+            finished = await self._finished(request, rendering, Outcome.RENDERED)
         if self._latents is not None:
             self._latents.keep(request.keys.latents, rendering.latents)
         return finished
+
+    @asynccontextmanager
+    async def _kept(self, request: RenderRequest, embedding: str, flight: RenderFlight) -> AsyncIterator[None]:
+        """Keep the flight's record for the length of the block; a failure in it is told to all who wait anywhere."""
+        key, records = request.keys.video, self._records
+        if records is None or request.token is None:
+            yield
+            return
+        keeper = Keeper(
+            records,
+            key,
+            request.token,
+            embedding=embedding,
+            stop=flight.task.cancel,
+            hurry=lambda urgency: self.promote(key, urgency),
+        )
+        self._keepers[key] = keeper
+        flight.watch(lambda event: keeper.step(event.step, event.total) if isinstance(event, Progress) else None)
+        beating = asyncio.create_task(keeper.run())
+        try:
+            yield
+        except RenderCancelled:
+            raise
+        except RenderFailed as error:
+            with suppress(TierError):
+                await records.fail(key, keeper.token, ending.failed(error))
+            raise
+        finally:
+            beating.cancel()
+            if self._keepers.get(key) is keeper:
+                del self._keepers[key]
 
     async def _from_latents(self, request: RenderRequest) -> Rendering | None:
         """Decode kept latents; None when there are none, or none that fit or decode."""
@@ -108,7 +154,9 @@ class RenderWorker:
 
     async def _finished(self, request: RenderRequest, rendering: Rendering, outcome: Outcome) -> Finished:
         seconds = rendering.denoise_seconds + rendering.decode_seconds
-        return replace(await self._finish(request, rendering.frames, seconds), outcome=outcome)
+        keeper = self._keepers.get(request.keys.video)
+        request = request if keeper is None else replace(request, token=keeper.token)
+        return await self._finish(request, rendering.frames, seconds, outcome)
 
 
 def _tensor(array: object) -> torch.Tensor:

@@ -10,22 +10,26 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from serve_app.cache.cache import TieredCache
-from serve_app.core import Entry, Keys, Outcome, VideoSpec
-from serve_app.errors import InvalidRequest, NotFound, Unavailable
+from serve_app.cache.flight import FlightRecords
+from serve_app.core import Entry, JobStatus, Keys, Outcome, VideoSpec
+from serve_app.errors import ContentGone, InvalidRequest, NotFound, Unavailable
 from serve_app.media.variant import Variant
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest
 from serve_app.service.desk import Desk
-from serve_app.service.jobs import Job, JobStore, Order, Page, unknown
+from serve_app.service.events import JobEvent, Position, Storyteller
+from serve_app.service.job import Job, Order, Page, unknown
+from serve_app.service.jobs import JobStore
 from serve_app.service.landing import Landing, Peers, Renderer, VideoFlight
 from serve_app.service.pictures import Pictures
 from serve_app.service.plan import Plan, Planner
 from serve_app.service.receipt import issue, new_job_id, read
+from serve_app.service.repeats import FIRST, Attempt, Mark, mark_of
 from serve_app.service.source import VideoSource
 from serve_app.telemetry import Answered, Telemetry
 
@@ -58,7 +62,10 @@ class Answer:
 
 
 class VideoService:
-    """One router's service; `cache` holds videos, `latents` what they are decoded from, `renderer` makes the rest."""
+    """One router's service; `cache` holds videos, `latents` what they are decoded from, `renderer` makes the rest.
+
+    flights: the cluster's flight records; without them this router is alone.
+    """
 
     def __init__(
         self,
@@ -71,6 +78,7 @@ class VideoService:
         telemetry: Telemetry,
         peers: Peers,
         latents: TieredCache | None = None,
+        flights: FlightRecords | None = None,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -89,11 +97,17 @@ class VideoService:
             planner.card.model_fingerprint,
             max_queued=self._limits.max_queued,
             linger_seconds=self._limits.linger_seconds,
+            flights=flights,
         )
-        self._desk = Desk(jobs, self._board_job, ended=self._job_ended, clock=clock)
+        self._desk = Desk(jobs, self._board_job, room=self._room, ended=self._job_ended, clock=clock)
+        self._storyteller = Storyteller(self._desk, flights)
         self._pictures = Pictures()
         self._waiting = 0
         self._outcomes: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Begin looking for jobs that nobody follows, on the running event loop; the first job does it too."""
+        self._desk.start()
 
     async def generate(self, request: VideoRequest) -> Answer:
         """Return the video that `request` means, from wherever it comes soonest.
@@ -122,35 +136,56 @@ class VideoService:
             self._waiting -= 1
         return self._answer(plan, landing, led, began)
 
-    async def submit(self, request: VideoRequest) -> Job:
+    async def submit(self, request: VideoRequest, attempt: Attempt = FIRST) -> Job:
         """Accept `request` as a job and return it at once, completed already if this router has the video.
 
-        Raises Busy over the limits, Unavailable when no durable tier could keep the result.
+        A request that an earlier try of the same client has made already gets that one's job. Raises Busy over the
+        limits, KeyReused, Unavailable when no durable tier could keep the result or the job.
         """
         began = time.perf_counter()
         plan = self.planner.plan(request)
-        now = self._clock()
+        mark: Mark | None = None
+        if attempt.may_repeat:
+            mark = mark_of(self._secret, request, attempt)
+            earlier = await self._earlier(mark)
+            if isinstance(earlier, Job):
+                return earlier
+            mark = earlier
         found = await self._ready(plan.keys)
         if found is not None:
-            job = self._receipt_job(
-                issue(self._secret, plan.keys.video, now), plan.asked, plan.spec, plan.keys, now, found.outcome
-            )
-            job = replace(job, corrected=plan.corrected, urgency=plan.urgency)
-            self._desk.file(job)
-            self._count(found.outcome, began, found.entry.size)
-            return job
-        return await self._desk.accept(
-            Job(
-                id=new_job_id(), prompt=plan.asked, spec=plan.spec, keys=plan.keys,
-                created_at=now, updated_at=now, expires_at=now + self._limits.job_ttl_seconds,
-                corrected=plan.corrected, urgency=plan.urgency,
-            )
+            return await self._submit_hit(plan, found, mark, began)
+        now = self._clock()
+        job = Job(
+            id=new_job_id(), prompt=plan.asked, spec=plan.spec, keys=plan.keys,
+            created_at=now, updated_at=now, expires_at=now + self._limits.job_ttl_seconds,
+            corrected=plan.corrected, urgency=plan.urgency,
         )  # fmt: skip
+        return await self.job(await self._desk.accept(job, mark or mark_of(self._secret, request, attempt)))
 
     async def job(self, job_id: str) -> Job:
-        """Return the newest state of a job; raises NotFound."""
-        job = await self._desk.find(job_id)
-        return job if job is not None else await self._from_receipt(job_id)
+        """Return the newest state of a job; raises NotFound, ContentGone when its video is lost, Unavailable."""
+        job = await self._known(job_id)
+        if job.status is JobStatus.COMPLETED:
+            await self._check_content(job)
+        return await self._storyteller.newest(job)
+
+    async def events(self, job_id: str, last_id: str | None = None) -> AsyncIterator[JobEvent | None] | None:
+        """Return what happens to a job from now on, or after the event `last_id`; None when that was the last.
+
+        Raises as `job` does, before anything is told.
+        """
+        told = Position.read(last_id)
+        try:
+            job = await self._known(job_id)
+            if told is not None and told.is_final:
+                if job.status.is_final:
+                    return None
+                told = None
+            return self._storyteller.tell(await self.job(job_id), told)
+        except NotFound:
+            if told is not None and told.is_deleted:
+                return None
+            raise
 
     async def jobs(self, *, after: str | None, limit: int, order: Order) -> Page:
         """Return one page of jobs; raises NotFound if `after` is unknown."""
@@ -158,15 +193,15 @@ class VideoService:
 
     async def delete(self, job_id: str) -> None:
         """Delete a job, never its video: others may have the same one. Raises NotFound."""
-        job = await self.job(job_id)
+        job = await self._known(job_id)
         await self._desk.delete(job.id)
         await self._peers.forget((), (job_id,))
 
     async def content(self, job_id: str, variant: Variant = Variant.VIDEO) -> tuple[Entry, Job, Outcome]:
         """Return a completed job's video, or a picture of it, and the tier that the video came from.
 
-        Raises NotFound for an unknown job, one that is not completed, and one whose video is gone; for a picture also
-        what `Pictures.get` raises.
+        Raises NotFound for an unknown job and one that is not completed, ContentGone for one whose video is lost; for
+        a picture also what `Pictures.get` raises.
         """
         entry, job, outcome = await self._video(job_id)
         return await self._pictures.get(entry, variant), job, outcome
@@ -198,7 +233,7 @@ class VideoService:
             await self._latents.delete(found[0].meta["latents_key"])  # there may be no renderer just now
 
     def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
-        """Drop videos and jobs from this process' memory; a peer asked for it."""
+        """Drop videos and deleted jobs from this process' memory, and follow those no further; a peer asked for it."""
         for key in keys:
             self._cache.forget(key)
             self._pictures.forget(key)
@@ -222,13 +257,62 @@ class VideoService:
         """Finish background writes and close the tiers."""
         self._pictures.close()
         await self._desk.aclose()
+        await self._source.aclose()
         await self._cache.aclose()
 
-    async def _board_job(self, job: Job) -> tuple[VideoFlight, bool]:
-        return self._source.board(job.spec, job.keys, job.urgency)
+    def _board_job(self, job: Job) -> tuple[VideoFlight, bool]:
+        return self._source.board(job.spec, job.keys, job.urgency, asked_at=job.created_at)
+
+    def _room(self) -> int:
+        """Return how many orphaned jobs may be adopted: they take places like any others."""
+        return min(self._limits.max_waiting - len(self._desk), self._limits.max_queued - len(self._source))
+
+    async def _earlier(self, mark: Mark) -> Job | Mark:
+        """Return the job of an earlier try, or the mark to leave when there is none that still answers anything."""
+        try:
+            job_id = await self._desk.recall(mark)
+        except Unavailable:  # a hit can be answered even so, and of anything else `accept` says it
+            return mark
+        if job_id is None:
+            return mark
+        try:
+            return await self.job(job_id)
+        except NotFound:  # deleted, expired, or its video is gone
+            return replace(mark, instead_of=job_id)
+
+    async def _submit_hit(self, plan: Plan, found: Landing, mark: Mark | None, began: float) -> Job:
+        """Return a job that is complete already; it is written before the answer only where a retry must find it."""
+        now = self._clock()
+        job = self._receipt_job(
+            issue(self._secret, plan.keys.video, now), plan.asked, plan.spec, plan.keys, now, found.outcome
+        )
+        job = replace(job, corrected=plan.corrected, urgency=plan.urgency)
+        if mark is None:
+            self._desk.file(job)
+        elif (accepted := await self._desk.accept_complete(job, mark)) != job.id:
+            return await self.job(accepted)
+        self._count(found.outcome, began, found.entry.size)
+        return job
+
+    async def _known(self, job_id: str) -> Job:
+        """Return a job by its record, or a hit's by its id, which needs no record; raises NotFound, Unavailable."""
+        try:
+            job = await self._desk.find(job_id)
+        except Unavailable:
+            if read(self._secret, job_id) is None:
+                raise
+            job = None
+        return job if job is not None else await self._from_receipt(job_id)
+
+    async def _check_content(self, job: Job) -> None:
+        """Raise ContentGone when every tier says that it has not got the video of a completed job."""
+        if self._cache.get_now(job.keys.video) is None and not any(
+            has is None or has for has in (await self._cache.where(job.keys.video)).values()
+        ):
+            raise _content_gone(job.id)
 
     async def _video(self, job_id: str) -> tuple[Entry, Job, Outcome]:
-        job = await self.job(job_id)
+        job = await self._known(job_id)
         if job.error_code is not None:
             raise NotFound(f"Video '{job.id}' failed: {job.error_message}", param="video_id")
         if job.outcome is None:
@@ -238,7 +322,7 @@ class VideoService:
             return entry, job, Outcome.L1
         found = await self._cache.get(job.keys.video)
         if found is None:
-            raise NotFound(f"The content of video '{job.id}' is no longer stored.", param="video_id")
+            raise _content_gone(job.id)
         return found[0], job, found[1]
 
     async def _ready(self, keys: Keys) -> Landing | None:
@@ -265,7 +349,7 @@ class VideoService:
             raise unknown(job_id)
         found = await self._cache.get(receipt.key)
         if found is None:
-            raise NotFound(f"The content of video '{job_id}' is no longer stored.", param="video_id")
+            raise _content_gone(job_id)
         try:
             spec = VideoSpec(**found[0].meta["spec"])
         except (KeyError, TypeError):  # stored by a release whose spec had other fields
@@ -302,3 +386,7 @@ class VideoService:
         self._outcomes[outcome] += 1
         self._telemetry.emit(Answered(outcome, seconds, size))
         return seconds
+
+
+def _content_gone(job_id: str) -> ContentGone:
+    return ContentGone(f"The content of video '{job_id}' is no longer stored.", param="video_id")

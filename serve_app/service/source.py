@@ -1,23 +1,23 @@
 """Where one video comes from: this process' memory, a shared tier, a flight that is in the air, or a new render.
 
-One flight per key: in it the shared tiers are asked once for all who wait, and only if none has the video is it
-rendered. The number of flights is bounded; when all places are taken, what the tiers hold is still answered. A video
-that no durable tier could take stays in L1 alone, marked, and is stored by the next flight that finds it there.
+One flight per key and process, which is a passage on the cluster's one flight: in it the shared tiers are asked once
+for all who wait, and only if none has the video and nobody else is rendering it is it rendered. The number of flights
+is bounded; when all places are taken, what the tiers hold is still answered. A video that no durable tier could take
+stays in L1 alone, marked, and is stored by the next flight that finds it there.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import replace
-from typing import cast
 
 from serve_app.cache.cache import TieredCache
-from serve_app.cache.flight import Flights
-from serve_app.core import Entry, Finished, Keys, Outcome, RenderEvent, RenderRequest, Started, Urgency, VideoSpec
-from serve_app.errors import Busy, RenderCancelled, RenderFailed
+from serve_app.cache.flight import FlightRecords
+from serve_app.cache.single_flight import Flights
+from serve_app.core import Entry, Keys, Outcome, RenderEvent, RenderRequest, Urgency, VideoSpec
+from serve_app.errors import Busy
 from serve_app.service.landing import Landing, Renderer, VideoFlight
+from serve_app.service.passage import Passage, Ticket
 from serve_app.telemetry import span
 
 _UNSTORED = "unstored"
@@ -25,7 +25,7 @@ _UNSTORED = "unstored"
 
 
 class VideoSource:
-    """The flights of one router over its cache and its renderer."""
+    """The flights of one router over its cache and its renderer; without `flights` it knows of no other router."""
 
     def __init__(
         self,
@@ -35,12 +35,15 @@ class VideoSource:
         *,
         max_queued: int,
         linger_seconds: float,
+        flights: FlightRecords | None = None,
     ) -> None:
         self._cache = cache
         self._renderer = renderer
         self._model_fingerprint = model_fingerprint
         self._max_queued = max_queued
+        self._records = flights
         self._flights: Flights[Landing, RenderEvent] = Flights(linger_seconds)
+        self._passages: dict[VideoFlight, Passage] = {}
         self._urgency: dict[VideoFlight, Urgency] = {}
         self._render_seconds = 1.0
 
@@ -64,61 +67,70 @@ class VideoSource:
             raise self.busy("renders are queued")
         return Landing(found[0], found[1], None, _is_stored(found[0]))
 
-    def board(self, spec: VideoSpec, keys: Keys, urgency: Urgency) -> tuple[VideoFlight, bool]:
-        """Return the flight of a video and whether this call started it; a flight hurries for whoever joins it."""
-        flight, led = self._flights.board(keys.video, lambda flight: self._carry(spec, keys, flight))
+    def board(
+        self, spec: VideoSpec, keys: Keys, urgency: Urgency, *, asked_at: float | None = None
+    ) -> tuple[VideoFlight, bool]:
+        """Return the flight of a video and whether this call started it; a flight hurries for whoever joins it.
+
+        asked_at: Unix seconds, when this was first asked for (absent: now); an adopted job keeps its place in queues.
+        """
+        request = RenderRequest(spec, keys, self._model_fingerprint, asked_at=asked_at or time.time())
+        flight, led = self._flights.board(keys.video, lambda flight: self._carry(request, flight))
         before = self._urgency.get(flight, urgency)
         self._urgency[flight] = before.joined(urgency)
         if led:
             flight.task.add_done_callback(lambda _: self._urgency.pop(flight))
         elif self._urgency[flight] != before:
             self._renderer.promote(keys.video, self._urgency[flight])
+            if flight in self._passages:
+                self._passages[flight].hurry()
         return flight, led
+
+    async def aclose(self) -> None:
+        """Stop hearing of other processes' flights."""
+        if self._records is not None:
+            await self._records.aclose()
 
     def busy(self, what: str) -> Busy:
         """Return the refusal that says `what` there are too many of, and when to come back."""
         wait = min(600, max(1, round(self._render_seconds * len(self._flights))))
         return Busy(f"Too many {what}; try again in {wait} s.", retry_after=wait)
 
-    async def _carry(self, spec: VideoSpec, keys: Keys, flight: VideoFlight) -> Landing:
-        """Look in every tier once for all on this flight (L1 again: it may have landed meanwhile), then render."""
-        with span("router", model=spec.model):
-            found = await self._cache.get(keys.video)
-            if found is None:
-                try:
-                    return await self._render(spec, keys, flight)
-                except RenderCancelled:  # by another router, whose last waiter left; here somebody still waits
-                    return await self._render(spec, keys, flight)
-            entry, outcome = found
-            if not _is_stored(entry):
-                entry = await self._store(entry)
-            return Landing(entry, outcome, None, _is_stored(entry))
+    async def _carry(self, request: RenderRequest, flight: VideoFlight) -> Landing:
+        """Look in L1 again (it may have landed meanwhile), then take this process' part in the cluster's flight."""
+        keys = request.keys
+        with span("router", model=request.spec.model):
+            entry = self._cache.get_l1(keys.video)
+            if entry is not None:
+                if not _is_stored(entry):
+                    entry = await self._store(entry)
+                return Landing(entry, Outcome.L1, None, _is_stored(entry))
+            began = time.perf_counter()
+            passage = Passage(keys.video, self._ticket(request, flight), flight, self._cache, self._records)
+            self._passages[flight] = passage
+            try:
+                landing = await passage.travel()
+            finally:
+                del self._passages[flight]
+                if flight.abandoned:
+                    await self._renderer.cancel(keys.video)
+            return self._landed(landing, time.perf_counter() - began)
 
-    async def _render(self, spec: VideoSpec, keys: Keys, flight: VideoFlight) -> Landing:
-        embedding: str | None = None
-        began = time.perf_counter()
-        request = RenderRequest(spec, keys, self._model_fingerprint, self._urgency[flight], asked_at=time.time())
-        rendering = self._renderer.render(request)
-        try:
-            async with aclosing(cast(AsyncGenerator[RenderEvent, None], rendering)) as events:
-                async for event in events:
-                    flight.publish(event)
-                    if isinstance(event, Started):
-                        embedding = event.embedding
-                    elif isinstance(event, Finished):
-                        self._render_seconds += 0.2 * (time.perf_counter() - began - self._render_seconds)
-                        return self._landed(event, embedding)
-        finally:
-            if flight.abandoned:
-                await self._renderer.cancel(keys.video)
-        raise RenderFailed("The renderer ended without a video.")
+    def _ticket(self, request: RenderRequest, flight: VideoFlight) -> Ticket:
+        return Ticket(
+            urgency=lambda: self._urgency[flight],
+            render=lambda token: self._renderer.render(replace(request, urgency=self._urgency[flight], token=token)),
+            promote=lambda urgency: self._renderer.promote(request.keys.video, urgency),
+        )
 
-    def _landed(self, finished: Finished, embedding: str | None) -> Landing:
-        if finished.stored:
-            self._cache.remember(finished.entry)
+    def _landed(self, landing: Landing, seconds: float) -> Landing:
+        if landing.outcome is Outcome.RENDERED:
+            self._render_seconds += 0.2 * (seconds - self._render_seconds)
+        if landing.stored:
+            self._cache.remember(landing.entry)
         else:
-            self._remember_unstored(finished.entry)
-        return Landing(finished.entry, finished.outcome, embedding, bool(finished.stored))
+            self._remember_unstored(landing.entry)
+        return landing
 
     async def _store(self, entry: Entry) -> Entry:
         """Try again to store a video that no durable tier could take when it was made."""

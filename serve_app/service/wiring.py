@@ -13,6 +13,7 @@ from serve_app.cache.cache import TieredCache
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.name import Kind
 from serve_app.cache.redis import RedisTier
+from serve_app.cache.redis_flights import RedisFlights
 from serve_app.cache.store import ObjectStore, open_store
 from serve_app.core import ModelCard, PromptRules, VideoSpec
 from serve_app.errors import InvalidRequest
@@ -87,6 +88,13 @@ def open_latents(settings: Settings, tiers: SharedTiers, telemetry: Telemetry) -
     return open_cache("latents", settings, replace(tiers, l2=None), telemetry)
 
 
+def open_flights(settings: Settings, tiers: SharedTiers) -> RedisFlights | None:
+    """Return the cluster's flight records, which need L2; None without: then every process renders by itself."""
+    if tiers.l2 is None:
+        return None
+    return RedisFlights(tiers.l2, secret=settings.secret_bytes, linger_seconds=settings.linger_seconds)
+
+
 def open_planner(settings: Settings, family: Family | None = None) -> Planner:
     """Return the planner of the configured model; raises NotFound and what `open_normaliser` raises."""
     family = family or load_family(settings.model)
@@ -147,6 +155,7 @@ def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry
         telemetry=telemetry,
         peers=peers,
         latents=open_latents(settings, tiers, telemetry),
+        flights=open_flights(settings, tiers),
         limits=Limits(
             max_queued=settings.max_queued,
             max_waiting=settings.max_waiting,

@@ -1,11 +1,30 @@
--- Replace a job record, unless it was deleted meanwhile.
--- KEYS[1] the record; ARGV[1] the new value. Returns 1 when replaced, 0 when there is no record, -1 when it was deleted.
-local old = redis.call('GET', KEYS[1])
-if not old then
-    return 0
+-- The newest state of one job, written anew if Redis lost it; never over a deletion or an end.
+-- KEYS: index, unfinished, record. ARGV: now ('' for the server's clock), id, the new record, created at (seconds),
+--   expires at, unfinished ('1' or ''). Times are milliseconds unless said.
+-- Returns {'stored'} | {'gone'} when it was deleted or has expired | {'ended', record} when it has ended before.
+local now = tonumber(ARGV[1])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
-if old == 'deleted' then
-    return -1
+local id = ARGV[2]
+local old = redis.call('GET', KEYS[3])
+if old == 'deleted' or now >= tonumber(ARGV[5]) then
+  redis.call('ZREM', KEYS[2], id)
+  return {'gone'}
 end
-redis.call('SET', KEYS[1], ARGV[1], 'KEEPTTL')
-return 1
+if old then
+  local status = cjson.decode(old).status
+  if status == 'completed' or status == 'failed' then
+    redis.call('ZREM', KEYS[2], id)
+    return {'ended', old}
+  end
+end
+redis.call('SET', KEYS[3], ARGV[3], 'PXAT', ARGV[5])
+redis.call('ZADD', KEYS[1], ARGV[4], id)
+if ARGV[6] == '1' then
+  redis.call('ZADD', KEYS[2], string.format('%.0f', now), id)
+else
+  redis.call('ZREM', KEYS[2], id)
+end
+return {'stored'}

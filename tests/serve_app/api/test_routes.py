@@ -191,7 +191,8 @@ async def test_openapi(http: httpx.AsyncClient) -> None:
     assert document["openapi"].startswith("3.")
     assert {path: set(methods) for path, methods in document["paths"].items()} == {
         "/v1/videos": {"get", "post"}, "/v1/videos/sync": {"post"}, "/v1/videos/{video_id}": {"get", "delete"},
-        "/v1/videos/{video_id}/content": {"get"}, "/v1/explain": {"post"}, "/invalidate": {"post"},
+        "/v1/videos/{video_id}/content": {"get"}, "/v1/videos/{video_id}/events": {"get"},
+        "/v1/explain": {"post"}, "/invalidate": {"post"},
         "/v1/stats": {"get"}, "/v1/models": {"get"}, "/healthz": {"get"},
     }  # fmt: skip
     body = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
@@ -200,6 +201,11 @@ async def test_openapi(http: httpx.AsyncClient) -> None:
         assert set(form["schema"]["properties"]) == set(VideoRequest.model_fields)
     content = document["paths"]["/v1/videos/{video_id}/content"]["get"]
     assert set(content["responses"]["200"]["content"]) == {"video/mp4", "image/webp", "image/jpeg"}
+    events = document["paths"]["/v1/videos/{video_id}/events"]["get"]
+    assert set(events["responses"]["200"]["content"]) == {"text/event-stream"}
+    assert [each["name"] for each in events["parameters"]] == ["video_id", "last-event-id"]
+    headers = {each["name"] for each in document["paths"]["/v1/videos"]["post"]["parameters"]}
+    assert headers == {"Idempotency-Key", "x-stainless-retry-count"}
     (variant,) = [each for each in content["parameters"] if each["name"] == "variant"]
     assert not variant["required"]
     operations = [operation for methods in document["paths"].values() for operation in methods.values()]

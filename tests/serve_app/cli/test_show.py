@@ -8,7 +8,7 @@ from collections.abc import Callable
 from starlette.responses import JSONResponse
 from typer.testing import Result
 
-from serve_app.api.routes import _model
+from serve_app.api.objects import model_object
 from serve_app.model.model import load_family
 from tests.serve_app.client.wire_server import KEY, World
 
@@ -42,7 +42,7 @@ def test_stats_shows_every_figure_once(encore: Encore, world: World) -> None:
 def test_models_shows_ranges_and_defaults(encore: Encore, world: World) -> None:
     """Proves that the table holds what the real card of the demo model says."""
     card = load_family("native/demo").card
-    world.failure = JSONResponse({"object": "list", "data": [_model(card)]})
+    world.failure = JSONResponse({"object": "list", "data": [model_object(card)]})
     shown = encore("models").stdout
     rows = {cells[0].strip(): [cell.strip() for cell in cells[1:5]] for cells in _cells(shown)}
     frames, guidance = card.num_frames, card.guidance_scale

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from serve_app.errors import EncoreError, NotFound
 
@@ -28,16 +29,26 @@ class World:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything; jobs are found in memory at once."""
+        """Forget everything; jobs are found in memory at once.
+
+        breaks: after how many events one stream after the other breaks off; what follows does not. pace: seconds
+        between events.
+        """
         self.requests: list[tuple[str, str, dict[str, str], Any, dict[str, str]]] = []
         self.script: list[dict[str, Any]] = [{"status": "completed", "progress": 100, "cache": found("l1")}]
         self.jobs: list[str] = []
         self.failure: EncoreError | Response | None = None
         self.delay = 0.0
+        self.has_events = True
+        self.breaks: list[int] = []
+        self.pace = 0.0
 
-    def job(self, job_id: str) -> dict[str, Any]:
+    def next_job(self, job_id: str) -> dict[str, Any]:
         """Return the job as the next line of the script has it; the last line stays."""
-        now = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        return self.job(job_id, self.script.pop(0) if len(self.script) > 1 else self.script[0])
+
+    def job(self, job_id: str, now: dict[str, Any]) -> dict[str, Any]:
+        """Return the job as a line of the script has it."""
         return {
             "id": job_id,
             "object": "video",
@@ -71,6 +82,25 @@ def refusal(error: EncoreError) -> Response:
     return JSONResponse(error.wire(), error.status, headers)
 
 
+async def story(world: World, video_id: str, last_id: str | None) -> AsyncIterator[str]:
+    """Tell the script after the line that `last_id` names, an event a line; a last line that is no end lasts."""
+    yield "retry: 10\n\n"
+    left = world.breaks.pop(0) if world.breaks else None
+    ids = [f"{line['status']}.{line['progress']}" for line in world.script]
+    start = ids.index(last_id) + 1 if last_id in ids else 0
+    for told, (event_id, line) in enumerate(zip(ids[start:], world.script[start:], strict=True)):
+        if told == left:
+            await asyncio.sleep(0.02)  # so that what was told arrives
+            raise ConnectionError("the stream breaks off")
+        data = world.job(video_id, line) | {"step": line["progress"], "total_steps": 100, "eta_seconds": 7.4}
+        text = json.dumps(data, ensure_ascii=False)
+        yield f": so it is\nid: {event_id}\nevent: {line['status']}\ndata: {text}\n\n"
+        await asyncio.sleep(world.pace)
+    while line["status"] not in ("completed", "failed"):
+        yield ": still here\n\n"
+        await asyncio.sleep(0.05)
+
+
 def application(world: World) -> FastAPI:
     app = FastAPI()
 
@@ -87,7 +117,7 @@ def application(world: World) -> FastAPI:
 
     @app.post("/v1/videos")
     async def create() -> Any:
-        return world.job("video_1")
+        return world.next_job("video_1")
 
     @app.post("/v1/videos/sync")
     async def sync() -> Response:
@@ -101,7 +131,7 @@ def application(world: World) -> FastAPI:
         page = ids[start : start + limit]
         return {
             "object": "list",
-            "data": [world.job(job_id) for job_id in page],
+            "data": [world.next_job(job_id) for job_id in page],
             "first_id": page[0] if page else None,
             "last_id": page[-1] if page else None,
             "has_more": start + limit < len(ids),
@@ -111,11 +141,21 @@ def application(world: World) -> FastAPI:
     async def content(video_id: str, variant: str = "video") -> Response:
         return Response({"video": FILE, **PICTURES}[variant])
 
+    @app.get("/v1/videos/{video_id}/events")
+    async def events(video_id: str, request: Request) -> Response:
+        if not world.has_events:
+            return JSONResponse({"detail": "Not Found"}, 404)
+        if video_id.startswith("missing"):
+            return refusal(NotFound(f"There is no video '{video_id}'.", param="video_id"))
+        told = story(world, video_id, request.headers.get("last-event-id"))
+        # Said beforehand that it closes, or a client may use the connection again just as it is closed.
+        return StreamingResponse(told, headers={"Connection": "close"}, media_type="text/event-stream")
+
     @app.get("/v1/videos/{video_id:path}")
     async def retrieve(video_id: str) -> Any:
         if video_id.startswith("missing"):
             return refusal(NotFound(f"There is no video '{video_id}'.", param="video_id"))
-        return world.job(video_id)
+        return world.next_job(video_id)
 
     @app.delete("/v1/videos/{video_id}")
     async def delete(video_id: str) -> Any:

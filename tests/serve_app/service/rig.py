@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.cache.cache import TieredCache
+from serve_app.cache.flight import FlightRecords
 from serve_app.cache.folder import FolderStore
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.redis import RedisTier
-from serve_app.core import Entry, Finished, JobStatus, Progress, RenderEvent, RenderRequest, Started, Urgency
+from serve_app.core import Entry, Finished, JobStatus, Keys, Progress, RenderEvent, RenderRequest, Started, Urgency
 from serve_app.errors import RenderCancelled
 from serve_app.model.model import load_family
-from serve_app.schema import VideoRequest, parse_request
-from serve_app.service.jobs import Job, JobStore, MemoryJobs
+from serve_app.schema import VideoRequest, parse_request, resolve
+from serve_app.service.job import Job
+from serve_app.service.jobs import JobStore, MemoryJobs
 from serve_app.service.plan import Planner
 from serve_app.service.redis_jobs import RedisJobs
 from serve_app.service.service import Limits, VideoService
@@ -34,6 +36,26 @@ TINY = {"width": 32, "height": 32, "num_frames": 8, "num_inference_steps": 2}
 def ask(prompt: str = "a red circle moves left", **fields: Any) -> VideoRequest:
     """A request as the wire would give it."""
     return parse_request({"prompt": prompt} | fields)
+
+
+SPEC = resolve(ask(), load_family("native/demo").card)
+NOW = time.time()
+
+
+def a_job(number: int = 0, **fields: Any) -> Job:
+    """The record of a job `number` seconds old or young."""
+    created = NOW + number
+    keys = Keys("a" * 64, "b" * 64, "c" * 64, f"{number:064x}")
+    standard = {"created_at": created, "updated_at": created, "expires_at": created + 3600}
+    return Job(
+        **{"id": f"video_{number}", "prompt": "p\u00e9 \U0001f600", "spec": SPEC, "keys": keys} | standard | fields
+    )
+
+
+def redis_jobs(url: str, events: list[Event], *, patience: float = 0.5, clock: Clock | None = None) -> RedisJobs:
+    """Job records in Redis over connections of their own, given up after `patience`."""
+    tier = RedisTier(url, connect_timeout=patience, socket_timeout=patience, deadline=4 * patience)
+    return RedisJobs(tier.client, secret=SECRET, telemetry=Telemetry(events.append), clock=clock)
 
 
 class ScriptedRenderer:
@@ -173,11 +195,17 @@ class Rig:
         """Job records where this rig keeps them."""
         redis = self.redis()
         if redis is None:
-            return MemoryJobs()
+            return MemoryJobs(clock=self.clock)
         return RedisJobs(redis.client, secret=SECRET, telemetry=self.telemetry, clock=self.clock)
 
     def service(
-        self, *, jobs: JobStore | None = None, secret: bytes = SECRET, renderer: Any = None, **limits: Any
+        self,
+        *,
+        jobs: JobStore | None = None,
+        secret: bytes = SECRET,
+        renderer: Any = None,
+        flights: FlightRecords | None = None,
+        **limits: Any,
     ) -> VideoService:
         """One more router."""
         service = VideoService(
@@ -189,6 +217,7 @@ class Rig:
             telemetry=self.telemetry,
             peers=self.peers,
             latents=None if self.folder is None else self.latents(),
+            flights=flights,
             limits=Limits(**({"linger_seconds": 0.05} | limits)),
             clock=self.clock,
         )

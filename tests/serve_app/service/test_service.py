@@ -357,7 +357,7 @@ async def test_nothing_is_left_behind(rig: Rig) -> None:
     await until(lambda: not service._desk._background)
     stats = await service.stats()
     assert (stats["flights"], stats["waiting"], stats["jobs"]["followed"]) == (0, 0, 0)
-    assert service._desk._followers == {}
+    assert service._desk._watchers == {}
 
 
 async def test_unknown_job(rig: Rig) -> None:

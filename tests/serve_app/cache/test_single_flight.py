@@ -10,7 +10,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from serve_app.cache.flight import Flight, Flights, Work
+from serve_app.cache.single_flight import Flight, Flights, Work
 from serve_app.errors import RenderCancelled
 
 LONG = 3600.0

@@ -1,0 +1,75 @@
+"""Values of the service as the objects of the wire: a job, an event of its life, a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serve_app.core import IntRange, ModelCard
+from serve_app.schema import CacheInfo, VideoError, VideoEvent, VideoObject
+from serve_app.schema.request import QUALITY
+from serve_app.service.events import JobEvent
+from serve_app.service.job import Job
+
+
+def video_object(job: Job) -> VideoObject:
+    """Return a job as the OpenAI Videos API shows it."""
+    spec = job.spec
+    return VideoObject(
+        id=job.id,
+        model=spec.model,
+        status=job.status.value,
+        progress=job.progress,
+        created_at=int(job.created_at),
+        completed_at=None if job.completed_at is None else int(job.completed_at),
+        expires_at=int(job.expires_at),
+        prompt=job.prompt,
+        size=spec.size,
+        seconds=f"{spec.seconds:g}",
+        error=None if job.error_code is None else VideoError(code=job.error_code, message=job.error_message or ""),
+        seed=spec.seed,
+        num_frames=spec.num_frames,
+        fps=spec.fps,
+        quality=spec.quality,
+        corrected=[each.wire() for each in job.corrected],
+        cache=None
+        if job.outcome is None
+        else CacheInfo(outcome=job.outcome.value, key=job.keys.video, embedding=job.embedding),
+    )
+
+
+def event_object(event: JobEvent) -> VideoEvent:
+    """Return what an event of a job says: the job, and how far its render is."""
+    job = event.job
+    return VideoEvent(
+        **dict(video_object(job)), step=job.step, total_steps=job.total_steps, eta_seconds=event.eta_seconds
+    )
+
+
+def model_object(card: ModelCard) -> dict[str, Any]:
+    """Return a model with its ranges and defaults."""
+
+    def whole(allowed: IntRange) -> dict[str, int]:
+        return {
+            "minimum": allowed.minimum, "maximum": allowed.maximum, "step": allowed.step, "default": allowed.default
+        }  # fmt: skip
+
+    names = ("width", "height", "num_frames", "fps", "num_inference_steps")
+    guidance = card.guidance_scale
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": card.created,
+        "owned_by": "encore",
+        "family": card.family,
+        "description": card.description,
+        "aliases": list(card.aliases),
+        "fingerprint": card.model_fingerprint,
+        "max_prompt_tokens": card.max_prompt_tokens,
+        "parameters": {name: whole(getattr(card, name)) for name in names}
+        | {
+            "quality": whole(QUALITY),
+            "guidance_scale": {
+                "minimum": guidance.minimum, "maximum": guidance.maximum, "default": guidance.default
+            }
+        },
+    }  # fmt: skip

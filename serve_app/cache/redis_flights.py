@@ -1,0 +1,179 @@
+"""Flight records in Redis: each call is one script, one round trip; what holders tell comes over one connection.
+
+Messages only wake: one that is lost costs a waiter a second, because everybody looks at the record at least that
+often. Names are HMACs under the deployment secret; the value's is the name it has in L2, so that the script that looks
+for a flight finds the finished video.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from serve_app.cache.breaker import Breaker
+from serve_app.cache.flight import (
+    LEASE_SECONDS,
+    RECORD_SECONDS,
+    WAITER_SECONDS,
+    Beat,
+    Boarded,
+    Ended,
+    Found,
+    Hear,
+    Idle,
+    Joined,
+    Leading,
+    News,
+    State,
+    Verdict,
+    priority_of,
+    rank,
+)
+from serve_app.cache.name import storage_name
+from serve_app.cache.newswire import Newswire
+from serve_app.cache.redis import RedisTier
+from serve_app.cache.script import Script
+from serve_app.core import Urgency
+from serve_app.errors import TierError
+
+_BOARD, _BEAT, _END, _LEAVE = (Script(f"flight_{verb}") for verb in ("board", "beat", "end", "leave"))
+_FIELDS = ("token", "state", "step", "total", "embedding", "detail")
+
+
+class RedisFlights:
+    """FlightRecords over an L2; whoever gave it `redis` closes that.
+
+    linger_seconds: how long a flight goes on after its last waiter left. clock: for tests, Unix seconds instead of the
+    server's own time.
+    """
+
+    def __init__(
+        self,
+        redis: RedisTier,
+        *,
+        secret: bytes,
+        linger_seconds: float,
+        lease_seconds: float = LEASE_SECONDS,
+        waiter_seconds: float = WAITER_SECONDS,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._redis = redis
+        self._secret = secret
+        self._linger = _milliseconds(linger_seconds)
+        self._lease = _milliseconds(lease_seconds)
+        self._waiter = _milliseconds(waiter_seconds)
+        self._record = _milliseconds(RECORD_SECONDS)
+        self._clock = clock
+        self._breaker = Breaker("l2/flight")
+        self._newswire = Newswire(redis.new_client)
+
+    @property
+    def max_value_bytes(self) -> int:
+        """The largest frame that L2 takes."""
+        return self._redis.max_value_bytes
+
+    async def board(
+        self, key: str, waiter: str, urgency: Urgency, *, given_up: int | None = None, lead: bool = True
+    ) -> Boarded:
+        """Look at the flight, lead it when nobody does; raises TierError."""
+        deadline = "" if urgency.deadline is None else str(_milliseconds(urgency.deadline))
+        args = (
+            self._now(), waiter, given_up or "", self._lease, max(self._record, self._waiter), self._redis.keep_for(),
+            rank(urgency.priority), deadline, "1" if lead else "",
+        )  # fmt: skip
+        answer = await self._run(_BOARD, self._keys(key), args)
+        return _boarded(answer)
+
+    async def beat(self, key: str, token: int, news: News) -> Beat:
+        """Extend the lease and tell progress; raises TierError."""
+        _, record, _, channel = self._names(key)
+        args = (
+            self._now(), token, self._lease, self._record, self._linger,
+            news.state.value, news.step, news.total, news.embedding, channel,
+        )  # fmt: skip
+        verdict, *wanted = await self._run(_BEAT, [record], args)
+        return Beat(Verdict(verdict.decode()), _urgency(*wanted) if wanted else None)
+
+    async def land(self, key: str, token: int, frame: bytes | None, detail: str) -> bool:
+        """Write the value and end the flight; False when fenced off. Raises TierError."""
+        return await self._end(key, token, State.LANDED, detail, frame or b"")
+
+    async def fail(self, key: str, token: int, detail: str) -> bool:
+        """End the flight with an error; False when fenced off. Raises TierError."""
+        return await self._end(key, token, State.FAILED, detail, b"")
+
+    async def leave(self, key: str, waiter: str, *, at_once: bool = False) -> bool:
+        """Stop waiting; True when nobody waits any more. Raises TierError."""
+        _, record, waiters, _ = self._names(key)
+        args = (self._now(), waiter, "1" if at_once else "", self._waiter)
+        return bool(await self._run(_LEAVE, [record, waiters], args))
+
+    async def look(self, key: str) -> News | None:
+        """Return what the record says; raises TierError."""
+        _, record, _, _ = self._names(key)
+        with self._breaker.attempt():
+            fields = await self._redis.fields(record, _FIELDS)
+        return None if fields[0] is None else _news(fields)
+
+    def watch(self, key: str, hear: Hear) -> Callable[[], None]:
+        """Hear what holders tell of `key` until the returned function is called."""
+        *_, channel = self._names(key)
+        return self._newswire.subscribe(channel, lambda data: hear(_news([part.encode() for part in json.loads(data)])))
+
+    async def aclose(self) -> None:
+        """Stop hearing."""
+        await self._newswire.aclose()
+
+    async def _end(self, key: str, token: int, state: State, detail: str, frame: bytes) -> bool:
+        *_, channel = self._names(key)
+        args = (token, state.value, detail, frame, self._redis.keep_for(), self._record, channel)
+        return bool(await self._run(_END, self._keys(key), args))
+
+    async def _run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:
+        with self._breaker.attempt():
+            return await self._redis.run(script, keys, args)
+
+    def _now(self) -> str:
+        return "" if self._clock is None else str(_milliseconds(self._clock()))
+
+    def _keys(self, key: str) -> list[str]:
+        return list(self._names(key)[:3])
+
+    def _names(self, key: str) -> tuple[str, str, str, str]:
+        """Return the names of the value, the record, the waiters and the channel."""
+        name = storage_name(self._secret, "video", key)
+        tag = f"{{{name}}}"  # in a Redis cluster all three keys are in the slot of the value's name
+        return name, f"encore:flight:{tag}", f"encore:waiters:{tag}", f"encore:news:{tag}"
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _boarded(answer: Sequence[bytes]) -> Boarded:
+    kind, *rest = answer
+    match kind:
+        case b"value":
+            frame, *fields = rest
+            return Found(frame, _news(fields) if fields else None)
+        case b"joined":
+            return Joined(_news(rest))
+        case b"ended":
+            return Ended(_news(rest))
+        case b"idle":
+            return Idle()
+        case b"leading":
+            return Leading(int(rest[0]))
+    raise TierError(f"Redis: an answer that no script of ours gives: {kind!r}")
+
+
+def _news(fields: Sequence[bytes | None]) -> News:
+    token, state, step, total, embedding, detail = (b"" if field is None else field for field in fields)
+    return News(int(token), State(state.decode()), int(step), int(total), embedding.decode(), detail.decode())
+
+
+def _urgency(priority: bytes, deadline: bytes) -> Urgency | None:
+    if not priority:
+        return None
+    return Urgency(priority_of(int(priority)), int(deadline) / 1000 if deadline else None)

@@ -1,0 +1,67 @@
+-- One look at a video's flight by one waiter: the value, or the flight to follow, or how it ended, or the lease.
+-- KEYS: value, record (hash), waiters (sorted set by last heartbeat). All times are milliseconds.
+-- ARGV: now ('' for the server's clock), waiter, the waiter's own token that it gives up ('' for none), lease,
+--   how long waiters are kept, how long the value is kept from now, priority ('' or 0, 1, 2), deadline ('' for none),
+--   whether it would lead ('1' or '').
+-- Returns {'value', bytes, RECORD} ({'value', bytes} without one) | {'joined', RECORD} | {'ended', RECORD}
+--   | {'leading', token} | {'idle'}; RECORD is token, state, step, total, embedding, detail.
+local now, micros = tonumber(ARGV[1]), 0
+if not now then
+  local time = redis.call('TIME')
+  now, micros = time[1] * 1000 + math.floor(time[2] / 1000), time[2] % 1000
+end
+local waiter, given_up, lease, kept = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+
+local value = redis.call('GET', KEYS[1])
+local record = redis.call('HMGET', KEYS[2], 'token', 'state', 'step', 'total', 'embedding', 'detail', 'until')
+local token, state, ends = record[1], record[2], tonumber(record[7] or '0')
+if value then
+  local left = redis.call('PTTL', KEYS[1])
+  if left >= 0 and left < tonumber(ARGV[6]) then
+    redis.call('PEXPIRE', KEYS[1], ARGV[6])
+  end
+  redis.call('ZREM', KEYS[3], waiter)
+  if not token then
+    return {'value', value}
+  end
+  return {'value', value, token, state, record[3], record[4], record[5], record[6]}
+end
+
+local function wait_here()
+  redis.call('ZADD', KEYS[3], string.format('%.0f', now), waiter)
+  redis.call('PEXPIRE', KEYS[3], kept)
+  redis.call('HDEL', KEYS[2], 'abandoned')
+  local priority, deadline = tonumber(ARGV[7]), tonumber(ARGV[8])
+  if priority and token then  -- the most urgent of all who wait decides: a lower number, an earlier deadline
+    local wanted = redis.call('HMGET', KEYS[2], 'priority', 'deadline')
+    if priority < (tonumber(wanted[1]) or 9) then redis.call('HSET', KEYS[2], 'priority', ARGV[7]) end
+    if deadline and deadline < (tonumber(wanted[2]) or math.huge) then
+      redis.call('HSET', KEYS[2], 'deadline', ARGV[8])
+    end
+  end
+end
+
+local in_the_air = state == 'waiting' or state == 'rendering'
+if in_the_air and ends > now and token ~= given_up then
+  wait_here()
+  return {'joined', token, state, record[3], record[4], record[5], record[6]}
+end
+if (state == 'landed' or state == 'failed') and redis.call('ZREM', KEYS[3], waiter) == 1 then
+  return {'ended', token, state, record[3], record[4], record[5], record[6]}  -- it waited for this one: told once
+end
+
+if ARGV[9] ~= '1' then
+  if in_the_air or not token then
+    wait_here()  -- but not for a flight that ended before this waiter came: it must not be told of that one
+  end
+  return {'idle'}
+end
+-- Nobody renders it: this waiter leads, under a token larger than any before.
+local fresh = math.max(now * 1000 + micros, (tonumber(token) or 0) + 1)
+token = string.format('%.0f', fresh)
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[2], 'token', token, 'state', 'waiting', 'step', '0', 'total', '0', 'embedding', '',
+  'detail', '', 'until', string.format('%.0f', now + lease))
+redis.call('PEXPIRE', KEYS[2], lease + kept)
+wait_here()
+return {'leading', token}

@@ -1,0 +1,365 @@
+"""One process' part in the cluster-wide flight of one video: it waits for it, or leads it, and may change between both.
+
+The passage looks at the flight record about once a second, sooner when a message says that something has ended; each
+look is the heartbeat of its waiting. Whoever finds nobody at work leads: looks in L3, then has the video rendered. Its
+own render is one more source of news, not a reason to stop looking: a Diffusion replica that hangs loses its lease, and
+the passage then leads anew or follows whoever did. With Redis away it renders by itself, as one process can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, suppress
+from contextvars import Context
+from dataclasses import dataclass
+from typing import cast
+
+from serve_app.cache.cache import TieredCache
+from serve_app.cache.entry import pack
+from serve_app.cache.flight import (
+    LEASE_SECONDS,
+    POLL_SECONDS,
+    Ended,
+    FlightRecords,
+    Found,
+    Idle,
+    Joined,
+    Leading,
+    News,
+    State,
+    Verdict,
+)
+from serve_app.core import Entry, Finished, Outcome, Progress, RenderEvent, Started, Urgency
+from serve_app.errors import EncoreError, FingerprintMismatch, RenderCancelled, RenderFailed, TierError, Unavailable
+from serve_app.service import ending
+from serve_app.service.landing import Landing, VideoFlight
+from serve_app.telemetry import span
+
+logger = logging.getLogger(__name__)
+
+RETRIES = 2
+"""How often a render is asked for again when its replica died or left under it; the key makes that safe."""
+CANCELS = 10
+"""How often a render may be cancelled under somebody who waits: by a lost lease, or in the moment that he came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a passage needs of whoever sends it: how urgent it is by now, a render under a token, a push for one."""
+
+    urgency: Callable[[], Urgency]
+    render: Callable[[int | None], AsyncIterator[RenderEvent]]
+    promote: Callable[[Urgency], None]
+
+
+class Passage:
+    """One wait for one key; `travel` is its story, the other methods are what the local flight tells it."""
+
+    def __init__(
+        self,
+        key: str,
+        ticket: Ticket,
+        flight: VideoFlight,
+        cache: TieredCache,
+        records: FlightRecords | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._key = key
+        self._ticket = ticket
+        self._flight = flight
+        self._cache = cache
+        self._records = records
+        self._clock = clock
+        self._waiter = uuid.uuid4().hex
+        self._asking = asyncio.Lock()  # a look that is on its way must not come back to life after the leaving
+        self._wake = asyncio.Event()
+        self._stop_watching: Callable[[], None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._work: asyncio.Task[Landing] | None = None
+        self._token: int | None = None
+        self._taken = False
+        self._given_up: int | None = None
+        self._tries = 0
+        self._cancels = 0
+        self._idle_since: float | None = None
+        self._joined = False
+        self._told = (-1, "")
+        self._heard_at: float | None = None
+        self._wanted: Urgency | None = None
+
+    async def travel(self) -> Landing:
+        """Return how the flight landed; raises what the render raised, wherever it ran."""
+        if self._records is not None:
+            self._flight.hand_over(self)
+        try:
+            while True:
+                landing = await self._look()
+                if landing is not None:
+                    return landing
+                await self._pause()
+                landing = await self._harvest()
+                if landing is not None:
+                    return landing
+        finally:
+            self._drop_work()
+            if self._stop_watching is not None:
+                self._stop_watching()
+
+    def hurry(self) -> None:
+        """Say that the urgency has changed."""
+        self._wake.set()
+
+    def all_left(self, at_once: bool) -> None:
+        """Nobody waits here any more: a follower ends, a leader leaves it to the record how long its render goes on."""
+        if self._work is None:
+            self._flight.task.cancel()
+        elif self._token is None:
+            self._flight.linger(at_once=at_once)
+            return
+        self._spawn(self._leave(at_once))
+
+    def came_back(self) -> None:
+        """Somebody waits here again."""
+        self._wake.set()
+
+    # The record.
+
+    async def _look(self) -> Landing | None:
+        """Ask the record what there is to do, and do it; a landing when that is all."""
+        records = self._records
+        if records is None or (self._work is not None and self._token is None):
+            self._begin_alone()
+            return None
+        try:
+            async with self._asking:
+                if self._work is not None and self._token is not None and not self._taken:
+                    await self._beat(records, self._token)
+                if not self._flight.waiters and self._work is not None:
+                    return None  # a render that lingers: its holder hears of it
+                began = time.perf_counter()
+                with span("flight"):
+                    boarded = await records.board(
+                        self._key,
+                        self._waiter,
+                        self._ticket.urgency(),
+                        given_up=self._given_up,
+                        lead=self._would_lead(),
+                    )
+        except TierError as error:
+            return await self._without_records(error)
+        self._heard_at = self._clock()
+        match boarded:
+            case Found():
+                return await self._found(boarded, time.perf_counter() - began)
+            case Ended():
+                return await self._ended(boarded.news)
+            case Joined():
+                await self._follow(records, boarded.news)
+            case Idle():
+                self._idle_since = self._idle_since or self._clock()
+            case Leading():
+                await self._missed(time.perf_counter() - began)
+                self._begin(boarded.token)
+        return None
+
+    def _would_lead(self) -> bool:
+        """Whose own render has gone silent lets another process try first: it may not reach the same replica."""
+        if self._work is None or not self._taken:
+            return True
+        return self._idle_since is not None and self._clock() - self._idle_since > 1.5 * POLL_SECONDS
+
+    async def _beat(self, records: FlightRecords, token: int) -> None:
+        """Keep the lease while the render waits for a replica; from then on the replica does."""
+        beat = await records.beat(self._key, token, News(token, State.WAITING))
+        if beat.verdict is Verdict.HELD:
+            if beat.urgency is not None and beat.urgency != self._wanted:
+                self._wanted = beat.urgency
+                self._ticket.promote(beat.urgency)
+            return
+        self._drop_work()
+        if beat.verdict is Verdict.CANCELLED and not self._flight.waiters:
+            raise RenderCancelled("The render was cancelled because nobody waited for it any more.")
+
+    async def _found(self, found: Found, seconds: float) -> Landing | None:
+        entry = await self._cache.arrived_from_l2(self._key, found.frame, seconds)
+        if entry is None:  # it did not verify and is deleted: look again at once
+            self._wake.set()
+            return None
+        if not self._joined and self._token is None:
+            return Landing(entry, Outcome.L2, None, True)
+        return Landing(entry, self._outcome(found.news), found.news.embedding if found.news else None, True)
+
+    async def _ended(self, news: News) -> Landing | None:
+        if news.state is State.FAILED:
+            raise ending.error_of(news)
+        found = await self._cache.get_l3(self._key)
+        if found is None:  # gone already: the next look leads
+            self._wake.set()
+            return None
+        return Landing(found[0], self._outcome(news), news.embedding or None, True)
+
+    def _outcome(self, news: News | None) -> Outcome:
+        """Tell how a video came that a flight brought: whoever led it says more than that it was joined."""
+        outcome = None if news is None else ending.outcome_of(news)
+        if outcome is not None and (outcome.is_hit or (news is not None and news.token == self._token)):
+            return outcome
+        return Outcome.JOINED
+
+    async def _follow(self, records: FlightRecords, news: News) -> None:
+        self._joined, self._idle_since = True, None
+        if self._work is not None and news.token != self._token:
+            self._drop_work()  # somebody else was given the flight
+        if self._work is None:
+            if self._stop_watching is None:
+                await self._missed(0.0)
+                self._stop_watching = records.watch(self._key, self._hear)
+                self._wake.set()  # what was told between the look and the subscription is in the next look
+            self._tell(news)
+
+    async def _missed(self, seconds: float) -> None:
+        if self._tries == 0 and self._stop_watching is None:
+            await self._cache.arrived_from_l2(self._key, None, seconds)
+
+    async def _without_records(self, error: TierError) -> Landing | None:
+        """Redis is away: a render of ours goes on; who followed looks in L3, and renders after a lease of silence."""
+        logger.debug("flight record: %s", error)
+        if self._work is not None:
+            return None
+        if self._joined and self._heard_at is not None and self._clock() - self._heard_at < LEASE_SECONDS:
+            found = await self._cache.get_l3(self._key)
+            return None if found is None else Landing(found[0], Outcome.JOINED, None, True)
+        self._begin_alone()
+        return None
+
+    async def _leave(self, at_once: bool) -> None:
+        try:
+            async with self._asking:
+                if self._flight.waiters or self._records is None:
+                    return
+                alone = await self._records.leave(self._key, self._waiter, at_once=at_once)
+                if alone and at_once:
+                    self._wake.set()
+        except TierError:
+            if self._work is not None and not self._flight.waiters:
+                self._flight.linger(at_once=at_once)
+
+    def _hear(self, news: News) -> None:
+        self._heard_at = self._clock()
+        self._tell(news)
+        if not news.state.in_the_air:
+            self._wake.set()
+
+    def _tell(self, news: News) -> None:
+        """Pass news of another process' render on to those who wait here."""
+        if self._work is not None or not news.state.in_the_air or (news.step, news.embedding) == self._told:
+            return
+        if news.state is State.RENDERING and self._told[1] != news.embedding:
+            self._flight.publish(Started(news.embedding))
+        if news.step:
+            self._flight.publish(Progress(news.step, news.total))
+        self._told = (news.step, news.embedding)
+
+    # The work, when it is ours.
+
+    def _begin_alone(self) -> None:
+        if self._work is None:
+            self._token = None
+            self._work = asyncio.create_task(self._make(None))
+
+    def _begin(self, token: int) -> None:
+        if self._work is not None:
+            self._tries += 1
+            self._drop_work()
+        self._token, self._given_up, self._taken, self._idle_since = token, None, False, None
+        self._wanted = self._ticket.urgency()
+        self._work = asyncio.create_task(self._make(token))
+
+    async def _make(self, token: int | None) -> Landing:
+        found = await (self._cache.get(self._key) if token is None else self._cache.get_l3(self._key))
+        if found is not None:
+            entry, outcome = found
+            if token is not None and self._records is not None:
+                await self._land(self._records, token, entry, outcome)
+            return Landing(entry, outcome, None, True)
+        embedding = None
+        rendering = cast(AsyncGenerator[RenderEvent, None], self._ticket.render(token))
+        async with aclosing(rendering) as events:
+            async for event in events:
+                self._taken = True
+                self._flight.publish(event)
+                if isinstance(event, Started):
+                    embedding = event.embedding
+                elif isinstance(event, Finished):
+                    return Landing(event.entry, event.outcome, embedding, bool(event.stored))
+        raise RenderFailed("The renderer ended without a video.")
+
+    async def _land(self, records: FlightRecords, token: int, entry: Entry, outcome: Outcome) -> None:
+        frame = pack(entry)
+        with suppress(TierError):
+            fits = len(frame) <= records.max_value_bytes
+            await records.land(self._key, token, frame if fits else None, ending.landed(outcome))
+
+    async def _pause(self) -> None:
+        """Wait for the next look: a message, our own work's end, or time."""
+        if self._work is not None and (self._token is None or (self._taken and not self._flight.waiters)):
+            await self._until_woken(None)
+        else:
+            await self._until_woken(POLL_SECONDS)
+        self._wake.clear()
+
+    async def _until_woken(self, seconds: float | None) -> None:
+        woken = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait(
+                {woken, *([self._work] if self._work else [])}, timeout=seconds, return_when="FIRST_COMPLETED"
+            )
+        finally:
+            woken.cancel()
+
+    async def _harvest(self) -> Landing | None:
+        """Take our own work's result if it has ended; None when there is none yet, or it is worth another try."""
+        if self._work is None or not self._work.done():
+            return None
+        work, self._work = self._work, None
+        try:
+            return work.result()
+        except (Unavailable, FingerprintMismatch) as error:
+            self._tries += 1
+            if self._tries > RETRIES:
+                await self._fail(error)
+                raise
+            logger.warning("render attempt %d of %s failed: %s", self._tries, self._key, error)
+            await asyncio.sleep(self._tries - 1)
+        except RenderCancelled:  # by the last waiter of another process, or because the lease was lost
+            self._cancels += 1
+            if not self._flight.waiters or self._cancels > (1 if self._token is None else CANCELS):
+                raise
+        except EncoreError as error:
+            await self._fail(error)
+            raise
+        except Exception as error:
+            await self._fail(RenderFailed(f"The render failed: {type(error).__name__}."))
+            raise
+        self._given_up = self._token
+        return None
+
+    async def _fail(self, error: EncoreError) -> None:
+        with suppress(TierError):
+            if self._records is not None and self._token is not None:
+                await self._records.fail(self._key, self._token, ending.failed(error))
+
+    def _drop_work(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+            self._work.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._work = None
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Run in an empty context: under Ray Serve a task would otherwise be cancelled with its request."""
+        task = asyncio.get_running_loop().create_task(work, context=Context())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
