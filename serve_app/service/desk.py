@@ -158,6 +158,7 @@ class Desk:
         if not await self._ledger.delete(job_id, known=known) and not known:
             raise unknown(job_id)
         self.forget(job_id)  # somebody who read it may have kept it while the store was asked
+        self._tell(job_id)  # a reader that was woken by the first one may have found the record still there
 
     def forget(self, job_id: str) -> bool:
         """Drop a deleted job: from memory, and from those that are followed. Tell whether this process knew it."""

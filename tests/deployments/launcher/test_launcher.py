@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -100,6 +101,41 @@ def test_a_killed_launcher_takes_its_children_along(start: Callable[..., Server]
     server.process.kill()
     server.process.wait()
     wait(lambda: not any(Path(f"/proc/{pid}/fd").exists() for pid in children), seconds=30)
+
+
+def test_accepted_jobs_survive_the_death_of_everything(start: Callable[..., Server], short_tmp: Path) -> None:
+    """SIGKILL of the launcher, Ray, every replica and Valkey, with jobs queued and rendering: after the restart all are
+    rendered without anybody asking, and a POST sent again meets its first job."""
+    folder = short_tmp / "dead"
+    server = start(folder)
+    server.wait_for("Encore is ready.")
+    asked = REQUEST | {"num_inference_steps": 50}
+    named = {"Idempotency-Key": "order 4711"}
+    with server.http() as http:
+        jobs = [http.post("/v1/videos", json=asked | {"seed": seed}).json()["id"] for seed in range(3)]
+        jobs.append(http.post("/v1/videos", json=asked | {"seed": "random"}, headers=named).json()["id"])
+        wait(lambda: any(http.get(f"/v1/videos/{job}").json()["progress"] > 0 for job in jobs))
+    kill_all(server)
+
+    again = start(folder)
+    again.wait_for("Encore is ready.")
+    with again.http() as http:
+        repeated = http.post("/v1/videos", json=asked | {"seed": "random"}, headers=named).json()
+        assert repeated["id"] == jobs[-1]
+        for job in jobs:
+            wait(lambda job=job: http.get(f"/v1/videos/{job}").json()["status"] == "completed", seconds=90)
+            assert probe(http.get(f"/v1/videos/{job}/content").content).num_frames == 16
+    assert again.stop() < STOP_SECONDS
+
+
+def kill_all(server: Server) -> None:
+    """End a server and all that it started as a power cut would."""
+    victims = [server.process.pid, *descendants(server.process.pid)]
+    for pid in victims:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    server.process.wait()
+    wait(lambda: not any(Path(f"/proc/{pid}/fd").exists() for pid in victims), seconds=30)
 
 
 def test_a_busy_port_is_named(start: Callable[..., Server], short_tmp: Path) -> None:
