@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from serve_app.core import Frames
 from serve_app.model.native.config import AutoencoderConfig
+from serve_app.model.native.lanes import in_lanes
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -96,12 +97,16 @@ class NativeDecoder:
     def __init__(self, net: FrameDecoder, dtype: torch.dtype, device: str) -> None:
         self._net = net.to(device, dtype).eval().requires_grad_(False)
         self._dtype = dtype
-        self._device = device
+        self._device = torch.device(device)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Frames:
         """Decode [channels, frames, h, w] to uint8 RGB [frames, 8h, 8w, 3]."""
         per_frame = rearrange(latents, "c f h w -> f c h w").to(self._device, self._dtype)
-        pixels = self._net(per_frame).float()
+        decoded = in_lanes(lambda frames: self._rgb(per_frame[frames]), len(per_frame), self._device)
+        return cast(Frames, decoded.cpu().numpy())
+
+    def _rgb(self, latents: Tensor) -> Tensor:
+        pixels: Tensor = self._net(latents).float()
         scaled = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return cast(Frames, rearrange(scaled, "f c h w -> f h w c").contiguous().cpu().numpy())
+        return rearrange(scaled, "f c h w -> f h w c").contiguous()

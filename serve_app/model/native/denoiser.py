@@ -21,6 +21,7 @@ from serve_app.model.model import Prepared
 from serve_app.model.native.blocks import ConvBlock, VideoBlock, video_positions
 from serve_app.model.native.condition import Condition, Prompts, last_tokens
 from serve_app.model.native.config import DenoiserConfig, NativeConfig
+from serve_app.model.native.lanes import in_lanes
 
 
 class DenoiserNet(nn.Module):
@@ -131,8 +132,12 @@ class NativeDenoiser:
         context = prompt_embeds[None].to(self._device, self._dtype)
         return self._net.prepare(context, torch.ones(context.shape[:2], dtype=torch.bool, device=self._device))
 
-    @torch.inference_mode()
     def predict(self, latents: Tensor, timesteps: Tensor, prompts: Sequence[Prepared]) -> Tensor:
         """Predict the velocity in float32, all on this device."""
-        together = Prompts.together(cast(Sequence[Prompts], prompts))
-        return self._net.denoise(latents.to(self._dtype), timesteps, together).float()
+        known = cast(Sequence[Prompts], prompts)
+
+        def compute(rows: slice) -> Tensor:
+            together = Prompts.together(known[rows])
+            return self._net.denoise(latents[rows].to(self._dtype), timesteps[rows], together).float()
+
+        return in_lanes(compute, len(known), self._device)

@@ -1,6 +1,8 @@
+import numpy as np
+import pytest
 import torch
 
-from serve_app.model.native.autoencoder import ChannelLayerNorm, FrameDecoder, FrameEncoder
+from serve_app.model.native.autoencoder import ChannelLayerNorm, FrameDecoder, FrameEncoder, NativeDecoder
 from serve_app.model.native.config import DEMO
 from serve_app.model.native.weights import SeededWeights
 
@@ -22,6 +24,22 @@ def test_frames_are_decoded_one_by_one() -> None:
     latents = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(decoder(latents)[1:2], decoder(latents[1:2]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 9])
+def test_frames_dealt_to_two_cores_are_the_same_frames(num_frames: int) -> None:
+    """With two threads a video decodes to the pixels of one thread, within 1 of 255, in the same order."""
+    net = FrameDecoder(DEMO.autoencoder)
+    SeededWeights(0).fill(net, "test")
+    decoder, before = NativeDecoder(net, torch.float32, "cpu"), torch.get_num_threads()
+    latents = torch.randn(8, num_frames, 4, 4, generator=torch.Generator().manual_seed(0))
+    decoded = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        decoded.append(decoder.decode(latents).astype(np.int16))
+    torch.set_num_threads(before)
+    assert decoded[0].shape == (num_frames, 32, 32, 3)
+    assert np.abs(decoded[0] - decoded[1]).max() <= 1
 
 
 def test_latents_leave_the_encoder_at_unit_scale() -> None:

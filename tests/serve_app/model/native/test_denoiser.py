@@ -57,6 +57,21 @@ def test_the_last_token_conditions_every_place() -> None:
     assert float(change.min()) > 1e-4
 
 
+@pytest.mark.parametrize("rows", [1, 4, 7])
+def test_a_pass_dealt_to_two_cores_is_the_same_pass(rows: int) -> None:
+    """With two threads, every row has the velocity that it has with one: its own latents, level and prompt."""
+    denoiser, before = NativeDenoiser(net(), NativeConfig(name="small", denoiser=SMALL), "cpu"), torch.get_num_threads()
+    prompts = [denoiser.prepare(randn(2 + row % 3, 12, seed=row)) for row in range(rows)]
+    latents, levels = randn(rows, 8, 5, 4, 4), torch.linspace(0.1, 0.9, rows)
+    noise_pred = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        noise_pred.append(denoiser.predict(latents, levels, prompts))
+    torch.set_num_threads(before)
+    torch.testing.assert_close(*noise_pred, atol=1e-5, rtol=0)
+    assert noise_pred[1].is_inference()
+
+
 class Devices(TorchDispatchMode):
     """Notes where the tensors are that ops take and give."""
 
