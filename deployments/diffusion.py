@@ -25,6 +25,7 @@ from serve_app.model.model import Denoiser, load_family
 from serve_app.service.embedding import PromptEmbeds
 from serve_app.service.latents import LatentsCache
 from serve_app.service.rendering import RenderWorker
+from serve_app.service.settle import settle
 from serve_app.service.wiring import compute_device, default_spec, open_flights, open_latents, open_tiers
 from serve_app.settings import Settings
 
@@ -63,6 +64,7 @@ class Diffusion:
             open_flights(settings, tiers),
         )
         self._drain = asyncio.create_task(self._drain_in_time())
+        settle()
 
     async def render(self, request: RenderRequest, embeds: PromptEmbeds) -> AsyncIterator[RenderEvent]:
         """Yield Started, Progress as it happens, and Finished; raises EncoreError."""

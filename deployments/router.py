@@ -26,6 +26,7 @@ from serve_app.engine.scheduler import due
 from serve_app.errors import EncoreError, RenderFailed, Unavailable
 from serve_app.schema import parse_request
 from serve_app.service.service import Answer
+from serve_app.service.settle import settle
 from serve_app.service.turnstile import Turnstile
 from serve_app.service.wiring import open_service
 from serve_app.settings import Settings
@@ -43,6 +44,7 @@ class CacheRouter:
         self._service = open_service(
             self._settings, HandleRenderer(text_encoder, diffusion), ReplicaPeers(), replica_telemetry()
         )
+        settle()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self._service, max_body_bytes=self._settings.max_body_bytes)

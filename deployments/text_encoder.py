@@ -10,6 +10,7 @@ from deployments.metrics import replica_telemetry
 from deployments.threads import torch_threads
 from serve_app.model.model import load_family
 from serve_app.service.embedding import PromptEmbedder, PromptEmbeds
+from serve_app.service.settle import settle
 from serve_app.service.wiring import compute_device, open_cache, open_tiers
 from serve_app.settings import Settings
 
@@ -24,6 +25,7 @@ class TextEncoder:
         tiers = open_tiers(settings, telemetry)
         self._cache = open_cache("embedding", settings, tiers, telemetry, l1_bytes=settings.embedding_l1_bytes)
         self._embedder = PromptEmbedder(encoder, self._cache, telemetry, torch_threads=torch_threads(settings))
+        settle()
 
     async def embed(self, keys: Sequence[str], prompts: Sequence[str]) -> PromptEmbeds:
         """Return the embeddings of [prompt, negative prompt] named by their keys; raises RenderFailed."""

@@ -7,6 +7,7 @@ from typing import Any
 from deployments.metrics import replica_telemetry
 from serve_app.core import Finished, Frames, Outcome, RenderRequest
 from serve_app.service.finishing import Finisher
+from serve_app.service.settle import settle
 from serve_app.service.wiring import open_cache, open_flights, open_tiers
 from serve_app.settings import Settings
 
@@ -20,6 +21,7 @@ class VideoEncoder:
         tiers = open_tiers(settings, telemetry)
         self._cache = open_cache("video", settings, tiers, telemetry)
         self._finisher = Finisher(self._cache, telemetry, open_flights(settings, tiers))
+        settle()
 
     async def finish(self, request: RenderRequest, frames: Frames, render_seconds: float, outcome: Outcome) -> Finished:
         """Encode `frames`, store the file, end its flight; return it with its tiers. Raises RenderFailed."""

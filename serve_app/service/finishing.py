@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from dataclasses import asdict
 
 from serve_app.cache.cache import Stored, TieredCache
@@ -43,7 +44,9 @@ class Finisher:
         spec = request.spec
         began = time.perf_counter()
         with span("encode", frames=len(frames)):
-            data = await asyncio.to_thread(encode_mp4, frames, fps=spec.fps, quality=spec.quality)
+            data, _ = await asyncio.gather(  # the check beside the encoding, so that nobody waits for it
+                asyncio.to_thread(encode_mp4, frames, fps=spec.fps, quality=spec.quality), self._check(request)
+            )
         encode_seconds = time.perf_counter() - began
         self._telemetry.emit(Encoded(encode_seconds, len(data)))
         meta = {
@@ -59,6 +62,15 @@ class Finisher:
             stored = await self._stored(request, Entry.of(request.keys.video, data, meta), outcome)
         return Finished(stored.entry, stored.tiers, render_seconds, encode_seconds, outcome)
 
+    async def _check(self, request: RenderRequest) -> None:
+        """Raise RenderCancelled when the flight is somebody else's by now: what follows would be work for nobody."""
+        if request.token is None or self._records is None:
+            return
+        with suppress(TierError):
+            news = await self._records.look(request.keys.video)
+            if news is not None and news.token != request.token:
+                raise _taken_over()
+
     async def _stored(self, request: RenderRequest, entry: Entry, outcome: Outcome) -> Stored:
         if request.token is None or self._records is None:
             return await self._cache.put(entry)
@@ -71,9 +83,6 @@ class Finisher:
     async def _landed(self, records: FlightRecords, token: int, entry: Entry, outcome: Outcome) -> Stored:
         """Write L3, then L2 and the flight's end in one step that only the holder of the newest token can take."""
         key = entry.key
-        news = await records.look(key)
-        if news is not None and news.token != token:
-            raise _taken_over()
         held = await self._cache.put_l3(entry)
         frame = pack(held or entry)
         fits = len(frame) <= records.max_value_bytes
