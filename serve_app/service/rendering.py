@@ -9,9 +9,10 @@ on this replica watches the same flight. Only `cancel`, or the flight's record, 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -62,9 +63,8 @@ class RenderWorker:
         """
         if request.model_fingerprint != self._model_fingerprint:
             raise FingerprintMismatch("This replica runs other weights; try again shortly.", retry_after=1)
-        flight, led = self._flights.board(request.keys.video, lambda flight: self._carry(request, embeds, flight))
-        if not led and request.token is not None and request.keys.video in self._keepers:
-            self._keepers[request.keys.video].take(request.token)
+        flight, _ = self._flights.board(request.keys.video, lambda flight: self._carry(request, embeds, flight))
+        self._keep(request, embeds.embedding, flight)
         news = _Latest(flight)
         flight.hold()  # never released: a render does not end because its listeners do
         while (event := await news.next()) is not None:
@@ -85,48 +85,54 @@ class RenderWorker:
         """Make the render of key(video) at least as urgent as `urgency`; False when it is not denoising here."""
         return self._engine.promote(key, urgency)
 
-    async def _carry(self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight) -> Finished:
-        flight.publish(Started(embeds.embedding))
-        async with self._kept(request, embeds.embedding, flight):
-            rendering = await self._from_latents(request)
-            if rendering is not None:
-                return await self._finished(request, rendering, Outcome.LATENTS)
-            rendering = await self._denoised(request, embeds, flight)
-            finished = await self._finished(request, rendering, Outcome.RENDERED)
-        if self._latents is not None:
-            self._latents.keep(request.keys.latents, rendering.latents)
-        return finished
-
-    @asynccontextmanager
-    async def _kept(self, request: RenderRequest, embedding: str, flight: RenderFlight) -> AsyncIterator[None]:
-        """Keep the flight's record for the length of the block; a failure in it is told to all who wait anywhere."""
-        key, records = request.keys.video, self._records
-        if records is None or request.token is None:
-            yield
+    def _keep(self, request: RenderRequest, embedding: str, flight: RenderFlight) -> None:
+        """Keep the flight's record for as long as the render runs, under the newest token that anybody asked with."""
+        key, token, records = request.keys.video, request.token, self._records
+        if records is None or token is None:
             return
-        keeper = Keeper(
+        if key in self._keepers:
+            self._keepers[key].take(token)
+            return
+        keeper = self._keepers[key] = Keeper(
             records,
             key,
-            request.token,
+            token,
             embedding=embedding,
             stop=flight.task.cancel,
             hurry=lambda urgency: self.promote(key, urgency),
         )
-        self._keepers[key] = keeper
         flight.watch(lambda event: keeper.step(event.step, event.total) if isinstance(event, Progress) else None)
-        beating = asyncio.create_task(keeper.run())
-        try:
-            yield
-        except RenderCancelled:
-            raise
-        except RenderFailed as error:
-            with suppress(TierError):
-                await records.fail(key, keeper.token, ending.failed(error))
-            raise
-        finally:
+        # An empty context: under Ray Serve the heartbeat would otherwise end with the request that asked first.
+        beating = asyncio.get_running_loop().create_task(keeper.run(), context=contextvars.Context())
+
+        def end(_: object) -> None:
             beating.cancel()
             if self._keepers.get(key) is keeper:
                 del self._keepers[key]
+
+        flight.task.add_done_callback(end)
+
+    async def _carry(self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight) -> Finished:
+        flight.publish(Started(embeds.embedding))
+        try:
+            return await self._made(request, embeds, flight)
+        except RenderCancelled:
+            raise
+        except RenderFailed as error:  # told to all who wait, wherever they do
+            if self._records is not None and (keeper := self._keepers.get(request.keys.video)):
+                with suppress(TierError):
+                    await self._records.fail(request.keys.video, keeper.token, ending.failed(error))
+            raise
+
+    async def _made(self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight) -> Finished:
+        rendering = await self._from_latents(request)
+        if rendering is not None:
+            return await self._finished(request, rendering, Outcome.LATENTS)
+        rendering = await self._denoised(request, embeds, flight)
+        finished = await self._finished(request, rendering, Outcome.RENDERED)
+        if self._latents is not None:
+            self._latents.keep(request.keys.latents, rendering.latents)
+        return finished
 
     async def _from_latents(self, request: RenderRequest) -> Rendering | None:
         """Decode kept latents; None when there are none, or none that fit or decode."""

@@ -416,6 +416,28 @@ async def test_redis_goes_and_comes_back(
     assert cluster.renders == 1
 
 
+async def test_a_render_begun_without_redis_is_kept_when_it_is_back(
+    make: Callable[..., Cluster], start_valkey: Callable[..., ValkeyServer]
+) -> None:
+    """A render that began while Redis was away is joined under a token afterwards, and its record is kept alive."""
+    valkey = start_valkey()
+    cluster = make(url=valkey.url)
+    valkey.kill()
+    hold(cluster)
+    _, one = cluster.board(cluster.router())
+    await until(lambda: cluster.renders == 1)
+    valkey.restart()
+    _, two = cluster.board(cluster.router())
+    await until(lambda: bool(cluster.replicas[0].worker._keepers))
+    token = next(iter(cluster.replicas[0].worker._keepers.values())).token
+    await asyncio.sleep(2 * LEASE)
+    assert next(iter(cluster.replicas[0].worker._keepers.values())).token == token
+    cluster.replicas[0].engine.go_on.set()
+    landings = await asyncio.gather(one, two)
+    assert len({landing.entry.digest for landing in landings}) == 1
+    assert cluster.renders == 1
+
+
 async def test_redis_away_from_the_beginning(make: Callable[..., Cluster]) -> None:
     """Without Redis every process renders by itself, shares L3, and one process' requests share one render."""
     cluster = make(url="unix:///nowhere/valkey.sock")
