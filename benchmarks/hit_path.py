@@ -30,13 +30,11 @@ from typing import Any
 
 import numpy as np
 import redis
-import yaml
 from form import Goal, Result, Row, main
 from load import Run, Task, load
 from pydantic import SecretStr
-from server import Server, cpu_seconds, encore_server
+from server import Server, cpu_seconds, encore_server, local_config
 
-from deployments.launcher.launcher import LOCAL_CONFIG
 from serve_app.core import Entry
 from serve_app.media.media import encode_mp4
 from serve_app.schema import parse_request
@@ -79,7 +77,9 @@ def measure(quick: bool) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "static.mp4"
         file.write_bytes(static_video())
-        with encore_server(applications=[bare(file)]) as server, valkey_of(server) as valkey:
+        config = local_config()
+        config["applications"].append(bare(file))
+        with encore_server(config=config) as server, valkey_of(server) as valkey:
             plant(server, file.read_bytes())
             sent = Tally()
             routes = prepare(server, file.read_bytes(), sent)
@@ -120,7 +120,7 @@ def bare(file: Path) -> dict[str, Any]:
 
 def _router_options() -> dict[str, Any]:
     """Return the resources and environment of a CacheRouter, so that both sides run alike."""
-    deployments = yaml.safe_load(LOCAL_CONFIG.read_text())["applications"][0]["deployments"]
+    deployments = local_config()["applications"][0]["deployments"]
     options: dict[str, Any] = next(d["ray_actor_options"] for d in deployments if d["name"] == "CacheRouter")
     return options
 

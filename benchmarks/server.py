@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,34 +53,45 @@ class Server:
 
     def replica(self, application: str, deployment: str) -> int:
         """Return the process id of the one replica of a deployment; raises LookupError when there is not one."""
-        title = f"ServeReplica:{application}:{deployment}"
-        found = [pid for pid in descendants() if title in _command(pid)]
+        found = self.replicas(application, deployment)
         if len(found) != 1:
             raise LookupError(f"{len(found)} replicas of {deployment} in {application}")
         return found[0]
 
+    def replicas(self, application: str, deployment: str) -> list[int]:
+        """Return the process ids of a deployment's replicas."""
+        title = f"ServeReplica:{application}:{deployment}"
+        return [pid for pid in descendants(self.pid) if title in _command(pid)]
+
+
+def local_config() -> dict[str, Any]:
+    """Return the config that `encore serve` deploys."""
+    config: dict[str, Any] = yaml.safe_load(LOCAL_CONFIG.read_text())
+    return config
+
 
 @contextlib.contextmanager
 def encore_server(
-    *, overrides: Mapping[str, Any] | None = None, applications: Sequence[Mapping[str, Any]] = ()
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """Start a server with `overrides` of its Settings and more `applications` (as in a Serve config) beside it.
+    """Start a server with `overrides` of its Settings, under `config` instead of the local one, and more environment.
 
     Raises RuntimeError with the end of its log when it does not start. Modules of this folder can be deployed by
     import path: the repository's root is on the replicas' path.
     """
     folder = Path(tempfile.mkdtemp(prefix="encore-"))
     try:
-        config = yaml.safe_load(LOCAL_CONFIG.read_text())
-        config["applications"] += applications
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        (folder / "config.yaml").write_text(yaml.safe_dump(dict(config or local_config())))
         arguments = {
             "cache_dir": str(folder / "c"), "port": free_port(), "overrides": dict(overrides or {}),
             "config": str(folder / "config.yaml"),
         }  # fmt: skip
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         command = [sys.executable, "-m", "deployments.launcher.launcher", json.dumps(arguments)]
-        launcher = spawn(command, env=os.environ | {"PYTHONPATH": paths}, log=folder / "log")
+        launcher = spawn(command, env=os.environ | {"PYTHONPATH": paths, **(environment or {})}, log=folder / "log")
         try:
             metrics_port = _wait_until_ready(launcher, folder / "log")
             yield Server(arguments["port"], metrics_port, folder / "c", launcher.pid)

@@ -8,11 +8,8 @@ its pass with nobody equals the reference run's bit for bit. Serve looks after i
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import storm_app
-import yaml
-from server import ROOT, Server, _command, _wait_until_ready, free_port
+from server import Server, encore_server, local_config
 from storm_app import Note
-
-from deployments.launcher.launcher import LOCAL_CONFIG
-from deployments.launcher.processes import descendants, end, spawn
 
 ROUTERS, DIFFUSIONS = 3, 2
 REPLICAS = {"CacheRouter": ROUTERS, "Diffusion": DIFFUSIONS}
@@ -34,12 +27,11 @@ TORCH_THREADS = 1
 SETTINGS = {"max_batch_size": 1, "torch_threads": TORCH_THREADS}
 _LISTENING = "0A"  # in /proc/net/tcp
 _WHOLE_SECONDS = 180.0
-_STOP_SECONDS = 20.0
 
 
 def config() -> dict[str, Any]:
     """Return the local config with what a storm needs."""
-    changed: dict[str, Any] = yaml.safe_load(LOCAL_CONFIG.read_text())
+    changed = local_config()
     application = changed["applications"][0]
     application["import_path"] = "benchmarks.storm_app:build"
     for deployment in application["deployments"]:
@@ -93,33 +85,18 @@ class StormServer:
             time.sleep(1.5)
 
     def _replicas(self, deployment: str) -> list[int]:
-        title = f"ServeReplica:encore:{deployment}"
-        return [pid for pid in descendants(self.server.pid) if title in _command(pid)]
+        return self.server.replicas("encore", deployment)
 
 
 @contextlib.contextmanager
 def storm_server() -> Iterator[StormServer]:
-    """Start it as `server.encore_server` does, wait until every replica is up, and end it."""
-    folder = Path(tempfile.mkdtemp(prefix="encore-"))
-    (folder / "config.yaml").write_text(yaml.safe_dump(config()))
-    arguments = {
-        "cache_dir": str(folder / "c"), "port": free_port(), "overrides": SETTINGS,
-        "config": str(folder / "config.yaml"),
-    }  # fmt: skip
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": paths, storm_app.VARIABLE: str(folder / "notes")}
-    command = [sys.executable, "-m", "deployments.launcher.launcher", json.dumps(arguments)]
-    try:
-        launcher = spawn(command, env=environment, log=folder / "log")
-        try:
-            metrics_port = _wait_until_ready(launcher, folder / "log")
-            storm = StormServer(Server(arguments["port"], metrics_port, folder / "c", launcher.pid), folder / "notes")
+    """Start it, wait until every replica is up, and end it."""
+    with tempfile.TemporaryDirectory(prefix="encore-") as folder:
+        notes = Path(folder) / "notes"
+        with encore_server(overrides=SETTINGS, config=config(), environment={storm_app.VARIABLE: str(notes)}) as server:
+            storm = StormServer(server, notes)
             storm.wait_until_whole()
             yield storm
-        finally:
-            end(launcher, _STOP_SECONDS)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _http_port(pid: int) -> int | None:

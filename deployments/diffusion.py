@@ -120,7 +120,8 @@ class Diffusion:
     ) -> Finished:
         """Have the frames encoded and stored, by another replica too when the first one dies over them."""
         reference = ray.put(frames)
-        for attempt in range(ENCODER_RETRIES + 1):
+        attempt = 0
+        while True:
             try:
                 finishing = self._video_encoder.finish.remote(request, reference, render_seconds, outcome)
                 return cast(Finished, await finishing)
@@ -132,4 +133,4 @@ class Diffusion:
                 if attempt == ENCODER_RETRIES:
                     raise RenderFailed("The video encoder died while it worked on this video.") from error
                 await asyncio.sleep(attempt)
-        raise AssertionError("unreachable")
+                attempt += 1

@@ -6,11 +6,9 @@ embeddings travel from TextEncoder to Diffusion by reference, and the render's e
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextvars import Context
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.metrics import replica_telemetry
 from serve_app.api.api import build_api
+from serve_app.cache.detached import detached
 from serve_app.core import Finished, Outcome, RenderEvent, RenderRequest, Urgency, VideoSpec
 from serve_app.engine.scheduler import due
 from serve_app.errors import EncoreError, RenderFailed, Unavailable
@@ -86,7 +85,6 @@ class HandleRenderer:
         self._turnstile = Turnstile()
         self._work: dict[str, float] = {}
         self._seconds_per_work = 0.0
-        self._background: set[asyncio.Task[None]] = set()
 
     async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
         """Yield the render's events; Unavailable when its replica died or left, which is worth asking again."""
@@ -137,9 +135,7 @@ class HandleRenderer:
     def promote(self, key: str, urgency: Urgency) -> None:
         """Move the render of `key` forward, here or on the replica that has it."""
         if not self._turnstile.promote(key, self._due(key, urgency, time.time())):
-            task = asyncio.get_running_loop().create_task(self._promote_there(key, urgency), context=Context())
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+            detached(self._promote_there(key, urgency))
 
     async def _promote_there(self, key: str, urgency: Urgency) -> None:
         try:

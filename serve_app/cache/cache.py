@@ -9,17 +9,16 @@ happen in the background, in tasks with an empty context: under Ray Serve they w
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from aiocache.base import BaseCache
-from opentelemetry import context as otel
 
 from serve_app.cache.breaker import Breaker
 from serve_app.cache.debounce import Debounce
+from serve_app.cache.detached import detached
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.name import Kind
 from serve_app.cache.remote import RemoteTier
@@ -107,16 +106,17 @@ class TieredCache:
 
     async def get_l3(self, key: str) -> tuple[Entry, Outcome] | None:
         """Return the entry from L3 alone, for who has looked in L2 already and will write it there."""
-        return await self._walk(key, [remote for remote in self._remotes if remote.tier == "l3"])
+        return await self._walk(key, self._only("l3"))
 
     async def arrived_from_l2(self, key: str, frame: bytes | None, seconds: float) -> Entry | None:
         """Take a frame that a script of the caller's read from L2 (None: a miss); None when it does not verify."""
-        l2 = next((remote for remote in self._remotes if remote.tier == "l2"), None)
-        generation = self._generation
-        entry = None if l2 is None else await l2.arrived(key, frame, seconds)
-        if entry is not None and generation == self._generation:
-            self._copy_up(entry, [], [remote for remote in self._remotes if remote.tier == "l3"])
-        return entry
+        for l2 in self._only("l2"):
+            generation = self._generation
+            entry = await l2.arrived(key, frame, seconds)
+            if entry is not None and generation == self._generation:
+                self._copy_up(entry, [], self._only("l3"))
+            return entry
+        return None
 
     async def _walk(self, key: str, remotes: list[RemoteTier]) -> tuple[Entry, Outcome] | None:
         generation = self._generation
@@ -154,18 +154,18 @@ class TieredCache:
 
     async def _replace_in_l2(self, adopted: Entry, held: dict[str, Entry]) -> None:
         """L3 had other bytes: L2 gets those too, or none; a write whose answer was lost may have taken effect."""
-        for remote in self._remotes:
-            if remote.tier == "l2":
-                held.pop("l2", None)
-                if await remote.write(adopted) is not None:
-                    held["l2"] = adopted
-                else:
-                    await remote.delete(adopted.key)  # better none than two different videos
+        for l2 in self._only("l2"):
+            held.pop("l2", None)
+            if await l2.write(adopted) is not None:
+                held["l2"] = adopted
+            else:
+                await l2.delete(adopted.key)  # better none than two different videos
 
     async def put_l3(self, entry: Entry) -> Entry | None:
         """Store `entry` in L3 alone; return what it holds now, an earlier one it may be, or None when nothing."""
-        held = [await remote.write(entry) for remote in self._remotes if remote.tier == "l3"]
-        return held[0] if held else None
+        for l3 in self._only("l3"):
+            return await l3.write(entry)
+        return None
 
     async def delete(self, key: str) -> tuple[str, ...]:
         """Remove `key` everywhere; return the tiers it was removed from (`where` tells which could not be asked).
@@ -207,6 +207,10 @@ class TieredCache:
         await self._settled(self._background)
         await asyncio.gather(*(remote.aclose() for remote in self._remotes))
 
+    def _only(self, tier: str) -> list[RemoteTier]:
+        """Return the shared tier of that name, or none."""
+        return [remote for remote in self._remotes if remote.tier == tier]
+
     def _keep(self, entry: Entry) -> None:
         if self._l1 is not None and not self._l1.set_now(entry.key, entry):
             self._telemetry.emit(TierWritten("l1", self.kind, "too_large", 0.0, entry.size))
@@ -223,17 +227,14 @@ class TieredCache:
                 self._spawn(key, remote.touch(key))
 
     def _spawn(self, key: str, work: Coroutine[Any, Any, object]) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # `get_now` outside a loop: nowhere to run it
-            work.close()
-            return
         if len(self._background) >= _BACKGROUND_TASKS:
             work.close()
             return
-        context = contextvars.Context()
-        context.run(otel.attach, otel.get_current())  # the span goes along, so that the trace stays one tree
-        task = loop.create_task(work, context=context)
+        try:
+            task = detached(work, traced=True)
+        except RuntimeError:  # `get_now` outside a loop: nowhere to run it
+            work.close()
+            return
         self._background[task] = key
         task.add_done_callback(lambda done: self._background.pop(done, None))
 

@@ -7,7 +7,6 @@ a lost connection is tried again quietly, with every channel that is still wante
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
+
+from serve_app.cache.detached import detached
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,7 @@ class Newswire:
         self._listeners.setdefault(channel, []).append(hear)
         self._changed.set()
         if self._task is None or self._task.done():
-            # an empty context: under Ray Serve the task would otherwise be cancelled with the request that made it
-            self._task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
+            self._task = detached(self._run())
 
         def unsubscribe() -> None:
             listeners = self._listeners.get(channel, [])

@@ -33,7 +33,7 @@ from serve_app.cache.flight import (
 from serve_app.cache.name import storage_name
 from serve_app.cache.newswire import Newswire
 from serve_app.cache.redis import RedisTier
-from serve_app.cache.script import Script
+from serve_app.cache.script import Script, milliseconds
 from serve_app.core import Urgency
 from serve_app.errors import TierError
 
@@ -60,10 +60,10 @@ class RedisFlights:
     ) -> None:
         self._redis = redis
         self._secret = secret
-        self._linger = _milliseconds(linger_seconds)
-        self._lease = _milliseconds(lease_seconds)
-        self._waiter = _milliseconds(waiter_seconds)
-        self._record = _milliseconds(RECORD_SECONDS)
+        self._linger = milliseconds(linger_seconds)
+        self._lease = milliseconds(lease_seconds)
+        self._waiter = milliseconds(waiter_seconds)
+        self._record = milliseconds(RECORD_SECONDS)
         self._clock = clock
         self._breaker = Breaker("l2/flight")
         self._newswire = Newswire(redis.new_client)
@@ -77,7 +77,7 @@ class RedisFlights:
         self, key: str, waiter: str, urgency: Urgency, *, given_up: int | None = None, lead: bool = True
     ) -> Boarded:
         """Look at the flight, lead it when nobody does; raises TierError."""
-        deadline = "" if urgency.deadline is None else str(_milliseconds(urgency.deadline))
+        deadline = "" if urgency.deadline is None else str(milliseconds(urgency.deadline))
         args = (
             self._now(), waiter, given_up or "", self._lease, max(self._record, self._waiter), self._redis.keep_for(),
             rank(urgency.priority), deadline, "1" if lead else "",
@@ -135,7 +135,7 @@ class RedisFlights:
             return await self._redis.run(script, keys, args)
 
     def _now(self) -> str:
-        return "" if self._clock is None else str(_milliseconds(self._clock()))
+        return "" if self._clock is None else str(milliseconds(self._clock()))
 
     def _keys(self, key: str) -> list[str]:
         return list(self._names(key)[:3])
@@ -145,10 +145,6 @@ class RedisFlights:
         name = storage_name(self._secret, "video", key)
         tag = f"{{{name}}}"  # in a Redis cluster all three keys are in the slot of the value's name
         return name, f"encore:flight:{tag}", f"encore:waiters:{tag}", f"encore:news:{tag}"
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
 
 
 def _boarded(answer: Sequence[bytes]) -> Boarded:

@@ -11,12 +11,21 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 
+def milliseconds(seconds: float) -> int:
+    """Return a time or a length of time as scripts take it."""
+    return round(seconds * 1000)
+
+
+def _text(name: str) -> str:
+    return resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text("utf-8")
+
+
 class Script:
-    """One file of `scripts/`, sent by its hash; its text goes along only when the server does not know it yet."""
+    """One file of `scripts/` after `clock.lua`, sent by its hash; its text goes only where it is not known."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.source = resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text("utf-8")
+        self.source = "".join(_text(part) for part in ("clock", name))
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()  # as Redis names scripts
 
     async def run(self, client: Redis, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:

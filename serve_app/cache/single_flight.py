@@ -11,12 +11,10 @@ hands the question of what happens without waiters over to it (`hand_over`).
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
-from opentelemetry import context as otel
-
+from serve_app.cache.detached import detached
 from serve_app.errors import RenderCancelled
 
 T = TypeVar("T")
@@ -52,13 +50,11 @@ class Flight(Generic[T, News]):
 
     def depart(self, work: Work[T, News]) -> None:
         """Start the work in an empty context; only the trace goes with it, so that spans stay one tree."""
-        parent = otel.get_current()
 
         async def run() -> T:
-            otel.attach(parent)
             return await work(self)
 
-        self._task = asyncio.get_running_loop().create_task(run(), context=contextvars.Context())
+        self._task = detached(run(), traced=True)
         self._task.add_done_callback(_retrieve)
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import httpx
 
@@ -53,7 +53,7 @@ class Job:
 
 
 EventKind = Literal["queued", "in_progress", "completed", "failed", "deleted"]
-EVENTS = ("queued", "in_progress", "completed", "failed", "deleted")
+EVENTS: tuple[EventKind, ...] = get_args(EventKind)
 
 
 @dataclass(frozen=True, slots=True)

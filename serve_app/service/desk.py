@@ -9,7 +9,6 @@ be rendered.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import time
 from collections import OrderedDict
@@ -17,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from serve_app.cache.detached import detached
 from serve_app.core import Progress, RenderEvent, Started
 from serve_app.errors import EncoreError, Unavailable
 from serve_app.service.job import Job, Order, Page, unknown
@@ -309,8 +309,8 @@ class Desk:
             self._finished.popitem(last=False)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run in an empty context: under Ray Serve a task would otherwise be cancelled with its request."""
-        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        """Run on past the request; closing waits for it."""
+        task = detached(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task

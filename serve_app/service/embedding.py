@@ -7,7 +7,6 @@ missing of both is computed in one batch. Equal prompts asked for at the same ti
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
-from opentelemetry import context as otel
 
 from serve_app.cache.cache import TieredCache
+from serve_app.cache.detached import detached
 from serve_app.cache.single_flight import Flight, Flights
 from serve_app.core import Entry
 from serve_app.engine.threads import torch_thread
@@ -86,10 +85,8 @@ class PromptEmbedder:
         return {flight.key: embeds for (flight, _), embeds in zip(boarded, results, strict=True)}
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run in an empty context but for the trace: the batch must not be cancelled with the request that led it."""
-        context = contextvars.Context()
-        context.run(otel.attach, otel.get_current())
-        runner = asyncio.get_running_loop().create_task(work, context=context)
+        """Run on past the request that led the batch."""
+        runner = detached(work, traced=True)
         self._runners.add(runner)
         runner.add_done_callback(self._runners.discard)
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from serve_app.cache.flight import FlightRecords, News, State
 from serve_app.core import JobStatus
@@ -30,7 +30,7 @@ LOST_SECONDS = 2 * ORPHAN_SECONDS
 """A record that was there and is not found for so long is lost (or expired), not just being written anew."""
 
 Name = Literal["queued", "in_progress", "completed", "failed", "deleted"]
-_PHASES: tuple[Name, ...] = ("queued", "in_progress", "completed", "failed", "deleted")
+_PHASES: tuple[Name, ...] = get_args(Name)
 _ID = re.compile(r"([0-4])\.(\d{1,9})", re.ASCII)
 
 

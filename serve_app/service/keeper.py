@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from serve_app.cache.flight import BEAT_SECONDS, FlightRecords, News, State, Verdict
 from serve_app.core import Urgency
@@ -47,11 +48,11 @@ class Keeper:
     def take(self, token: int) -> None:
         """Go on under a newer token: the flight was leased anew while this replica still worked on it."""
         if token > self._news.token:
-            self._say(token=token)
+            self._say(replace(self._news, token=token))
 
     def step(self, step: int, total: int) -> None:
         """Tell that `step` of `total` steps are done."""
-        self._say(step=step, total=total)
+        self._say(replace(self._news, step=step, total=total))
 
     async def run(self) -> None:
         """Beat until the flight is lost or cancelled; whoever runs this cancels it when the render has ended."""
@@ -74,13 +75,6 @@ class Keeper:
                 async with asyncio.timeout(BEAT_SECONDS):  # not `wait_for`, which can swallow a cancellation (3.11)
                     await self._moved.wait()
 
-    def _say(self, *, token: int | None = None, step: int | None = None, total: int | None = None) -> None:
-        news = self._news
-        self._news = News(
-            news.token if token is None else token,
-            State.RENDERING,
-            news.step if step is None else step,
-            news.total if total is None else total,
-            news.embedding,
-        )
+    def _say(self, news: News) -> None:
+        self._news = news
         self._moved.set()

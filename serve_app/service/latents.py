@@ -7,7 +7,6 @@ ones (design §5.14). They are large and seldom asked for, so they go to L3 alon
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 
 import safetensors.torch
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from serve_app.cache.cache import TieredCache
+from serve_app.cache.detached import detached
 from serve_app.core import Entry
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,7 @@ class LatentsCache:
         """Store latents in the background; False when too many writes are under way."""
         if len(self._writes) >= _AT_ONCE:
             return False
-        context = contextvars.Context()  # under Ray Serve a task would be cancelled with its request otherwise
-        task = asyncio.get_running_loop().create_task(self._write(key, latents), context=context)
+        task = detached(self._write(key, latents))
         self._writes[task] = key
         task.add_done_callback(self._writes.pop)
         return True

@@ -12,13 +12,13 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, suppress
-from contextvars import Context
 from dataclasses import dataclass
 from typing import cast
 
 from serve_app.cache.cache import TieredCache
+from serve_app.cache.detached import detached
 from serve_app.cache.entry import pack
 from serve_app.cache.flight import (
     LEASE_SECONDS,
@@ -78,7 +78,6 @@ class Passage:
         self._asking = asyncio.Lock()  # a look that is on its way must not come back to life after the leaving
         self._wake = asyncio.Event()
         self._stop_watching: Callable[[], None] | None = None
-        self._background: set[asyncio.Task[None]] = set()
         self._work: asyncio.Task[Landing] | None = None
         self._token: int | None = None
         self._taken = False
@@ -120,7 +119,7 @@ class Passage:
         elif self._token is None:
             self._flight.linger(at_once=at_once)
             return
-        self._spawn(self._leave(at_once))
+        detached(self._leave(at_once))
 
     def came_back(self) -> None:
         """Somebody waits here again."""
@@ -357,9 +356,3 @@ class Passage:
             self._work.cancel()
             self._work.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._work = None
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        """Run in an empty context: under Ray Serve a task would otherwise be cancelled with its request."""
-        task = asyncio.get_running_loop().create_task(work, context=Context())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)

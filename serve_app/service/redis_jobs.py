@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from serve_app.cache.breaker import Breaker
-from serve_app.cache.script import Script
+from serve_app.cache.script import Script, milliseconds
 from serve_app.errors import TierError, Unavailable
 from serve_app.service.job import Job, Order, Page, gone, unknown
 from serve_app.service.jobs import ORPHAN_SECONDS
@@ -65,7 +65,7 @@ class RedisJobs:
     async def accept(self, job: Job, mark: Mark) -> str:
         """Store a new job and its mark in one script; raises KeyReused, and Unavailable when it may not be stored."""
         kept = min(mark.seconds, job.expires_at - job.created_at)
-        marking = (mark.digest, _milliseconds(kept), "1" if mark.asks else "", mark.instead_of)
+        marking = (mark.digest, milliseconds(kept), "1" if mark.asks else "", mark.instead_of)
         answered = await self._add(self._mark(mark), marking, (job,))
         return (_answer(mark, *answered) if answered else None) or job.id
 
@@ -81,7 +81,7 @@ class RedisJobs:
 
     async def update(self, job: Job) -> Job | None:
         """Write the newest state, unless the job was deleted, has expired or has ended before."""
-        record = (job.id, job.to_json(), repr(job.created_at), _milliseconds(job.expires_at), _unfinished(job))
+        record = (job.id, job.to_json(), repr(job.created_at), milliseconds(job.expires_at), _unfinished(job))
         names = [self._index, self._unfinished, self._name(job.id)]
         answer = await self._run(_UPDATE, names, (self._now(), *record))
         if answer[0] == b"ended":
@@ -95,7 +95,7 @@ class RedisJobs:
 
     async def claim(self, limit: int) -> tuple[Job, ...]:
         """Return orphans; what has no record any more (it expired) is taken off the set."""
-        args = (self._now(), _milliseconds(ORPHAN_SECONDS), max(0, limit))
+        args = (self._now(), milliseconds(ORPHAN_SECONDS), max(0, limit))
         ids = [job_id.decode() for job_id in await self._run(_CLAIM, [self._unfinished], args)]
         records = await self._records(ids)
         if lost := [job_id for job_id, data in zip(ids, records, strict=True) if data in (None, _DELETED)]:
@@ -113,7 +113,7 @@ class RedisJobs:
     async def delete(self, job_id: str) -> bool:
         """Put a tombstone where the record was, as long-lived as a record."""
         names = [self._index, self._unfinished, self._name(job_id)]
-        return bool(await self._run(_DELETE, names, (job_id, _milliseconds(self._tombstone_seconds))))
+        return bool(await self._run(_DELETE, names, (job_id, milliseconds(self._tombstone_seconds))))
 
     async def page(self, *, after: str | None, limit: int, order: Order) -> Page:
         """Return up to `limit` jobs by creation time; records that expired meanwhile are skipped."""
@@ -130,9 +130,9 @@ class RedisJobs:
     async def _add(self, mark: str, marking: Sequence[bytes | str | float], jobs: Sequence[Job]) -> list[bytes]:
         names = [self._index, self._unfinished, mark, *(self._name(job.id) for job in jobs)]
         lifetime = max(job.expires_at - job.created_at for job in jobs)
-        args: list[bytes | str | float] = [self._now(), _milliseconds(lifetime), *marking]
+        args: list[bytes | str | float] = [self._now(), milliseconds(lifetime), *marking]
         for job in jobs:
-            args += job.id, job.to_json(), repr(job.created_at), _milliseconds(job.expires_at), _unfinished(job)
+            args += job.id, job.to_json(), repr(job.created_at), milliseconds(job.expires_at), _unfinished(job)
         answered: list[bytes] = await self._run(_ADD, names, args)
         return answered
 
@@ -170,7 +170,7 @@ class RedisJobs:
             raise Unavailable("Job records cannot be reached just now; try again.", retry_after=RETRY_AFTER) from error
 
     def _now(self) -> str:
-        return "" if self._clock is None else str(_milliseconds(self._clock()))
+        return "" if self._clock is None else str(milliseconds(self._clock()))
 
     def _mark(self, mark: Mark) -> str:
         return self._name(f"/mark/{mark.name}")
@@ -178,10 +178,6 @@ class RedisJobs:
     def _name(self, part: str) -> str:
         text = f"job:{part}".encode("utf-8", "surrogatepass")
         return "encore:{job}:" + hmac.new(self._secret, text, hashlib.sha256).hexdigest()
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
 
 
 def _answer(mark: Mark, digest: bytes, job_id: bytes) -> str | None:

@@ -9,7 +9,6 @@ on this replica watches the same flight. Only `cancel`, or the flight's record, 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from dataclasses import replace
 
 import torch
 
+from serve_app.cache.detached import detached
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.single_flight import Flight, Flights
 from serve_app.core import Finished, Frames, Outcome, Progress, RenderEvent, RenderRequest, Started, Urgency
@@ -102,8 +102,7 @@ class RenderWorker:
             hurry=lambda urgency: self.promote(key, urgency),
         )
         flight.watch(lambda event: keeper.step(event.step, event.total) if isinstance(event, Progress) else None)
-        # An empty context: under Ray Serve the heartbeat would otherwise end with the request that asked first.
-        beating = asyncio.get_running_loop().create_task(keeper.run(), context=contextvars.Context())
+        beating = detached(keeper.run())
 
         def end(_: object) -> None:
             beating.cancel()

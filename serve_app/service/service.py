@@ -164,10 +164,7 @@ class VideoService:
 
     async def job(self, job_id: str) -> Job:
         """Return the newest state of a job; raises NotFound, ContentGone when its video is lost, Unavailable."""
-        job = await self._known(job_id)
-        if job.status is JobStatus.COMPLETED:
-            await self._check_content(job)
-        return await self._storyteller.newest(job)
+        return await self._newest(await self._known(job_id))
 
     async def events(self, job_id: str, last_id: str | None = None) -> AsyncIterator[JobEvent | None] | None:
         """Return what happens to a job from now on, or after the event `last_id`; None when that was the last.
@@ -181,7 +178,7 @@ class VideoService:
                 if job.status.is_final:
                     return None
                 told = None
-            return self._storyteller.tell(await self.job(job_id), told)
+            return self._storyteller.tell(await self._newest(job), told)
         except NotFound:
             if told is not None and told.is_deleted:
                 return None
@@ -303,6 +300,12 @@ class VideoService:
                 raise
             job = None
         return job if job is not None else await self._from_receipt(job_id)
+
+    async def _newest(self, job: Job) -> Job:
+        """Return a job as it is by now; raises ContentGone when its video is lost."""
+        if job.status is JobStatus.COMPLETED:
+            await self._check_content(job)
+        return await self._storyteller.newest(job)
 
     async def _check_content(self, job: Job) -> None:
         """Raise ContentGone when every tier says that it has not got the video of a completed job."""

@@ -7,10 +7,10 @@ request that made it), and nothing that goes wrong in a round ends it: the next 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from serve_app.cache.detached import detached
 from serve_app.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Sweeper:
     def start(self) -> None:
         """Begin, on the running event loop; doing so again is harmless."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
+            self._task = detached(self._run())
 
     async def aclose(self) -> None:
         """End, in the middle of a round if need be, and for good."""

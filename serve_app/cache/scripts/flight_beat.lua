@@ -2,11 +2,7 @@
 -- KEYS: record (hash). ARGV: now ('' for the server's clock), token, lease, how long the record outlives it, linger,
 --   state, step, total, embedding, channel. All times are milliseconds.
 -- Returns {'held', priority, deadline} | {'lost'} | {'cancelled'}.
-local now = tonumber(ARGV[1])
-if not now then
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local now = time_of(ARGV[1])
 local token, lease, linger = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 local record = redis.call('HMGET', KEYS[1], 'token', 'state', 'step', 'abandoned', 'priority', 'deadline')
 local state = record[2]

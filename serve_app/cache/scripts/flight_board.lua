@@ -5,11 +5,7 @@
 --   whether it would lead ('1' or '').
 -- Returns {'value', bytes, RECORD} ({'value', bytes} without one) | {'joined', RECORD} | {'ended', RECORD}
 --   | {'leading', token} | {'idle'}; RECORD is token, state, step, total, embedding, detail.
-local now, micros = tonumber(ARGV[1]), 0
-if not now then
-  local time = redis.call('TIME')
-  now, micros = time[1] * 1000 + math.floor(time[2] / 1000), time[2] % 1000
-end
+local now, micros = time_of(ARGV[1])
 local waiter, given_up, lease, kept = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local value = redis.call('GET', KEYS[1])

@@ -1,11 +1,7 @@
 -- A waiter goes. The last one's going starts the linger, or ends the flight at its holder's next heartbeat.
 -- KEYS: record (hash), waiters. ARGV: now ('' for the server's clock), waiter, at once ('1' or ''), how long a waiter counts
 --   after its last heartbeat. All times are milliseconds. Returns 1 when nobody waits any more for a flight in the air.
-local now = tonumber(ARGV[1])
-if not now then
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local now = time_of(ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now - tonumber(ARGV[4])))
 local state = redis.call('HGET', KEYS[1], 'state')

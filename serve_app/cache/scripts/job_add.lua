@@ -4,11 +4,7 @@
 --   kept, whether it asks ('1' or ''), the job it is no answer of, then for each job: id, record, created at (seconds),
 --   expires at, unfinished ('1' or ''). Times are milliseconds unless said.
 -- Returns {} when all are stored, {digest, job} of an earlier mark that answers, and then nothing is.
-local now = tonumber(ARGV[1])
-if not now then
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local now = time_of(ARGV[1])
 if ARGV[3] ~= '' then
   local mark = ARGV[5] == '1' and redis.call('GET', KEYS[3])
   if mark and string.sub(mark, 65) ~= ARGV[6] then

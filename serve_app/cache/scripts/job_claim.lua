@@ -1,11 +1,7 @@
 -- Orphans, to one claimant each: what it is given has its heartbeat from now on.
 -- KEYS: unfinished. ARGV: now ('' for the server's clock), how long a job may be silent, how many to give at most.
 --   Times are milliseconds. Returns ids, the longest silent first.
-local now = tonumber(ARGV[1])
-if not now then
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local now = time_of(ARGV[1])
 local due = string.format('%.0f', now - tonumber(ARGV[2]))
 local orphans = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', due, 'LIMIT', 0, ARGV[3])
 for _, id in ipairs(orphans) do

@@ -2,11 +2,7 @@
 -- KEYS: index, unfinished, record. ARGV: now ('' for the server's clock), id, the new record, created at (seconds),
 --   expires at, unfinished ('1' or ''). Times are milliseconds unless said.
 -- Returns {'stored'} | {'gone'} when it was deleted or has expired | {'ended', record} when it has ended before.
-local now = tonumber(ARGV[1])
-if not now then
-  local time = redis.call('TIME')
-  now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local now = time_of(ARGV[1])
 local id = ARGV[2]
 local old = redis.call('GET', KEYS[3])
 if old == 'deleted' or now >= tonumber(ARGV[5]) then
