@@ -34,6 +34,7 @@ def reference(requests: Sequence[dict[str, Any]], torch_threads: int) -> list[st
 async def digests(requests: Iterable[dict[str, Any]], torch_threads: int) -> list[str]:
     """Render each request and return the digest of its file."""
     from serve_app.engine.engine import StepEngine
+    from serve_app.engine.threads import torch_thread
     from serve_app.media.media import encode_mp4
     from serve_app.model.model import load_family
     from serve_app.schema import parse_request
@@ -43,6 +44,7 @@ async def digests(requests: Iterable[dict[str, Any]], torch_threads: int) -> lis
 
     family, planner = load_family("native/demo"), open_planner(Settings(model="native/demo"))
     text_encoder = family.load_text_encoder("cpu")
+    encoding = torch_thread("text-encoder", torch_threads)  # how many threads share a product decides its last bits
     engine = StepEngine(
         family.load_denoiser("cpu"),
         family.load_decoder("cpu"),
@@ -54,7 +56,8 @@ async def digests(requests: Iterable[dict[str, Any]], torch_threads: int) -> lis
     found = []
     for number, request in enumerate(requests):
         spec = planner.plan(parse_request(request)).spec
-        prompt, negative = text_encoder.encode([spec.prompt, spec.negative_prompt])
+        prompts = [spec.prompt, spec.negative_prompt]
+        prompt, negative = await asyncio.get_running_loop().run_in_executor(encoding, text_encoder.encode, prompts)
         rendering = await engine.render(
             str(number), spec, prompt, negative if spec.guided else None, lambda step, total: None
         )
