@@ -189,6 +189,10 @@ class TieredCache:
         self._recent.forget(key)
         return self._l1 is not None and self._l1.delete_now(key)
 
+    def contains_now(self, key: str) -> bool:
+        """Tell whether `key` is in this process's memory; that is no use of it, and counted nowhere."""
+        return self._l1 is not None and self._l1.contains_now(key)
+
     async def where(self, key: str) -> dict[str, bool | None]:
         """Tell for each tier there is whether it has `key`; None when it could not be asked."""
         found = await asyncio.gather(*(remote.contains(key) for remote in self._remotes))

@@ -309,7 +309,7 @@ class VideoService:
 
     async def _check_content(self, job: Job) -> None:
         """Raise ContentGone when every tier says that it has not got the video of a completed job."""
-        if self._cache.get_now(job.keys.video) is None and not any(
+        if not self._cache.contains_now(job.keys.video) and not any(
             has is None or has for has in (await self._cache.where(job.keys.video)).values()
         ):
             raise _content_gone(job.id)
