@@ -14,13 +14,14 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import mkstemp
 from typing import TypeVar
 
-from serve_app.cache.name import checked
+from serve_app.cache.name import checked, is_name
 from serve_app.errors import TierError
 from serve_app.telemetry import Evicted, Telemetry
 
@@ -76,6 +77,12 @@ class FolderStore:
     async def touch(self, name: str) -> None:
         """Count the file as used now."""
         await self._in_thread(lambda: _use(self._path(name)))
+
+    async def names(self) -> AsyncIterator[str]:
+        """Yield every stored name, one of the 256 outer shards at a time; what is no value's file is passed over."""
+        for shard in await self._in_thread(lambda: sorted(self._objects.iterdir())):
+            for name in await self._in_thread(partial(_names, shard)):
+                yield name
 
     async def aclose(self) -> None:
         """Nothing stays open."""
@@ -180,6 +187,17 @@ class FolderStore:
             with suppress(FileNotFoundError):
                 status = path.stat()
                 yield status.st_mtime_ns, status.st_size, path
+
+
+def _names(shard: Path) -> list[str]:
+    """Return the names of one outer shard; a shard that is removed meanwhile has none."""
+    names: list[str] = []
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for inner in shard.iterdir():
+            with suppress(FileNotFoundError, NotADirectoryError):
+                files = [path.name for path in inner.iterdir()]
+                names += [each for each in files if is_name(each) and each.startswith(shard.name + inner.name)]
+    return names
 
 
 def _use(path: Path) -> None:

@@ -25,8 +25,13 @@ def storage_name(secret: bytes, kind: Kind, key: str) -> str:
     return hmac.new(secret, f"{kind}\0{key}".encode(), hashlib.sha256).hexdigest()
 
 
+def is_name(text: str) -> bool:
+    """Tell whether `text` is of the form of a storage name."""
+    return _NAME.fullmatch(text) is not None
+
+
 def checked(name: str) -> str:
     """Return `name` if it is a storage name; anything else is a bug in the caller and raises ValueError."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise ValueError("not a storage name: 64 lower-case hex digits are")
     return name

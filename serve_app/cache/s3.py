@@ -18,7 +18,7 @@ import aioboto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from serve_app.cache.name import checked
+from serve_app.cache.name import checked, is_name
 from serve_app.errors import TierError
 
 _EXISTS = 412
@@ -91,6 +91,24 @@ class S3Store:
         async with self._call(name) as (client, where):
             return await _exists(client, where)
 
+    async def names(self) -> AsyncIterator[str]:
+        """Yield every stored name, a thousand to a request; `timeout` holds for each request."""
+        after: dict[str, str] = {}
+        while True:
+            async with self._mapped() as client:
+                page = await client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, **after)
+            for each in page.get("Contents", ()):
+                if (name := self._name(each["Key"])) is not None:
+                    yield name
+            if not page.get("IsTruncated"):
+                return
+            after = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _name(self, key: str) -> str | None:
+        """Return the name an object of this store has; None for what else lies in the bucket."""
+        shard, _, name = key.removeprefix(self._prefix).rpartition("/")
+        return name if is_name(name) and shard == name[:2] else None
+
     async def aclose(self) -> None:
         """Close the client's connections."""
         async with self._opening:
@@ -100,9 +118,14 @@ class S3Store:
     @asynccontextmanager
     async def _call(self, name: str) -> AsyncIterator[tuple[Any, dict[str, str]]]:
         where = {"Bucket": self._bucket, "Key": f"{self._prefix}{checked(name)[:2]}/{name}"}
+        async with self._mapped() as client:
+            yield client, where
+
+    @asynccontextmanager
+    async def _mapped(self) -> AsyncIterator[Any]:
         try:
             async with asyncio.timeout(self._timeout):
-                yield await self._connected(), where
+                yield await self._connected()
         except Exception as error:  # botocore, aiohttp and the XML parser each have a tree of their own
             raise TierError(f"S3: {type(error).__name__}: {error}") from error
 

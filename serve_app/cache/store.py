@@ -6,6 +6,7 @@ that the walk, the breaker and the checks exist once. Stores know names and byte
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
@@ -39,6 +40,14 @@ class ObjectStore(Protocol):
 
     async def contains(self, name: str) -> bool:
         """Tell whether `name` is there."""
+        ...
+
+    def names(self) -> AsyncIterator[str]:
+        """Yield every stored name, a page of them read at a time, in no order; no value is read.
+
+        A name stored or deleted meanwhile may or may not come; all others come once. TierError also from a store
+        that cannot list.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -84,6 +93,11 @@ class AiocacheStore:
         """Give `name` the backend's full TTL again."""
         if self._cache.ttl is not None:
             await self._cache.expire(checked(name), self._cache.ttl)
+
+    async def names(self) -> AsyncIterator[str]:
+        """Raise TierError: aiocache's interface has no listing."""
+        raise TierError("An aiocache backend cannot list its names.")
+        yield ""  # makes this a generator, so that the error comes to who iterates
 
     async def aclose(self) -> None:
         """Close the backend's connections."""

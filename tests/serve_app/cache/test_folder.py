@@ -42,6 +42,19 @@ async def test_nothing_but_a_storage_name_becomes_a_path(tmp_path: Path, call: s
         await getattr(FolderStore(tmp_path), call)("../../etc/passwd")
 
 
+async def test_names_are_all_that_is_stored(tmp_path: Path) -> None:
+    """Every stored name comes once, and no leftover, stray file or file in a wrong shard does."""
+    store = FolderStore(tmp_path)
+    stored = {f"{number:02x}" * 32 for number in range(40)} | {name(1), name(2)}
+    for each in stored:
+        await store.put(each, b"data")
+    (tmp_path / "tmp" / "leftover").write_bytes(b"")
+    (tmp_path / "objects" / "stray").write_bytes(b"")
+    (tmp_path / "objects" / "00" / "stray").write_bytes(b"")
+    (tmp_path / "objects" / "00" / "00" / ("ab" * 32)).write_bytes(b"")
+    assert sorted([each async for each in store.names()]) == sorted(stored)
+
+
 async def test_the_first_writer_wins_across_stores(tmp_path: Path) -> None:
     """Two stores on one folder (two processes in life) agree on the first bytes."""
     first, second = FolderStore(tmp_path), FolderStore(tmp_path)

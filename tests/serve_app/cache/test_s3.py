@@ -154,3 +154,22 @@ async def test_nothing_but_a_storage_name_becomes_an_object_key(store: S3Store) 
     """A path as a name is refused before the store hears of it."""
     with pytest.raises(ValueError, match="storage name"):
         await store.get("../other-bucket/secret")
+
+
+async def test_names_are_all_that_is_stored(store: S3Store, monkeypatch) -> None:
+    """Every stored name comes once over several pages, and nothing else that lies under the prefix."""
+    client = await store._connected()
+    stored = {f"{number:02x}" * 32 for number in range(12)}
+    for each in stored:
+        await store.put(each, b"data")
+    await client.put_object(Bucket=store._bucket, Key=f"{store._prefix}stray", Body=b"")
+    await client.put_object(Bucket=store._bucket, Key=f"{store._prefix}00/{'ff' * 32}", Body=b"")
+    pages = []
+
+    def small(params, **_) -> None:
+        params["MaxKeys"] = 5
+        pages.append(params)
+
+    client.meta.events.register("provide-client-params.s3.ListObjectsV2", small)
+    assert sorted([each async for each in store.names()]) == sorted(stored)
+    assert len(pages) == 3

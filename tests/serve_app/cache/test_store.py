@@ -62,3 +62,9 @@ async def test_names_are_checked() -> None:
     """The adapter holds its callers to storage names as the other stores do."""
     with pytest.raises(ValueError, match="storage name"):
         await AiocacheStore(SimpleMemoryCache()).get("plain")
+
+
+async def test_an_aiocache_backend_cannot_list() -> None:
+    """aiocache has no listing, and who iterates is told so as of any other failure of a tier."""
+    with pytest.raises(TierError, match="list"):
+        await anext(aiter(AiocacheStore(SimpleMemoryCache()).names()))
