@@ -16,6 +16,7 @@ from typing import Any
 
 from aiocache.base import BaseCache
 
+from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.breaker import Breaker
 from serve_app.cache.debounce import Debounce
 from serve_app.cache.detached import detached
@@ -42,8 +43,9 @@ class TieredCache:
     """Entries of one `kind` in up to three tiers, any of which may be None.
 
     secret: the deployment's, for names in shared tiers. l2: bytes by name with a TTL of its own (a RedisTier, or
-    any aiocache backend with a NullSerializer). touch_interval: seconds between two extensions of one key's life in
-    the shared tiers by hits above them. Tiers may be shared by caches of several kinds; `aclose` closes them.
+    any aiocache backend with a NullSerializer). bloom: tells what L3 surely has not. touch_interval: seconds between
+    two extensions of one key's life in the shared tiers by hits above them. Tiers may be shared by caches of several
+    kinds; `aclose` closes them.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class TieredCache:
         l1: MemoryTier | None = None,
         l2: BaseCache | None = None,
         l3: ObjectStore | None = None,
+        bloom: BloomFilter | None = None,
         telemetry: Telemetry | None = None,
         touch_interval: float = 3600.0,
         clock: Callable[[], float] = time.monotonic,
@@ -61,6 +64,7 @@ class TieredCache:
         self.kind = kind
         self._telemetry = telemetry or Telemetry()
         self._l1 = l1
+        self._bloom = bloom
         stores = {"l2": AiocacheStore(l2) if l2 is not None else None, "l3": l3}
         self._remotes = [
             RemoteTier(
@@ -69,6 +73,7 @@ class TieredCache:
                 store,
                 secret=secret,
                 telemetry=self._telemetry,
+                bloom=bloom if tier == "l3" else None,
                 breaker=Breaker(f"{tier}/{kind}", clock=clock),
             )
             for tier, store in stores.items()
@@ -104,9 +109,12 @@ class TieredCache:
             self._telemetry.emit(TierRead("l1", self.kind, "miss", 0.0))
         return entry
 
-    async def get_l3(self, key: str) -> tuple[Entry, Outcome] | None:
-        """Return the entry from L3 alone, for who has looked in L2 already and will write it there."""
-        return await self._walk(key, self._only("l3"))
+    async def get_l3(self, key: str, may_have: bool | None = None) -> tuple[Entry, Outcome] | None:
+        """Return the entry from L3 alone, for who has looked in L2 already and will write it there.
+
+        may_have: what the Bloom filter said, where it was asked; None asks it.
+        """
+        return await self._walk(key, self._only("l3"), may_have)
 
     async def arrived_from_l2(self, key: str, frame: bytes | None, seconds: float) -> Entry | None:
         """Take a frame that a script of the caller's read from L2 (None: a miss); None when it does not verify."""
@@ -118,10 +126,12 @@ class TieredCache:
             return entry
         return None
 
-    async def _walk(self, key: str, remotes: list[RemoteTier]) -> tuple[Entry, Outcome] | None:
+    async def _walk(
+        self, key: str, remotes: list[RemoteTier], may_have: bool | None = None
+    ) -> tuple[Entry, Outcome] | None:
         generation = self._generation
         for index, remote in enumerate(remotes):
-            entry = await remote.read(key)
+            entry = await remote.read(key, may_have)
             if entry is not None:
                 # Deleted while we read: it may be answered once more, but not be copied up again.
                 if generation == self._generation:
@@ -204,11 +214,15 @@ class TieredCache:
         stats: dict[str, Any] = {"kind": self.kind}
         if self._l1 is not None:
             stats["l1"] = {"hit": self._l1_hits, "miss": self._l1_misses, **self._l1.stats()}
+        if self._bloom is not None:
+            stats["filter"] = self._bloom.stats()
         return stats | {remote.tier: remote.stats() for remote in self._remotes}
 
     async def aclose(self) -> None:
         """Wait for the background work, then close the tiers; closing twice is harmless."""
         await self._settled(self._background)
+        if self._bloom is not None:
+            await self._bloom.aclose()
         await asyncio.gather(*(remote.aclose() for remote in self._remotes))
 
     def _only(self, tier: str) -> list[RemoteTier]:

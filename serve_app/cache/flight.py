@@ -92,9 +92,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Leading:
-    """Nobody is at work: this waiter is, under this token."""
+    """Nobody is at work: this waiter is, under this token; `may_have` tells whether L3 may have the video."""
 
     token: int
+    may_have: bool = True
 
 
 @dataclass(frozen=True, slots=True)

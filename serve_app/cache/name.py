@@ -2,7 +2,8 @@
 
 Keys are hashes of prompts, and prompts can be guessed; only who has the deployment's secret can go from a guess to
 a stored object. It also means that no string of a client ever becomes a path or a Redis key: stores take nothing but
-these names, and `checked` holds them to it.
+these names, and `checked` holds them to it. In Redis a name stands behind the tag of its shard, so that in a cluster
+everything about one key (value, flight, Bloom bits) is in one slot, where one script can touch it all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Literal, get_args
 
 Kind = Literal["video", "embedding", "latents"]
 """The stage whose output is stored."""
+
+SHARDS = 64
+"""Fixed for ever: another number would rename every value in Redis."""
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 
@@ -35,3 +39,18 @@ def checked(name: str) -> str:
     if not is_name(name):
         raise ValueError("not a storage name: 64 lower-case hex digits are")
     return name
+
+
+def shard_of(name: str) -> int:
+    """Return the shard of a storage name, 0 to SHARDS - 1; names are uniform, so shards are even."""
+    return int(checked(name)[:2], 16) % SHARDS
+
+
+def tag(shard: int) -> str:
+    """Return the part of a Redis key that decides its slot (Redis cluster specification, "Hash tags")."""
+    return f"{{{shard:02}}}"
+
+
+def redis_name(name: str, of: str = "value") -> str:
+    """Return what a storage name's value, or another thing `of` it, is called in Redis."""
+    return f"encore:{of}:{tag(shard_of(name))}{name}"

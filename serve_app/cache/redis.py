@@ -3,7 +3,8 @@
 It is an aiocache `BaseCache` over bytes, so any aiocache backend could stand in for it. It answers or raises
 TierError within `deadline` seconds: timeouts are short and redis-py's own retries with back-off are off, because
 a miss is cheaper than a wait. TTLs are retention, not freshness; each is spread by ±`jitter` so that what was stored
-together does not vanish together. `increment`, `raw` and aiocache's locks stay unimplemented: values are content.
+together does not vanish together. In a cluster, a node that is gone takes its share of the keys along and no others.
+`increment`, `raw` and aiocache's locks stay unimplemented: values are content.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any, TypeVar, cast
 
 from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from serve_app.cache.cluster import ClusterAddress, is_cluster
 from serve_app.cache.script import Script
 from serve_app.errors import TierError
 
@@ -28,7 +30,7 @@ _T = TypeVar("_T")
 
 
 class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
-    """Bytes by name under `redis://`, `rediss://` or `unix://`.
+    """Bytes by name under `redis://`, `rediss://` or `unix://`, or in a cluster (`redis+cluster://`, see `cluster.py`).
 
     ttl: seconds a value is kept after its last use. max_value_bytes: larger values are refused (`set` gives False).
     connect_timeout, socket_timeout: seconds for one connect and one socket read or write; deadline: seconds for a whole
@@ -56,26 +58,35 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         self._jitter = jitter
         self._uniform = uniform
         self._deadline = deadline
-        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=max_connections,
-            timeout=deadline,  # a burst of calls is not a broken server
-            socket_connect_timeout=connect_timeout,
-            socket_timeout=socket_timeout,
-            retry=Retry(NoBackoff(), 0),
-        )
-        self.client: Redis = Redis.from_pool(pool)
         self._url = url
-        self._connect_timeout = connect_timeout
+        self._options: dict[str, Any] = {"socket_connect_timeout": connect_timeout}
+        self._address = ClusterAddress.parse(url) if is_cluster(url) else None
+        self._places = asyncio.Semaphore(max_connections)  # a cluster's client refuses what it has no connection for
+        self.client: Redis | RedisCluster
+        if self._address is not None:
+            self.client = self._address.connect(
+                socket_timeout=socket_timeout, max_connections=4 * max_connections, **self._options
+            )
+        else:
+            self.client = self._single(socket_timeout, max_connections)
 
     def new_client(self) -> Redis:
         """Return a client with one connection of its own, for messages: its reads may wait as long as they like."""
-        return Redis.from_url(
+        options = {"single_connection_client": True, "retry": Retry(NoBackoff(), 0), **self._options}
+        if self._address is not None and isinstance(self.client, RedisCluster):
+            return self._address.connect_any(self.client, **options)
+        return Redis.from_url(self._url, **options)
+
+    def _single(self, socket_timeout: float, max_connections: int) -> Redis:
+        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
             self._url,
-            single_connection_client=True,
-            socket_connect_timeout=self._connect_timeout,
+            max_connections=max_connections,
+            timeout=self._deadline,  # a burst of calls is not a broken server
+            socket_timeout=socket_timeout,
             retry=Retry(NoBackoff(), 0),
+            **self._options,
         )
+        return Redis.from_pool(pool)
 
     def keep_for(self) -> int:
         """Return for how many milliseconds a value that is written or used now is kept."""
@@ -94,8 +105,13 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         """Await `call`; whatever it raises is a TierError: a broken server can make the parser raise anything."""
         try:
             async with asyncio.timeout(self._deadline):
-                return await call
+                if self._address is None:
+                    return await call
+                async with self._places:
+                    return await call
         except Exception as error:
+            if asyncio.iscoroutine(call):
+                call.close()  # it may not have come to its turn
             raise TierError(f"Redis: {type(error).__name__}: {error}") from error
 
     def _milliseconds(self, ttl: float) -> int:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.breaker import Breaker
 from serve_app.cache.flight import (
     LEASE_SECONDS,
@@ -30,22 +31,23 @@ from serve_app.cache.flight import (
     priority_of,
     rank,
 )
-from serve_app.cache.name import storage_name
+from serve_app.cache.name import redis_name, storage_name
 from serve_app.cache.newswire import Newswire
 from serve_app.cache.redis import RedisTier
 from serve_app.cache.script import Script, milliseconds
 from serve_app.core import Urgency
 from serve_app.errors import TierError
 
-_BOARD, _BEAT, _END, _LEAVE = (Script(f"flight_{verb}") for verb in ("board", "beat", "end", "leave"))
+_BOARD = Script("flight_board", "bloom")
+_BEAT, _END, _LEAVE = (Script(f"flight_{verb}") for verb in ("beat", "end", "leave"))
 _FIELDS = ("token", "state", "step", "total", "embedding", "detail")
 
 
 class RedisFlights:
     """FlightRecords over an L2; whoever gave it `redis` closes that.
 
-    linger_seconds: how long a flight goes on after its last waiter left. clock: for tests, Unix seconds instead of the
-    server's own time.
+    linger_seconds: how long a flight goes on after its last waiter left. bloom: the filter that tells who leads whether
+    L3 may have the video. clock: for tests, Unix seconds instead of the server's own time.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class RedisFlights:
         *,
         secret: bytes,
         linger_seconds: float,
+        bloom: BloomFilter | None = None,
         lease_seconds: float = LEASE_SECONDS,
         waiter_seconds: float = WAITER_SECONDS,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._redis = redis
         self._secret = secret
+        self._bloom = bloom
         self._linger = milliseconds(linger_seconds)
         self._lease = milliseconds(lease_seconds)
         self._waiter = milliseconds(waiter_seconds)
@@ -78,12 +82,14 @@ class RedisFlights:
     ) -> Boarded:
         """Look at the flight, lead it when nobody does; raises TierError."""
         deadline = "" if urgency.deadline is None else str(milliseconds(urgency.deadline))
+        name = self._name(key)
         args = (
             self._now(), waiter, given_up or "", self._lease, max(self._record, self._waiter), self._redis.keep_for(),
-            rank(urgency.priority), deadline, "1" if lead else "",
+            rank(urgency.priority), deadline, "1" if lead else "", name,
         )  # fmt: skip
-        answer = await self._run(_BOARD, self._keys(key), args)
-        return _boarded(answer)
+        keys = self._keys(key) + ([] if self._bloom is None else self._bloom.keys(name))
+        kind, *rest = await self._run(_BOARD, keys, args)
+        return self._leading(name, *rest) if kind == b"leading" else _boarded(kind, rest)
 
     async def beat(self, key: str, token: int, news: News) -> Beat:
         """Extend the lease and tell progress; raises TierError."""
@@ -141,14 +147,19 @@ class RedisFlights:
         return list(self._names(key)[:3])
 
     def _names(self, key: str) -> tuple[str, str, str, str]:
-        """Return the names of the value, the record, the waiters and the channel."""
-        name = storage_name(self._secret, "video", key)
-        tag = f"{{{name}}}"  # in a Redis cluster all three keys are in the slot of the value's name
-        return name, f"encore:flight:{tag}", f"encore:waiters:{tag}", f"encore:news:{tag}"
+        """Return what the value, the record, the waiters and the channel are called: in a cluster, all in one slot."""
+        name = self._name(key)
+        value, record, waiters, news = (redis_name(name, of) for of in ("value", "flight", "waiters", "news"))
+        return value, record, waiters, news
+
+    def _name(self, key: str) -> str:
+        return storage_name(self._secret, "video", key)
+
+    def _leading(self, name: str, token: bytes, found: bytes) -> Leading:
+        return Leading(int(token), self._bloom is None or self._bloom.answer(name, found) is not False)
 
 
-def _boarded(answer: Sequence[bytes]) -> Boarded:
-    kind, *rest = answer
+def _boarded(kind: bytes, rest: Sequence[bytes]) -> Boarded:
     match kind:
         case b"value":
             frame, *fields = rest
@@ -159,8 +170,6 @@ def _boarded(answer: Sequence[bytes]) -> Boarded:
             return Ended(_news(rest))
         case b"idle":
             return Idle()
-        case b"leading":
-            return Leading(int(rest[0]))
     raise TierError(f"Redis: an answer that no script of ours gives: {kind!r}")
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.breaker import Breaker, State
 from serve_app.cache.entry import pack, unpack
 from serve_app.cache.name import Kind, storage_name
@@ -30,7 +31,7 @@ _LARGE = 1 << 20
 
 
 class RemoteTier:
-    """`store` as the tier `l2` or `l3` of one kind of value."""
+    """`store` as the tier `l2` or `l3` of one kind of value; what `bloom` says is not there is not looked for."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class RemoteTier:
         *,
         secret: bytes,
         telemetry: Telemetry,
+        bloom: BloomFilter | None = None,
         breaker: Breaker | None = None,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -49,6 +51,7 @@ class RemoteTier:
         self._store = store
         self._secret = secret
         self._telemetry = telemetry
+        self._bloom = bloom
         self._timer = timer
         self._counts: Counter[str] = Counter()
 
@@ -57,11 +60,14 @@ class RemoteTier:
         """Whether the tier is worth asking, as far as is known: its breaker lets attempts through."""
         return self.breaker.state is not State.OPEN
 
-    async def read(self, key: str) -> Entry | None:
-        """Return the verified entry of `key`, None when there is none or the tier is broken."""
+    async def read(self, key: str, may_have: bool | None = None) -> Entry | None:
+        """Return the verified entry of `key`, None when there is none or the tier is broken.
+
+        may_have: what somebody asked the filter already; None asks it now, where there is one.
+        """
         started = self._timer()
         with span("tier", tier=self.tier, kind=self.kind, operation="read") as current:
-            result, entry = await self._read(key)
+            result, entry = await self._read(key, may_have)
             current.set_attribute("encore.result", result)
         self._counts[result] += 1
         seconds = self._timer() - started
@@ -110,8 +116,12 @@ class RemoteTier:
         except Exception as error:
             self._log(error)
 
-    async def _read(self, key: str) -> tuple[str, Entry | None]:
+    async def _read(self, key: str, may_have: bool | None) -> tuple[str, Entry | None]:
         name = self._name(key)
+        if may_have is None and self._bloom is not None:
+            may_have = await self._bloom.may_have(name)
+        if may_have is False:
+            return "filtered", None
         try:
             with self.breaker.attempt():
                 frame = await self._store.get(name)
@@ -130,6 +140,8 @@ class RemoteTier:
 
     async def _write(self, entry: Entry) -> tuple[str, Entry | None]:
         frame = pack(entry)
+        if self._bloom is not None:
+            await self._bloom.add(self._name(entry.key))  # before it can be there
         for _ in range(2):  # again only when what was there before turned out corrupt
             try:
                 with self.breaker.attempt():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError
 
 
@@ -21,14 +21,14 @@ def _text(name: str) -> str:
 
 
 class Script:
-    """One file of `scripts/` after `clock.lua`, sent by its hash; its text goes only where it is not known."""
+    """One file of `scripts/` after `clock.lua` and what else it needs; its text is sent only where it is not known."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *needs: str) -> None:
         self.name = name
-        self.source = "".join(_text(part) for part in ("clock", name))
+        self.source = "".join(_text(part) for part in ("clock", *needs, name))
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()  # as Redis names scripts
 
-    async def run(self, client: Redis, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:
+    async def run(self, client: Redis | RedisCluster, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:
         """Run the script; a server that was restarted or flushed is given the text again. Raises RedisError."""
         try:
             return await client.evalsha(self.sha, len(keys), *keys, *args)

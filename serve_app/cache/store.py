@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from aiocache.base import BaseCache
 
 from serve_app.cache.folder import FolderStore
-from serve_app.cache.name import checked
+from serve_app.cache.name import redis_name
 from serve_app.errors import TierError
 from serve_app.telemetry import Telemetry
 
@@ -65,34 +65,37 @@ class Touchable(Protocol):
 
 
 class AiocacheStore:
-    """Any aiocache backend that takes bytes, as an ObjectStore; a later value overwrites an earlier one."""
+    """Any aiocache backend that takes bytes, as an ObjectStore; a later value overwrites an earlier one.
+
+    Keys are `redis_name`s, whatever the backend: one that is a Redis cluster needs them, the others do not mind.
+    """
 
     def __init__(self, cache: BaseCache) -> None:
         self._cache = cache
 
     async def get(self, name: str) -> bytes | None:
         """Return the stored bytes, None when there are none."""
-        value = await self._cache.get(checked(name))
+        value = await self._cache.get(redis_name(name))
         if value is None or isinstance(value, bytes):
             return value
         raise TierError(f"The backend gave {type(value).__name__} instead of bytes.")
 
     async def put(self, name: str, data: bytes) -> bytes | None:
         """Store `data` and return it; None when the backend refuses it."""
-        return data if await self._cache.set(checked(name), data) else None
+        return data if await self._cache.set(redis_name(name), data) else None
 
     async def delete(self, name: str) -> bool:
         """Remove `name`; True when it was there."""
-        return bool(await self._cache.delete(checked(name)))
+        return bool(await self._cache.delete(redis_name(name)))
 
     async def contains(self, name: str) -> bool:
         """Tell whether `name` is there."""
-        return bool(await self._cache.exists(checked(name)))
+        return bool(await self._cache.exists(redis_name(name)))
 
     async def touch(self, name: str) -> None:
         """Give `name` the backend's full TTL again."""
         if self._cache.ttl is not None:
-            await self._cache.expire(checked(name), self._cache.ttl)
+            await self._cache.expire(redis_name(name), self._cache.ttl)
 
     async def names(self) -> AsyncIterator[str]:
         """Raise TierError: aiocache's interface has no listing."""

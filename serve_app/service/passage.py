@@ -162,7 +162,7 @@ class Passage:
                 self._idle_since = self._idle_since or self._clock()
             case Leading():
                 await self._missed(time.perf_counter() - began)
-                self._begin(boarded.token)
+                self._begin(boarded.token, boarded.may_have)
         return None
 
     def _would_lead(self) -> bool:
@@ -269,16 +269,16 @@ class Passage:
             self._token = None
             self._work = asyncio.create_task(self._make(None))
 
-    def _begin(self, token: int) -> None:
+    def _begin(self, token: int, may_have: bool) -> None:
         if self._work is not None:
             self._tries += 1
             self._drop_work()
         self._token, self._given_up, self._taken, self._idle_since = token, None, False, None
         self._wanted = self._ticket.urgency()
-        self._work = asyncio.create_task(self._make(token))
+        self._work = asyncio.create_task(self._make(token, may_have))
 
-    async def _make(self, token: int | None) -> Landing:
-        found = await (self._cache.get(self._key) if token is None else self._cache.get_l3(self._key))
+    async def _make(self, token: int | None, may_have: bool = True) -> Landing:
+        found = await (self._cache.get(self._key) if token is None else self._cache.get_l3(self._key, may_have))
         if found is not None:
             entry, outcome = found
             if token is not None and self._records is not None:

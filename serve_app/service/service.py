@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from serve_app.cache.bloom_builder import BloomBuilder
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import FlightRecords
 from serve_app.core import Entry, JobStatus, Keys, Outcome, VideoSpec
@@ -64,7 +65,7 @@ class Answer:
 class VideoService:
     """One router's service; `cache` holds videos, `latents` what they are decoded from, `renderer` makes the rest.
 
-    flights: the cluster's flight records; without them this router is alone.
+    flights: the cluster's flight records; without them this router is alone. builder: keeps L3's Bloom filter built.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class VideoService:
         peers: Peers,
         latents: TieredCache | None = None,
         flights: FlightRecords | None = None,
+        builder: BloomBuilder | None = None,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -89,6 +91,7 @@ class VideoService:
         self._telemetry = telemetry
         self._peers = peers
         self._latents = latents
+        self._builder = builder
         self._limits = limits or Limits()
         self._clock = clock
         self._source = VideoSource(
@@ -108,6 +111,8 @@ class VideoService:
     def start(self) -> None:
         """Begin looking for jobs that nobody follows, on the running event loop; the first job does it too."""
         self._desk.start()
+        if self._builder is not None:
+            self._builder.start()
 
     async def generate(self, request: VideoRequest) -> Answer:
         """Return the video that `request` means, from wherever it comes soonest.
@@ -253,6 +258,8 @@ class VideoService:
     async def aclose(self) -> None:
         """Finish background writes and close the tiers."""
         self._pictures.close()
+        if self._builder is not None:
+            await self._builder.aclose()
         await self._desk.aclose()
         await self._source.aclose()
         await self._cache.aclose()

@@ -9,7 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from serve_app.cache.bloom import BloomFilter
+from serve_app.cache.bloom_builder import BloomBuilder
 from serve_app.cache.cache import TieredCache
+from serve_app.cache.folder import FolderStore
+from serve_app.cache.lease import Lease
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.name import Kind
 from serve_app.cache.redis import RedisTier
@@ -42,6 +46,7 @@ class SharedTiers:
 
     l2: RedisTier | None
     l3: ObjectStore | None
+    bloom: BloomFilter | None = None
 
 
 def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
@@ -64,7 +69,14 @@ def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
             telemetry=telemetry,
             endpoint_url=settings.s3_endpoint_url,
         )
-    return SharedTiers(l2, l3)
+    return SharedTiers(l2, l3, _open_bloom(settings, l2, l3))
+
+
+def _open_bloom(settings: Settings, l2: RedisTier | None, l3: ObjectStore | None) -> BloomFilter | None:
+    """Return the filter over L3; for a folder on this machine a look costs no more than asking Redis about it."""
+    if l2 is None or l3 is None or settings.l3_filter == "off":
+        return None
+    return None if settings.l3_filter == "auto" and isinstance(l3, FolderStore) else BloomFilter(l2)
 
 
 def open_cache(
@@ -77,6 +89,7 @@ def open_cache(
         l1=None if l1_bytes is None else MemoryTier(l1_bytes, telemetry=telemetry),
         l2=tiers.l2,
         l3=tiers.l3,
+        bloom=tiers.bloom,
         telemetry=telemetry,
     )
 
@@ -92,7 +105,16 @@ def open_flights(settings: Settings, tiers: SharedTiers) -> RedisFlights | None:
     """Return the cluster's flight records, which need L2; None without: then every process renders by itself."""
     if tiers.l2 is None:
         return None
-    return RedisFlights(tiers.l2, secret=settings.secret_bytes, linger_seconds=settings.linger_seconds)
+    return RedisFlights(
+        tiers.l2, secret=settings.secret_bytes, linger_seconds=settings.linger_seconds, bloom=tiers.bloom
+    )
+
+
+def open_builder(tiers: SharedTiers) -> BloomBuilder | None:
+    """Return what keeps the filter over L3 built, where there is one."""
+    if tiers.bloom is None or tiers.l2 is None or tiers.l3 is None:
+        return None
+    return BloomBuilder(tiers.bloom, tiers.l3.names, Lease(tiers.l2, "bloom"))
 
 
 def open_planner(settings: Settings, family: Family | None = None) -> Planner:
@@ -156,6 +178,7 @@ def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry
         peers=peers,
         latents=open_latents(settings, tiers, telemetry),
         flights=open_flights(settings, tiers),
+        builder=open_builder(tiers),
         limits=Limits(
             max_queued=settings.max_queued,
             max_waiting=settings.max_waiting,

@@ -24,7 +24,8 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class TierRead:
-    """A tier was asked for a key: `result` is `hit`, `miss`, `error` or `corrupt`; `kind` names the stage."""
+    """A tier was asked for a key of `kind`: `result` is `hit`, `miss`, `filtered` (by the Bloom filter, so the tier was
+    not asked after all), `error` or `corrupt`."""
 
     tier: str
     kind: str

@@ -1,10 +1,11 @@
 -- One look at a video's flight by one waiter: the value, or the flight to follow, or how it ended, or the lease.
--- KEYS: value, record (hash), waiters (sorted set by last heartbeat). All times are milliseconds.
+-- KEYS: value, record (hash), waiters (sorted set by last heartbeat), and where there is one the Bloom filter's meta and
+--   bits. All times are milliseconds.
 -- ARGV: now ('' for the server's clock), waiter, the waiter's own token that it gives up ('' for none), lease,
 --   how long waiters are kept, how long the value is kept from now, priority ('' or 0, 1, 2), deadline ('' for none),
---   whether it would lead ('1' or '').
+--   whether it would lead ('1' or ''), the value's storage name.
 -- Returns {'value', bytes, RECORD} ({'value', bytes} without one) | {'joined', RECORD} | {'ended', RECORD}
---   | {'leading', token} | {'idle'}; RECORD is token, state, step, total, embedding, detail.
+--   | {'leading', token, whether L3 may have it ('1', '0', '' for not known)} | {'idle'}; RECORD is token, state, step, total, embedding, detail.
 local now, micros = time_of(ARGV[1])
 local waiter, given_up, lease, kept = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
@@ -60,4 +61,4 @@ redis.call('HSET', KEYS[2], 'token', token, 'state', 'waiting', 'step', '0', 'to
   'detail', '', 'until', string.format('%.0f', now + lease))
 redis.call('PEXPIRE', KEYS[2], lease + kept)
 wait_here()
-return {'leading', token}
+return {'leading', token, KEYS[4] and may_be_stored(KEYS[4], KEYS[5], ARGV[10]) or ''}

@@ -15,7 +15,7 @@ from aiocache import SimpleMemoryCache
 from serve_app.cache.cache import Stored, TieredCache
 from serve_app.cache.folder import FolderStore
 from serve_app.cache.memory import MemoryTier
-from serve_app.cache.name import storage_name
+from serve_app.cache.name import redis_name, storage_name
 from serve_app.cache.redis import WEEK, RedisTier
 from serve_app.cache.s3 import S3Store
 from serve_app.core import Entry, Outcome
@@ -71,7 +71,7 @@ async def test_a_hit_fills_the_tiers_above(replica) -> None:
     """L3 only → found in L3, then in L1 at once, and in L2 (for the next replica) in the background."""
     first, second, third = replica(), replica(), replica()
     await first.cache.put(ENTRY)
-    await first.l2.delete(NAME)
+    await first.l2.delete(redis_name(NAME))
     assert await second.cache.get(KEY) == (ENTRY, Outcome.L3)
     assert second.cache.get_now(KEY) == ENTRY
     await settled(second.cache)
@@ -112,10 +112,10 @@ async def test_an_l1_hit_extends_l2_once_an_hour(replica, clock) -> None:
     await one.cache.put(ENTRY)
 
     async def ttl_after_a_hit() -> float:
-        await one.l2.client.pexpire(NAME, 5000)
+        await one.l2.client.pexpire(redis_name(NAME), 5000)
         assert one.cache.get_now(KEY) == ENTRY
         await settled(one.cache)
-        return await one.l2.client.pttl(NAME) / 1000
+        return await one.l2.client.pttl(redis_name(NAME)) / 1000
 
     assert await ttl_after_a_hit() <= 5
     clock.advance(HOUR)
@@ -147,7 +147,7 @@ async def test_background_work_has_no_request_context(replica) -> None:
     request_id.set("r1")
     one, seen = replica(), []
     await one.cache.put(ENTRY)
-    await one.l2.delete(NAME)
+    await one.l2.delete(redis_name(NAME))
     one.l1.delete_now(KEY)
     write = one.cache._remotes[0].write
 
@@ -184,7 +184,7 @@ async def test_a_slow_read_does_not_bring_a_deleted_key_back(replica, monkeypatc
     """A get that read L3 before the deletion and ends after it copies nothing up into L1 and L2."""
     one = replica()
     await one.cache.put(ENTRY)
-    await one.l2.delete(NAME)
+    await one.l2.delete(redis_name(NAME))
     one.l1.delete_now(KEY)
     has_read, may_go_on, read = asyncio.Event(), asyncio.Event(), one.l3.get
 
@@ -208,7 +208,7 @@ async def test_a_copy_under_way_does_not_survive_a_deletion(replica, monkeypatch
     """A background copy into L2 begun before the deletion is waited for and then deleted with the rest."""
     one = replica()
     await one.cache.put(ENTRY)
-    await one.l2.delete(NAME)
+    await one.l2.delete(redis_name(NAME))
     one.l1.delete_now(KEY)
     set_, copying = one.l2.set, asyncio.Event()
 
@@ -228,7 +228,7 @@ async def test_a_corrupt_l2_value_falls_through_to_l3(replica, recorder) -> None
     """What does not verify is deleted and counted; the next tier answers, and L2 is repaired from it."""
     one = replica()
     await one.cache.put(ENTRY)
-    await one.l2.client.setrange(NAME, 150, b"\0\0\0")
+    await one.l2.client.setrange(redis_name(NAME), 150, b"\0\0\0")
     one.cache.forget(KEY)
     assert await one.cache.get(KEY) == (ENTRY, Outcome.L3)
     assert recorder.results(TierRead, "l2") == ["corrupt"]

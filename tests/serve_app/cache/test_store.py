@@ -8,6 +8,7 @@ import pytest
 from aiocache import SimpleMemoryCache
 
 from serve_app.cache.folder import FolderStore
+from serve_app.cache.name import redis_name
 from serve_app.cache.s3 import S3Store
 from serve_app.cache.store import AiocacheStore, Touchable, open_store
 from serve_app.errors import TierError
@@ -53,7 +54,7 @@ async def test_any_aiocache_backend_can_stand_in() -> None:
 async def test_a_backend_that_gives_no_bytes_is_broken() -> None:
     """Text (or whatever a mad server's reply parses to) is a TierError, not a crash further up."""
     backend = SimpleMemoryCache()
-    await backend.set(NAME, "text")
+    await backend.set(redis_name(NAME), "text")
     with pytest.raises(TierError, match="str"):
         await AiocacheStore(backend).get(NAME)
 

@@ -224,17 +224,17 @@ class RedisValues(BaseCache):  # type: ignore[misc]
         return await self._process.ask(lambda: self._redis.serve(lambda: step(self._redis.model.values)))
 
     async def _get(self, key: str, encoding: Any = None, _conn: Any = None) -> Any:
-        return await self._do(lambda values: values.get(self._keys[key]))
+        return await self._do(lambda values: values.get(self._keys[key[-64:]]))
 
     async def _set(self, key: str, value: bytes, ttl: Any = None, _cas_token: Any = None, _conn: Any = None) -> bool:
-        await self._do(lambda values: values.__setitem__(self._keys[key], value))
+        await self._do(lambda values: values.__setitem__(self._keys[key[-64:]], value))
         return True
 
     async def _delete(self, key: str, _conn: Any = None) -> int:
-        return await self._do(lambda values: int(values.pop(self._keys[key], None) is not None))
+        return await self._do(lambda values: int(values.pop(self._keys[key[-64:]], None) is not None))
 
     async def _exists(self, key: str, _conn: Any = None) -> bool:
-        return await self._do(lambda values: self._keys[key] in values)
+        return await self._do(lambda values: self._keys[key[-64:]] in values)
 
 
 class Objects:

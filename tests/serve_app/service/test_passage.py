@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from serve_app.cache.bloom import BloomFilter
+from serve_app.cache.bloom_builder import BloomBuilder
+from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import State
+from serve_app.cache.folder import FolderStore
+from serve_app.cache.lease import Lease
+from serve_app.cache.name import redis_name, storage_name
 from serve_app.cache.redis_flights import RedisFlights
 from serve_app.core import Finished, Outcome, Priority, Progress, RenderEvent, RenderRequest, Urgency
 from serve_app.engine.engine import Rendering
@@ -24,6 +30,7 @@ from serve_app.service.landing import Landing, VideoFlight
 from serve_app.service.plan import Planner
 from serve_app.service.rendering import RenderWorker
 from serve_app.service.source import VideoSource
+from serve_app.telemetry import TierRead
 from tests.conftest import ValkeyServer
 from tests.serve_app.service.rig import SECRET, Rig, ask, until
 
@@ -211,6 +218,39 @@ async def test_found_in_l2_costs_one_script(make: Callable[..., Cluster]) -> Non
     assert (await cluster.board(cluster.router())[1]).outcome is Outcome.L3
     assert (await cluster.board(cluster.router())[1]).outcome is Outcome.L2
     assert cluster.renders == 1
+
+
+async def test_what_the_filter_denies_is_not_looked_for_in_l3(make: Callable[..., Cluster]) -> None:
+    """Who is given the lead is told that L3 has it not, and does not look; what was stored is looked for and found."""
+    cluster = make()
+    redis = cluster.rig.redis()
+    assert redis is not None
+    bloom = BloomFilter(redis)
+    store = FolderStore(cluster.rig.folder or Path())
+    await BloomBuilder(bloom, store.names, Lease(redis, "bloom")).build()
+
+    def router() -> VideoSource:
+        flights = RedisFlights(redis, secret=SECRET, linger_seconds=0.3, bloom=bloom)
+        cluster.records.append(flights)
+        return VideoSource(
+            TieredCache("video", secret=SECRET, l2=redis, l3=store, bloom=bloom, telemetry=cluster.rig.telemetry),
+            Line(cluster.replicas),
+            FAMILY.card.model_fingerprint,
+            max_queued=10,
+            linger_seconds=0.3,
+            flights=flights,
+        )
+
+    def l3() -> list[str]:
+        return [e.result for e in cluster.rig.events if isinstance(e, TierRead) and e.tier == "l3"]
+
+    assert (await cluster.board(router())[1]).outcome is Outcome.RENDERED
+    assert l3() == ["filtered"]
+    name = storage_name(SECRET, "video", cluster.plan.keys.video)
+    await bloom.add(name)  # the rig's encoder knows no filter
+    await redis.client.unlink(redis_name(name), redis_name(name, "flight"), redis_name(name, "waiters"))
+    assert (await cluster.board(router())[1]).outcome is Outcome.L3
+    assert l3() == ["filtered", "hit"]
 
 
 async def test_a_routers_death_costs_nothing(make: Callable[..., Cluster]) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from serve_app.errors import InvalidRequest
-from serve_app.service.wiring import open_planner
+from serve_app.service.wiring import open_builder, open_planner, open_tiers
 from serve_app.settings import Settings
+from serve_app.telemetry import Telemetry
 from tests.serve_app.service.rig import ask
 
 
@@ -54,3 +55,21 @@ def test_unusable_files_are_told(tmp_path: Path, setting: str, content: bytes | 
         file.write_bytes(content)
     with pytest.raises(InvalidRequest, match=setting):
         open_planner(Settings(**{setting: str(file)}))
+
+
+@pytest.mark.parametrize(
+    ("l3", "setting", "filtered"),
+    [
+        ("s3://bucket/videos", "auto", True),
+        ("s3://bucket/videos", "off", False),
+        ("folder", "auto", False),
+        ("folder", "on", True),
+    ],
+)
+def test_where_the_bloom_filter_is_asked(tmp_path: Path, l3: str, setting: str, filtered: bool) -> None:
+    """An S3 store is spared looks, a folder is not worth asking Redis about; the setting decides otherwise."""
+    url = tmp_path.as_uri() if l3 == "folder" else l3
+    settings = Settings(redis_url="redis+cluster://127.0.0.1:1", l3_url=url, l3_filter=setting)
+    tiers = open_tiers(settings, Telemetry())
+    assert (tiers.bloom is not None) is filtered
+    assert (open_builder(tiers) is not None) is filtered

@@ -1,0 +1,86 @@
+-- Before the scripts that read or set a shard's Bloom filter (B. H. Bloom, 1970; layers as in Almeida et al., "Scalable
+-- Bloom Filters", 2007). A filter is a string of bits: layers one after the other, each with room for twice as many
+-- names as the one before and half its share of false positives, 2^-8, 2^-9, ...: below 2^-7 in all, however many grow.
+-- capacity: names of the first layer. number: of a layer, from 0. Returns its hash functions, bits, and room for names.
+local function layer_of(capacity, number)
+  local room, hashes = capacity * 2 ^ number, 8 + number
+  return hashes, math.ceil(room * hashes / math.log(2)), room
+end
+
+-- Returns where the layer's bits begin, in whole bytes' worth of bits.
+local function start_of(capacity, number)
+  local start = 0
+  for before = 0, number - 1 do
+    local _, bits = layer_of(capacity, before)
+    start = start + math.ceil(bits / 8) * 8
+  end
+  return start
+end
+
+-- The k-th of a name's positions by double hashing (Kirsch and Mitzenmacher, 2006); the name is an HMAC, its digits are
+-- the hashes. The first two digits chose the shard, so others are taken.
+local function position_of(name, k, bits)
+  local one, two = tonumber(string.sub(name, 9, 20), 16), tonumber(string.sub(name, 21, 32), 16)
+  return (one % bits + k * (two % (bits - 1) + 1) + (k * k * k - k) / 6) % bits
+end
+
+local function is_in_layer(key, name, capacity, number)
+  local hashes, bits = layer_of(capacity, number)
+  local start = start_of(capacity, number)
+  for k = 0, hashes - 1 do
+    if redis.call('GETBIT', key, start + position_of(name, k, bits)) == 0 then
+      return false
+    end
+  end
+  return true
+end
+
+local function is_in(key, name, capacity, layers)
+  for number = layers - 1, 0, -1 do
+    if is_in_layer(key, name, capacity, number) then
+      return true
+    end
+  end
+  return false
+end
+
+-- Make room for one more layer, zeros to its end: a string that is shorter than its layers has lost something.
+local function grow(meta, prefix, key, capacity, layers)
+  redis.call('SETBIT', key, start_of(capacity, layers + 1) - 1, 0)
+  redis.call('HSET', meta, prefix .. 'layers', layers + 1, prefix .. 'newest', 0)
+end
+
+-- prefix: '' for the filter in use, 'next_' for the one that is being built. Returns whether the name was new to it.
+local function add_to(meta, prefix, key, name)
+  local fields = redis.call('HMGET', meta, prefix .. 'capacity', prefix .. 'layers', prefix .. 'newest')
+  local capacity, layers, newest = tonumber(fields[1]), tonumber(fields[2]), tonumber(fields[3])
+  if is_in(key, name, capacity, layers) then
+    return false
+  end
+  local _, _, room = layer_of(capacity, layers - 1)
+  if newest >= room then
+    grow(meta, prefix, key, capacity, layers)
+    layers = layers + 1
+  end
+  local hashes, bits = layer_of(capacity, layers - 1)
+  local start = start_of(capacity, layers - 1)
+  for k = 0, hashes - 1 do
+    redis.call('SETBIT', key, start + position_of(name, k, bits), 1)
+  end
+  redis.call('HINCRBY', meta, prefix .. 'newest', 1)
+  redis.call('HINCRBY', meta, prefix .. 'names', 1)
+  return true
+end
+
+-- Returns '1' when the name may be stored, '0' when it surely is not, '' when this filter does not know.
+local function may_be_stored(meta, key, name)
+  local fields = redis.call('HMGET', meta, 'complete', 'capacity', 'layers')
+  if fields[1] ~= '1' then
+    return ''
+  end
+  local capacity, layers = tonumber(fields[2]), tonumber(fields[3])
+  if redis.call('STRLEN', key) * 8 < start_of(capacity, layers) then
+    return ''
+  end
+  return is_in(key, name, capacity, layers) and '1' or '0'
+end
