@@ -46,7 +46,9 @@ class Settings(BaseSettings):
         60.0, description="a Diffusion replica that shuts down finishes what it can within, hands the rest to another"
     )
 
-    redis_url: str | None = Field(None, description="L2 and job records: redis://, rediss://, unix:// or redis+cluster://; none: no L2")
+    redis_url: str | None = Field(
+        None, description="L2 and job records: redis://, rediss://, unix:// or redis+cluster://; none: no L2"
+    )
     redis_timeout_seconds: PositiveFloat = Field(0.5, description="longest wait for one answer of L2")
     l3_url: str | None = Field(None, description="object store: file:///folder or s3://bucket/prefix; none: no L3")
     s3_endpoint_url: str | None = Field(None, description="an S3-compatible store's address; none: AWS")

@@ -1,19 +1,22 @@
 """Prompt embeddings, cached on their own: a new seed or size for a known prompt costs no text encoder pass.
 
-The core of the TextEncoder deployment, as plain Python. The prompt and the negative prompt come in one call; what is
-missing of both is computed in one batch. Equal prompts asked for at the same time are computed once.
+The core of the TextEncoder deployment, as plain Python. Equal prompts asked for at the same time are computed once;
+what is asked while the encoder is busy goes into its next call together. Keys are made of the text encoder's
+fingerprint, so models that share one share its embeddings. An embedding is its prompt's real tokens alone, kept in half
+precision where that loses nothing: a model that computes in it gives numbers that fit.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.numpy
+import safetensors.torch
+import torch
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.detached import detached
@@ -25,6 +28,10 @@ from serve_app.model.model import TextEncoder
 from serve_app.telemetry import EmbeddingServed, Telemetry, span
 
 Embeds = npt.NDArray[np.float32]
+
+AT_ONCE = 16
+"""Prompts in one call of the encoder, at most: who asked first must not wait for all who asked since."""
+HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,7 @@ class PromptEmbeds:
 
 
 class PromptEmbedder:
-    """A text encoder behind a cache; `encoder` runs in a thread of its own, one batch at a time."""
+    """A text encoder behind a cache; `encoder` runs in a thread of its own, one call at a time."""
 
     def __init__(
         self, encoder: TextEncoder, cache: TieredCache, telemetry: Telemetry, *, torch_threads: int | None = None
@@ -48,7 +55,9 @@ class PromptEmbedder:
         self._telemetry = telemetry
         self._flights: Flights[Embeds, None] = Flights()
         self._thread = torch_thread("text-encoder", torch_threads)
-        self._runners: set[asyncio.Task[None]] = set()
+        self._missing: dict[str, tuple[str, asyncio.Future[Embeds]]] = {}
+        self._runner: asyncio.Task[None] | None = None
+        self._writes: set[asyncio.Task[object]] = set()
 
     async def embed(self, keys: Sequence[str], prompts: Sequence[str]) -> PromptEmbeds:
         """Return the embeddings of [prompt, negative prompt], given with their keys; raises RenderFailed."""
@@ -64,53 +73,90 @@ class PromptEmbedder:
 
     async def settled(self) -> None:
         """Wait until every embedding that was computed is in the shared tiers."""
-        await asyncio.gather(*self._runners, return_exceptions=True)
+        if self._runner is not None:
+            await asyncio.wait({self._runner})
+        await asyncio.gather(*self._writes, return_exceptions=True)
 
     async def _find(self, key: str) -> Embeds | None:
         found = await self._cache.get(key)
         return None if found is None else _load(found[0])
 
     async def _compute(self, missing: dict[str, str]) -> dict[str, Embeds]:
-        """Join the flights that are in the air already, and lead one batch for the rest."""
-        batch: asyncio.Future[dict[str, Embeds]] = asyncio.get_running_loop().create_future()
+        """Join the flights that are in the air already, and put the rest before the encoder."""
 
         async def one(flight: Flight[Embeds, None]) -> Embeds:
-            return (await asyncio.shield(batch))[flight.key]
+            embeds: asyncio.Future[Embeds] = asyncio.get_running_loop().create_future()
+            self._missing[flight.key] = missing[flight.key], embeds
+            if self._runner is None or self._runner.done():
+                self._runner = detached(self._run(), traced=True)  # on past the request that came first
+            return await embeds
 
-        boarded = [self._flights.board(key, one) for key in missing]
-        led = {flight.key: missing[flight.key] for flight, leads in boarded if leads}
-        if led:
-            self._start(self._encode(led, batch))
-        results = await asyncio.gather(*(flight.wait() for flight, _ in boarded))
-        return {flight.key: embeds for (flight, _), embeds in zip(boarded, results, strict=True)}
+        flights = [self._flights.board(key, one)[0] for key in missing]
+        results = await asyncio.gather(*(flight.wait() for flight in flights))
+        return {flight.key: embeds for flight, embeds in zip(flights, results, strict=True)}
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run on past the request that led the batch."""
-        runner = detached(work, traced=True)
-        self._runners.add(runner)
-        runner.add_done_callback(self._runners.discard)
+    async def _run(self) -> None:
+        while self._missing:
+            batch = {key: self._missing.pop(key) for key in list(self._missing)[:AT_ONCE]}
+            waiting = {key: embeds for key, (_, embeds) in batch.items()}
+            prompts = {key: prompt for key, (prompt, _) in batch.items()}
+            try:
+                computed = await self._encode(prompts)
+            except EncoreError as error:
+                if len(prompts) == 1:
+                    _fail(waiting, error)
+                    continue
+                computed = await self._one_by_one(prompts, waiting)  # one of them may be at fault, for all others
+            for key, embeds in computed.items():
+                if not waiting[key].done():
+                    waiting[key].set_result(embeds)
 
-    async def _encode(self, prompts: dict[str, str], batch: asyncio.Future[dict[str, Embeds]]) -> None:
+    async def _one_by_one(
+        self, prompts: dict[str, str], waiting: dict[str, asyncio.Future[Embeds]]
+    ) -> dict[str, Embeds]:
+        computed: dict[str, Embeds] = {}
+        for key, prompt in prompts.items():
+            try:
+                computed |= await self._encode({key: prompt})
+            except EncoreError as error:
+                _fail({key: waiting[key]}, error)
+        return computed
+
+    async def _encode(self, prompts: dict[str, str]) -> dict[str, Embeds]:
+        """Compute and remember; the shared tiers are written behind the answer. Raises EncoreError."""
+        began = time.perf_counter()
         try:
             with span("text_encoder", prompts=len(prompts)):
                 loop = asyncio.get_running_loop()
                 tensors = await loop.run_in_executor(self._thread, self._encoder.encode, list(prompts.values()))
-            embeds = {key: tensor.numpy() for key, tensor in zip(prompts, tensors, strict=True)}
-        except EncoreError as error:
-            return batch.set_exception(error)
+        except EncoreError:
+            raise
         except Exception as error:
-            return batch.set_exception(RenderFailed(f"The text encoder failed: {type(error).__name__}."))
-        entries = [_dump(key, value) for key, value in embeds.items()]
-        for entry in entries:
+            raise RenderFailed(f"The text encoder failed: {type(error).__name__}.") from error
+        seconds = (time.perf_counter() - began) / len(prompts)
+        for key, tensor in zip(prompts, tensors, strict=True):
+            entry = Entry.of(key, _dump(tensor), {"cost_seconds": round(seconds, 6)})
             self._cache.remember(entry)
-        batch.set_result(embeds)  # the render need not wait for the shared tiers
-        await asyncio.gather(*(self._cache.put(entry) for entry in entries))
-        return None
+            write: asyncio.Task[object] = detached(self._cache.put(entry))
+            self._writes.add(write)
+            write.add_done_callback(self._writes.discard)
+        return {key: tensor.float().numpy() for key, tensor in zip(prompts, tensors, strict=True)}
 
 
-def _dump(key: str, embeds: Embeds) -> Entry:
-    return Entry.of(key, safetensors.numpy.save({"embeds": np.ascontiguousarray(embeds)}))
+def _fail(waiting: dict[str, asyncio.Future[Embeds]], error: EncoreError) -> None:
+    for embeds in waiting.values():
+        if not embeds.done():
+            embeds.set_exception(error)
+
+
+def _dump(embeds: torch.Tensor) -> bytes:
+    """Return the tensor as bytes, in the first half precision that gives every number back, else as it is."""
+    for half in HALVES:
+        if torch.equal(embeds.to(half).to(embeds.dtype), embeds):
+            return safetensors.torch.save({"embeds": embeds.to(half).contiguous()})
+    return safetensors.torch.save({"embeds": embeds.contiguous()})
 
 
 def _load(entry: Entry) -> Embeds:
-    return safetensors.numpy.load(entry.data)["embeds"]
+    embeds: Embeds = safetensors.torch.load(entry.data)["embeds"].float().numpy()
+    return embeds

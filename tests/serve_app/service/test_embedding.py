@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from serve_app.cache.cache import TieredCache
+from serve_app.cache.memory import MemoryTier
 from serve_app.errors import RenderFailed, TooLarge
-from serve_app.service.embedding import PromptEmbedder
-from serve_app.telemetry import EmbeddingServed
+from serve_app.service.embedding import AT_ONCE, PromptEmbedder, PromptEmbeds
+from serve_app.telemetry import EmbeddingServed, Telemetry
 from tests.serve_app.service.rig import Rig, until
 
 A, B, N = "a" * 64, "b" * 64, "0" * 64
@@ -33,6 +35,8 @@ class CountingEncoder:
         assert self.gate.wait(10)
         if self.failure is not None:
             raise self.failure
+        if "bad" in prompts:
+            raise TooLarge("a lot")
         return [torch.full((len(prompt) + 1, 4), float(len(prompt))) for prompt in prompts]
 
 
@@ -122,11 +126,11 @@ async def test_a_failure_reaches_all_and_is_not_cached(bench: Bench, failure: Ex
     results = await asyncio.gather(*asked, return_exceptions=True)
     assert {type(result) for result in results} == {told}
     assert "/a/path" not in str(results[0])
-    assert len(bench.encoder.calls) == 1
+    assert bench.encoder.calls == [["four", "no"], ["four"], ["no"]]  # together, and then each by itself
     bench.encoder.failure = None
     assert (await bench.embedder.embed((A, N), ("four", "no"))).embedding == "miss"
     assert len(bench.embedder._flights) == 0
-    await until(lambda: not bench.embedder._runners)
+    await until(lambda: bench.embedder._runner is not None and bench.embedder._runner.done())
 
 
 async def test_the_leaders_disconnect(bench: Bench) -> None:
@@ -141,3 +145,59 @@ async def test_the_leaders_disconnect(bench: Bench) -> None:
     bench.encoder.gate.set()
     assert (await follower).prompt_embeds.shape == (5, 4)
     assert len(bench.encoder.calls) == 1
+
+
+async def test_what_comes_while_the_encoder_is_busy_is_one_call(bench: Bench) -> None:
+    """Misses of different requests that wait for the encoder go into its next call together, not one call each."""
+    bench.encoder.gate.clear()
+    asked = [asyncio.create_task(bench.embedder.embed((A, N), ("four", "no")))]
+    await until(lambda: bool(bench.encoder.calls))
+    asked += [asyncio.create_task(bench.embedder.embed((f"{n:064x}", N), (f"prompt {n}", "no"))) for n in range(1, 21)]
+    await until(lambda: len(bench.embedder._missing) == 20)
+    bench.encoder.gate.set()
+    answers = await asyncio.gather(*asked)
+    assert [len(call) for call in bench.encoder.calls] == [2, AT_ONCE, 20 - AT_ONCE]
+    assert [len(answer.prompt_embeds) for answer in answers[1:]] == [len(f"prompt {n}") + 1 for n in range(1, 21)]
+
+
+async def test_one_bad_prompt_fails_alone(bench: Bench) -> None:
+    """Of prompts that were encoded together the one that the encoder refuses fails, all others are answered."""
+    bench.encoder.gate.clear()
+    first = asyncio.create_task(bench.embedder.embed((A, N), ("four", "no")))
+    await until(lambda: bool(bench.encoder.calls))
+    prompts = ["good", "bad", "fine"]
+    asked = [asyncio.create_task(bench.embedder.embed((p.ljust(64, "0"), N), (p, "no"))) for p in prompts]
+    await until(lambda: len(bench.embedder._missing) == 3)
+    bench.encoder.gate.set()
+    await first
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [PromptEmbeds, TooLarge, PromptEmbeds]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bytes_each"), [(torch.bfloat16, 2), (torch.float16, 2), (torch.float32, 4)], ids=str
+)
+async def test_half_precision_where_nothing_is_lost(bench: Bench, dtype: torch.dtype, bytes_each: int) -> None:
+    """What a model computed in half precision is kept in it, what it did not is not; either comes back as it was."""
+    values = torch.randn(7, 64, generator=torch.Generator().manual_seed(1)).to(dtype).float()
+    bench.encoder.encode = lambda prompts: [values for _ in prompts]  # type: ignore[method-assign]
+    await bench.embedder.embed((A, N), ("four", "no"))
+    await bench.embedder.settled()
+    found = await bench.rig.cache(kind="embedding").get(A)
+    assert found is not None
+    assert 0 <= found[0].size - 7 * 64 * bytes_each < 200
+    again = await bench.restarted().embed((A, N), ("four", "no"))
+    assert again.prompt_embeds.dtype == np.float32
+    assert np.array_equal(again.prompt_embeds, values.numpy())
+
+
+async def test_memory_is_bounded_in_bytes() -> None:
+    """Two hundred prompts stay within the bound of the embeddings in memory; the last one is there."""
+    cache = TieredCache("embedding", secret=b"secret", l1=MemoryTier(64 << 10))
+    embedder = PromptEmbedder(CountingEncoder(), cache, Telemetry())
+    for n in range(200):
+        await embedder.embed((f"{n:064x}", N), (f"prompt {n}", "no"))
+    held = cache.stats()["l1"]
+    assert held["bytes"] <= 64 << 10
+    assert held["evicted"] > 100
+    assert cache.contains_now(f"{199:064x}")
