@@ -17,20 +17,22 @@ local function start_of(capacity, number)
   return start
 end
 
--- The k-th of a name's positions by double hashing (Kirsch and Mitzenmacher, 2006); the name is an HMAC, its digits are
--- the hashes. The first two digits chose the shard, so others are taken.
-local function position_of(name, k, bits)
-  local one, two = tonumber(string.sub(name, 9, 20), 16), tonumber(string.sub(name, 21, 32), 16)
-  return (one % bits + k * (two % (bits - 1) + 1) + (k * k * k - k) / 6) % bits
+-- A name's positions in a layer by enhanced double hashing (Dillinger and Manolios, 2004): position k is
+-- one + k * two + (k^3 - k) / 6, modulo the bits. The name is an HMAC, its digits are the hashes; the first two chose the
+-- shard, so others are taken. Returns the first position and the first step; each step is k longer than the one before.
+local function walk_of(name, bits)
+  return tonumber(string.sub(name, 9, 20), 16) % bits, tonumber(string.sub(name, 21, 32), 16) % (bits - 1) + 1
 end
 
 local function is_in_layer(key, name, capacity, number)
   local hashes, bits = layer_of(capacity, number)
   local start = start_of(capacity, number)
-  for k = 0, hashes - 1 do
-    if redis.call('GETBIT', key, start + position_of(name, k, bits)) == 0 then
+  local position, step = walk_of(name, bits)
+  for k = 1, hashes do
+    if redis.call('GETBIT', key, start + position) == 0 then
       return false
     end
+    position, step = (position + step) % bits, step + k
   end
   return true
 end
@@ -50,26 +52,38 @@ local function grow(meta, prefix, key, capacity, layers)
   redis.call('HSET', meta, prefix .. 'layers', layers + 1, prefix .. 'newest', 0)
 end
 
--- prefix: '' for the filter in use, 'next_' for the one that is being built. Returns whether the name was new to it.
-local function add_to(meta, prefix, key, name)
+local function set_bits(key, name, capacity, number)
+  local hashes, bits = layer_of(capacity, number)
+  local start, operations = start_of(capacity, number), {}
+  local position, step = walk_of(name, bits)
+  for k = 1, hashes do
+    operations[4 * k - 3], operations[4 * k - 2], operations[4 * k - 1], operations[4 * k] = 'SET', 'u1', start + position, 1
+    position, step = (position + step) % bits, step + k
+  end
+  redis.call('BITFIELD', key, unpack(operations))
+end
+
+-- prefix: '' for the filter in use, 'next_' for the one that is being built. names: from the `first` on. fresh: whether
+-- they are surely not in the filter, so that it need not be looked at first.
+local function add_to(meta, prefix, key, names, first, fresh)
   local fields = redis.call('HMGET', meta, prefix .. 'capacity', prefix .. 'layers', prefix .. 'newest')
   local capacity, layers, newest = tonumber(fields[1]), tonumber(fields[2]), tonumber(fields[3])
-  if is_in(key, name, capacity, layers) then
-    return false
+  local added = 0
+  for number = first, #names do
+    if fresh or not is_in(key, names[number], capacity, layers) then
+      local _, _, room = layer_of(capacity, layers - 1)
+      if newest >= room then
+        grow(meta, prefix, key, capacity, layers)
+        layers, newest = layers + 1, 0
+      end
+      set_bits(key, names[number], capacity, layers - 1)
+      newest, added = newest + 1, added + 1
+    end
   end
-  local _, _, room = layer_of(capacity, layers - 1)
-  if newest >= room then
-    grow(meta, prefix, key, capacity, layers)
-    layers = layers + 1
+  if added > 0 then
+    redis.call('HSET', meta, prefix .. 'newest', newest)
+    redis.call('HINCRBY', meta, prefix .. 'names', added)
   end
-  local hashes, bits = layer_of(capacity, layers - 1)
-  local start = start_of(capacity, layers - 1)
-  for k = 0, hashes - 1 do
-    redis.call('SETBIT', key, start + position_of(name, k, bits), 1)
-  end
-  redis.call('HINCRBY', meta, prefix .. 'newest', 1)
-  redis.call('HINCRBY', meta, prefix .. 'names', 1)
-  return true
 end
 
 -- Returns '1' when the name may be stored, '0' when it surely is not, '' when this filter does not know.

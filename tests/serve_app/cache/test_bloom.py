@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.cache import bloom as bloom_module
@@ -249,6 +249,7 @@ async def test_a_redis_that_does_not_answer_says_maybe(refused_port: int) -> Non
     assert bloom.stats()["breaker"] == "open"
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(["add", "list", "build"]), st.integers(0, 40)), max_size=12))
 async def test_no_history_makes_the_filter_say_no_to_a_stored_name(steps: list[tuple[str, int]]) -> None:
     """Whatever is added, deleted and built in whatever order: what L3 has, the filter never denies."""
