@@ -59,6 +59,14 @@ def free_ports(count: int) -> list[int]:
         return [listener.getsockname()[1] for listener in sockets]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one worker of `make test`, and all that start Ray in one: each would start its own."""
+    for item in items:
+        parts = item.path.relative_to(Path(__file__).parent).parts
+        group = "ray" if parts[0] in ("deployments", "end_to_end") else "/".join(parts)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 class ValkeyServer:
     """One Valkey on a Unix socket in `folder`; it keeps nothing over a restart unless `persistent`."""
 
