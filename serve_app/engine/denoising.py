@@ -2,7 +2,8 @@
 
 A step takes trajectories and returns new ones: a job that is cancelled, or a pass that raises, leaves nothing half
 done. Each trajectory owns its sampler, seed and prepared prompt, so what a job computes does not depend on whom it
-shares a pass with. Its latents after some step are all that a later job needs to go on from there, to the same bits.
+shares a pass with. Its latents after some step, with what its sampler remembers, are all that a later job needs to go on from
+there, to the same bits.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ from torch import Tensor
 
 from serve_app.core import VideoSpec
 from serve_app.model.model import Denoiser, Prepared
-from serve_app.model.sampler import FlowMatchEulerSampler, initial_noise
+from serve_app.model.sampler import History, Sampler, initial_noise
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Start:
-    """A point to go on from: float32 latents [channels, frames, height, width] after `step` steps."""
+    """A point to go on from: float32 latents [channels, frames, height, width] after `step` steps.
+
+    Without the sampler's `history` one of several steps begins afresh there, and ends elsewhere.
+    """
 
     step: int
     latents: Tensor
+    history: History = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,13 +39,14 @@ class Trajectory:
     `prompt` and `negative_prompt` are what the denoiser made of the embeddings, from the first pass on.
     """
 
-    sampler: FlowMatchEulerSampler
+    sampler: Sampler
     shape: tuple[int, int, int, int]
     seed: int
     guidance_scale: float
     prompt_embeds: Tensor
     negative_prompt_embeds: Tensor | None
     latents: Tensor | None = None
+    history: History = ()
     step: int = 0
     is_finite: bool = True
     prompt: Prepared | None = None
@@ -66,19 +72,20 @@ class Trajectory:
         if start is not None:
             _check(start, shape, spec.num_inference_steps)
         return cls(
-            sampler=FlowMatchEulerSampler(spec.num_inference_steps, denoiser.sampler_shift),
+            sampler=denoiser.sampler(spec.num_inference_steps),
             shape=shape,
             seed=spec.seed,
             guidance_scale=spec.guidance_scale,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds if spec.guided else None,
             latents=None if start is None else start.latents,
+            history=() if start is None else start.history,
             step=0 if start is None else start.step,
         )
 
     @property
     def timestep(self) -> float:
-        """The noise level the next step starts from."""
+        """What the denoiser is told before the next step."""
         return self.sampler.timesteps[self.step]
 
     def checkpoint(self) -> Start:
@@ -86,7 +93,7 @@ class Trajectory:
 
         On a GPU this waits for the device. ValueError before the first step.
         """
-        return Start(self.step, self._reached().cpu())
+        return Start(self.step, self._reached().cpu(), tuple(each.cpu() for each in self.history))
 
     def final_latents(self) -> Tensor:
         """Return the latents in half precision, always: stored and fresh ones then decode to the same video."""
@@ -101,9 +108,9 @@ class Trajectory:
 def _check(start: Start, shape: tuple[int, ...], num_inference_steps: int) -> None:
     if not 0 < start.step < num_inference_steps:
         raise ValueError(f"a start is after 1 to {num_inference_steps - 1} steps, not {start.step}")
-    if start.latents.shape != shape or start.latents.dtype != torch.float32:
-        found = f"{start.latents.dtype} {tuple(start.latents.shape)}"
-        raise ValueError(f"a start's latents are torch.float32 {shape}, not {found}")
+    for each in (start.latents, *start.history):
+        if each.shape != shape or each.dtype != torch.float32:
+            raise ValueError(f"a start's latents are torch.float32 {shape}, not {each.dtype} {tuple(each.shape)}")
 
 
 @torch.inference_mode()
@@ -132,13 +139,13 @@ def advance(denoiser: Denoiser, batch: Sequence[Trajectory]) -> list[Trajectory]
     for i, unconditional in zip(guided, noise_pred[len(batch) :], strict=True):
         velocities[i] = unconditional + batch[i].guidance_scale * (velocities[i] - unconditional)
     moved = [
-        job.sampler.step(job.step, start, velocity)
+        job.sampler.update(job.step, start, velocity, job.history)
         for job, start, velocity in zip(batch, latents, velocities, strict=True)
     ]
-    finite = torch.stack(moved).isfinite().flatten(1).all(dim=1).tolist()
+    finite = torch.stack([after for after, _ in moved]).isfinite().flatten(1).all(dim=1).tolist()
     return [
-        replace(job, latents=after, step=job.step + 1, is_finite=fine)
-        for job, after, fine in zip(batch, moved, finite, strict=True)
+        replace(job, latents=after, history=history, step=job.step + 1, is_finite=fine)
+        for job, (after, history), fine in zip(batch, moved, finite, strict=True)
     ]
 
 
@@ -151,6 +158,7 @@ def _prepared(denoiser: Denoiser, job: Trajectory) -> Trajectory:
     return replace(
         job,
         latents=_sent(latents, denoiser.device),
+        history=tuple(_sent(each, denoiser.device) for each in job.history),
         prompt=denoiser.prepare(job.prompt_embeds),
         negative_prompt=None if negative is None else denoiser.prepare(negative),
     )

@@ -17,6 +17,8 @@ from serve_app.errors import NotFound
 if TYPE_CHECKING:
     import torch
 
+    from serve_app.model.sampler import Sampler
+
 
 Prepared: TypeAlias = object
 """What a Denoiser makes of one prompt before the first step; only the denoiser that made it can read it."""
@@ -39,13 +41,12 @@ class Denoiser(Protocol):
         ...
 
     @property
-    def sampler_shift(self) -> float:
-        """The timestep shift of the flow-matching schedule this model is sampled with."""
-        ...
-
-    @property
     def context_dim(self) -> int:
         """The width of a prompt's embedding."""
+        ...
+
+    def sampler(self, num_inference_steps: int) -> Sampler:
+        """Return what this model is sampled with; cheap, and called on the event loop."""
         ...
 
     def latent_shape(self, spec: VideoSpec) -> tuple[int, int, int, int]:
@@ -59,7 +60,7 @@ class Denoiser(Protocol):
     def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, prompts: Sequence[Prepared]) -> torch.Tensor:
         """Predict the flow velocity for a batch, in float32 of latents' shape; the host waits for nothing.
 
-        latents: [batch, channels, frames, height, width]; timesteps: [batch], noise level 1 (pure noise) to 0;
+        latents: [batch, channels, frames, height, width]; timesteps: [batch], as this model's sampler gives them;
         prompts: one prepared prompt per batch member, lengths may differ. All are on `device`, and so is the result.
         """
         ...

@@ -1,17 +1,43 @@
-"""The noise sampler: flow matching with Euler steps, immutable, one per job.
+"""The noise samplers: what all of them owe the engine, and flow matching with Euler steps.
 
-A batch holds jobs at different steps of different schedules, so no sampler may keep a position of its own: the step
-index comes from the caller. Noise is drawn on the CPU from a generator of the request's seed, so that a request
-starts from the same noise on every device and in every batch.
+A batch holds jobs at different steps of different schedules, and a pass may fail and be run again. So no sampler keeps
+a position or a past of its own: the step's index and what the sampler wanted remembered come from the caller. Noise is
+drawn on the CPU from a generator of the request's seed, so that a request starts from the same noise on every device
+and in every batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+
+History: TypeAlias = tuple[Tensor, ...]
+"""What a sampler remembers of a job's earlier steps, float32 of latents' shape each; empty before the first."""
+
+
+class Sampler(Protocol):
+    """The noise schedule and the update rule of one job, immutable."""
+
+    @property
+    def num_inference_steps(self) -> int:
+        """How many steps there are."""
+        ...
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """What the denoiser is told before each step, on the scale it was trained with, descending."""
+        ...
+
+    def update(self, i: int, latents: Tensor, noise_pred: Tensor, history: History) -> tuple[Tensor, History]:
+        """Return new latents after step `i` (0-based), and the history for the next one; no argument is changed.
+
+        The host waits for nothing. An empty history in the middle is a fresh start there.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +69,10 @@ class FlowMatchEulerSampler:
     def step(self, i: int, latents: Tensor, noise_pred: Tensor) -> Tensor:
         """Return new latents after step `i` (0-based); neither argument is changed."""
         return latents + (self._levels[i + 1] - self._levels[i]) * noise_pred
+
+    def update(self, i: int, latents: Tensor, noise_pred: Tensor, history: History) -> tuple[Tensor, History]:
+        """Take a step; nothing is remembered."""
+        return self.step(i, latents, noise_pred), history
 
 
 def initial_noise(shape: Sequence[int], seed: int) -> Tensor:

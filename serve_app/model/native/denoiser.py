@@ -22,6 +22,7 @@ from serve_app.model.native.blocks import ConvBlock, VideoBlock, video_positions
 from serve_app.model.native.condition import Condition, Prompts, last_tokens
 from serve_app.model.native.config import DenoiserConfig, NativeConfig
 from serve_app.model.native.lanes import in_lanes
+from serve_app.model.sampler import FlowMatchEulerSampler, Sampler
 
 
 class DenoiserNet(nn.Module):
@@ -119,6 +120,10 @@ class NativeDenoiser:
     def context_dim(self) -> int:
         """The width of the text encoder's context."""
         return self._config.denoiser.context_dim
+
+    def sampler(self, num_inference_steps: int) -> Sampler:
+        """Return Euler steps of the shifted schedule."""
+        return FlowMatchEulerSampler(num_inference_steps, self.sampler_shift)
 
     def latent_shape(self, spec: VideoSpec) -> tuple[int, int, int, int]:
         """Return [channels, frames, height, width]: the autoencoder works frame by frame."""

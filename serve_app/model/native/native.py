@@ -8,15 +8,15 @@ imported by the `load_*` methods, in the actors that compute. The demo's checkpo
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from serve_app.core import FloatRange, IntRange, ModelCard
 from serve_app.errors import NotFound
+from serve_app.model.fingerprint import fingerprint
 from serve_app.model.native import tokenizer as tokenizers
 from serve_app.model.native.config import (
     DECODER_REVISION,
@@ -161,9 +161,3 @@ class NativeFamily:
             weights=self.weights.identity,
             dtype=self.config.dtype,
         )
-
-
-def fingerprint(**parts: Any) -> str:
-    """Return 64 hex digits: SHA-256 over the canonical JSON (sorted, compact, ASCII) of `parts`."""
-    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode("ascii")).hexdigest()

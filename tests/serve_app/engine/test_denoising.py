@@ -91,7 +91,7 @@ def alone(denoiser: Denoiser, job: Trajectory) -> torch.Tensor:
             unconditional = denoiser.prepare(job.negative_prompt_embeds)
             negative = denoiser.predict(latents[None], torch.tensor([timestep]), [unconditional])[0]
             velocity = negative + job.guidance_scale * (velocity - negative)
-        latents = job.sampler.step(i, latents, velocity)
+        latents, _ = job.sampler.update(i, latents, velocity, ())
     return latents
 
 

@@ -20,6 +20,7 @@ from serve_app.engine.engine import Rendering, StepEngine
 from serve_app.engine.job import Checkpoints
 from serve_app.errors import Conflict, RenderCancelled, RenderFailed, Unavailable
 from serve_app.model.model import load_family
+from serve_app.model.sampler import FlowMatchEulerSampler, Sampler
 from serve_app.telemetry.telemetry import Event, Rendered, StepRun, Telemetry
 
 
@@ -29,7 +30,6 @@ class TinyDenoiser:
     Passes of more than `room` rows are out of memory.
     """
 
-    sampler_shift = 3.0
     context_dim = 1
     device = torch.device("cpu")
 
@@ -39,6 +39,9 @@ class TinyDenoiser:
         self.gate.set()
         self.passes: list[tuple[float, ...]] = []
         self.threads: set[tuple[str, int]] = set()
+
+    def sampler(self, num_inference_steps: int) -> Sampler:
+        return FlowMatchEulerSampler(num_inference_steps, 3.0)
 
     def latent_shape(self, spec: VideoSpec) -> tuple[int, int, int, int]:
         return 1, spec.num_frames, spec.height // 16, spec.width // 16
