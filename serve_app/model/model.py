@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from serve_app.core import Frames, ModelCard, VideoSpec
-from serve_app.errors import NotFound
+from serve_app.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     import torch
 
     from serve_app.model.sampler import Sampler
+    from serve_app.model.wan.wan import Dtype
 
 
 Prepared: TypeAlias = object
@@ -102,21 +103,26 @@ class Family(Protocol):
         ...
 
 
-def load_family(name: str) -> Family:
-    """Return the family that serves `name`: a card's name or alias, or the path of a folder that `encore train` made.
+def load_family(name: str, *, checkpoint: str | None = None, dtype: Dtype | None = None) -> Family:
+    """Return the family that serves `name`: a card's name or alias, or the path of a folder with a model in it.
 
-    NotFound names the known ones.
+    The folder is one that `encore train` made, or a Wan checkpoint in diffusers' layout. checkpoint: the folder or Hub
+    id that a published model's weights are read from, by default its own Hub id. dtype: what a Wan model computes in.
+    NotFound names the known models or says what is wrong with the folder; InvalidRequest for an option that the model
+    does not have.
     """
-    folder = checkpoint_path(name)
-    if folder is not None:
-        from serve_app.model.native.native import from_folder
+    from serve_app.model.wan import wan
 
-        return from_folder(folder)
-    for known, make in _families().items():
-        family = make()
-        if name in (known, *family.card.aliases):
-            return family
-    raise NotFound(f"There is no model '{name}'; known: {', '.join(_families())}.", param="model")
+    if name in wan.PUBLISHED:
+        return wan.named(name, checkpoint, dtype)
+    if checkpoint is not None:
+        raise InvalidRequest(f"Setting 'checkpoint' is for {', '.join(wan.PUBLISHED)}, not {name}.", param="checkpoint")
+    folder = checkpoint_path(name)
+    if folder is not None and wan.is_checkpoint(folder):
+        return wan.from_folder(folder, dtype)
+    if dtype is not None:
+        raise InvalidRequest(f"Setting 'dtype' is for Wan's models; {name} computes in its own.", param="dtype")
+    return _native(name, folder)
 
 
 def checkpoint_path(name: str) -> Path | None:
@@ -128,6 +134,20 @@ def checkpoint_path(name: str) -> Path | None:
     except RuntimeError:  # ~somebody who does not exist
         return None
     return folder if folder.is_dir() else None
+
+
+def _native(name: str, folder: Path | None) -> Family:
+    from serve_app.model.wan.wan import PUBLISHED
+
+    if folder is not None:
+        from serve_app.model.native.native import from_folder
+
+        return from_folder(folder)
+    for known, make in _families().items():
+        family = make()
+        if name in (known, *family.card.aliases):
+            return family
+    raise NotFound(f"There is no model '{name}'; known: {', '.join((*_families(), *PUBLISHED))}.", param="model")
 
 
 def _families() -> dict[str, Callable[[], Family]]:

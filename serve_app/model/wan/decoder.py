@@ -1,0 +1,46 @@
+"""Wan's causal video autoencoder as the engine's Decoder. Serving loads it whole and uses its decoder alone.
+
+It keeps what it has seen of a video on itself while it decodes, latent by latent, so one video is decoded at a time:
+the engine has two threads that may decode when memory is short.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from serve_app.core import Frames
+from serve_app.model.wan.loading import load
+
+
+class WanDecoder:
+    """The autoencoder's decoder on one device, in float32 as Wan publishes it."""
+
+    def __init__(self, net: AutoencoderKLWan, device: str) -> None:
+        self._net = net
+        self._device = torch.device(device)
+        self._one_at_a_time = threading.Lock()
+        self._mean, self._std = (self._statistic(name) for name in ("latents_mean", "latents_std"))
+
+    @classmethod
+    def load(cls, folder: Path, device: str) -> WanDecoder:
+        """Load a checkpoint's `vae`; NotFound when its weights do not fit."""
+        net: Any = load(AutoencoderKLWan, folder / "vae", torch.float32, device)
+        return cls(net, device)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Frames:
+        """Decode [channels, frames, h, w] to uint8 RGB [1 + 4 * (frames - 1), height, width, 3]."""
+        scaled = latents.to(self._device, torch.float32) * self._std + self._mean
+        with self._one_at_a_time:
+            (pixels,) = self._net.decode(scaled[None], return_dict=False)
+        shown = (pixels[0] / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        return cast(Frames, shown.permute(1, 2, 3, 0).contiguous().cpu().numpy())
+
+    def _statistic(self, name: str) -> Tensor:
+        return torch.tensor(self._net.config[name], device=self._device)[:, None, None, None]

@@ -1,0 +1,174 @@
+"""The family `wan`: Wan's text-to-video checkpoints in diffusers' layout, as a card and three parts on demand.
+
+The card, its fingerprints and token counting need no torch, because routers use them; torch, transformers and diffusers
+are imported by the `load_*` methods, in the actors that compute. Parts compute what WanPipeline computes from the same
+folder, seed and prompt (tests hold them to it); what the checkpoint does not say, its frame rate for one, is here.
+
+Prompts keep their case: UMT5 reads "US" and "us", "Turkey" and "turkey" as different words, letters to be drawn are
+part of a prompt, and the captions Wan learnt from are written like any prose, so folding case would show its model
+texts unlike those, to merge requests that differ in nothing else. All other rules hold. No default negative prompt is
+in a diffusers checkpoint (Wan's own, in Chinese, is in the code of its repository), so there is none here.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from serve_app.core import FloatRange, IntRange, ModelCard, PromptRules
+from serve_app.errors import NotFound
+from serve_app.model.fingerprint import fingerprint
+from serve_app.model.wan.checkpoint import INDEX_FILE, WanCheckpoint, read
+from serve_app.model.wan.digests import Digests, default_file
+from serve_app.model.wan.tokenizer import MAX_TOKENS, WanTokenizer
+
+if TYPE_CHECKING:
+    from serve_app.model.model import Decoder, Denoiser, TextEncoder
+
+DENOISER_REVISION = 1
+TEXT_ENCODER_REVISION = 1
+DECODER_REVISION = 1
+"""Bumped by hand when code, ours or diffusers', changes what a part computes; golden tests notice."""
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPE: Dtype = "bfloat16"
+"""What Wan publishes its transformers and text encoders to be run in. The decoder's is float32, always."""
+
+PUBLISHED = {
+    "wan2.2-t2v-5b": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+    "wan2.2-t2v-a14b": "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+    "wan2.1-t2v-1.3b": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    "wan2.1-t2v-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+}
+"""Where on the Hugging Face Hub the models with names of their own are."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_PARTS = ["*.json", "*.safetensors", "*.model"]
+
+
+def named(name: str, checkpoint: str | None = None, dtype: Dtype | None = None) -> WanFamily:
+    """Return a published model, from a folder or a Hub id, by default its own; NotFound when that cannot be served."""
+    return WanFamily(name, read(_folder(checkpoint or PUBLISHED[name])), dtype or DTYPE)
+
+
+def from_folder(folder: Path, dtype: Dtype | None = None) -> WanFamily:
+    """Return the family of a checkpoint folder, named `wan/` and the folder's name; NotFound when it is none."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name) or "checkpoint"
+    return WanFamily(f"wan/{name}", read(folder.absolute()), dtype or DTYPE)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Tell whether a folder is a pipeline in diffusers' layout, which may still be of another kind."""
+    return (folder / INDEX_FILE).is_file()
+
+
+def _folder(checkpoint: str) -> Path:
+    folder = Path(checkpoint).expanduser().absolute()
+    if folder.is_dir():
+        return folder
+    if not _HUB_ID.fullmatch(checkpoint):
+        raise NotFound(f"There is no checkpoint folder {folder}.", param="model")
+    return _snapshot(checkpoint)
+
+
+def _snapshot(repository: str) -> Path:
+    """Return the newest snapshot of a repository of the Hub, downloaded where it is not here yet."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=_PARTS))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        message = f"Checkpoint {repository} is neither a folder nor to be had from the Hugging Face Hub: {error}"
+        raise NotFound(message, param="model") from error
+
+
+@dataclass(frozen=True)
+class WanFamily:
+    """One checkpoint as a Family; `dtype` is the transformers' and the text encoder's."""
+
+    name: str
+    checkpoint: WanCheckpoint
+    dtype: Dtype
+
+    @functools.cached_property
+    def card(self) -> ModelCard:
+        """The checkpoint's grid and WanPipeline's defaults; the first time, weights are read to be hashed."""
+        step = self.checkpoint.pixel_step
+        longest = 1280 - 1280 % step
+        temporal = self.checkpoint.vae_scale_factor_temporal
+        return ModelCard(
+            name=self.name,
+            family="wan",
+            description="A Wan text-to-video checkpoint.",
+            model_fingerprint=self._model_fingerprint(),
+            text_encoder_fingerprint=self._text_encoder_fingerprint(),
+            decoder_fingerprint=self._decoder_fingerprint(),
+            width=IntRange(minimum=2 * step, maximum=longest, default=832 - 832 % step, step=step),
+            height=IntRange(minimum=2 * step, maximum=longest, default=480 - 480 % step, step=step),
+            num_frames=IntRange(minimum=1 + temporal, maximum=1 + 30 * temporal, default=1 + 20 * temporal, step=temporal),
+            fps=IntRange(minimum=1, maximum=30, default=24 if self.checkpoint.vae_scale_factor_spatial == 16 else 16),
+            num_inference_steps=IntRange(minimum=1, maximum=100, default=50),
+            guidance_scale=FloatRange(minimum=1.0, maximum=15.0, default=5.0),
+            max_prompt_tokens=MAX_TOKENS,
+            prompt_rules=PromptRules(fold_case=False),
+            created=1_753_660_800,
+        )
+
+    @functools.cached_property
+    def tokenizer(self) -> WanTokenizer:
+        """The checkpoint's tokenizer, without torch."""
+        return WanTokenizer(self.checkpoint.folder / "tokenizer" / "tokenizer.json")
+
+    def count_tokens(self, prompt: str) -> int:
+        """Count the tokens of the prompt as the pipeline cleans it, and the one at its end."""
+        return self.tokenizer.count_tokens(prompt)
+
+    def load_text_encoder(self, device: str) -> TextEncoder:
+        """Load UMT5 onto `device`; imports transformers."""
+        import torch
+
+        from serve_app.model.wan.text_encoder import WanTextEncoder
+
+        return WanTextEncoder.load(self.checkpoint.folder, getattr(torch, self.dtype), device)
+
+    def load_denoiser(self, device: str) -> Denoiser:
+        """Load the transformers onto `device`; imports diffusers."""
+        import torch
+
+        from serve_app.model.wan.denoiser import WanDenoiser
+
+        return WanDenoiser.load(self.checkpoint, getattr(torch, self.dtype), device)
+
+    def load_decoder(self, device: str) -> Decoder:
+        """Load the autoencoder onto `device`; imports diffusers."""
+        from serve_app.model.wan.decoder import WanDecoder
+
+        return WanDecoder.load(self.checkpoint.folder, device)
+
+    def _model_fingerprint(self) -> str:
+        return fingerprint(
+            revision=DENOISER_REVISION,
+            dtype=self.dtype,
+            sampler=dict(self.checkpoint.config("scheduler")),
+            boundary_ratio=self.checkpoint.boundary_ratio,
+            **{part: self._described(part) for part in self.checkpoint.transformers},
+        )
+
+    def _text_encoder_fingerprint(self) -> str:
+        return fingerprint(
+            revision=TEXT_ENCODER_REVISION,
+            dtype=self.dtype,
+            tokenizer=self.tokenizer.identity,
+            text_encoder=self._described("text_encoder"),
+        )
+
+    def _decoder_fingerprint(self) -> str:
+        return fingerprint(revision=DECODER_REVISION, vae=self._described("vae"))
+
+    def _described(self, part: str) -> dict[str, object]:
+        weights = self.checkpoint.identity(part, Digests(default_file()))
+        return {"config": dict(self.checkpoint.config(part)), "weights": weights}
