@@ -21,12 +21,12 @@ from deployments.threads import torch_threads
 from serve_app.core import Finished, Frames, ModelCard, Outcome, RenderEvent, RenderRequest, Urgency
 from serve_app.engine.engine import StepEngine
 from serve_app.errors import EncoreError, RenderFailed
-from serve_app.model.model import Denoiser, load_family
+from serve_app.model.model import Denoiser
 from serve_app.service.embedding import PromptEmbeds
 from serve_app.service.latents import LatentsCache
 from serve_app.service.rendering import RenderWorker
 from serve_app.service.settle import settle
-from serve_app.service.wiring import compute_device, default_spec, open_flights, open_latents, open_tiers
+from serve_app.service.wiring import compute_device, default_spec, open_family, open_flights, open_latents, open_tiers
 from serve_app.settings import Settings
 
 DRAIN_POLL_SECONDS = 0.5
@@ -38,7 +38,7 @@ class Diffusion:
 
     async def __init__(self, args: dict[str, Any], video_encoder: DeploymentHandle[Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         settings = Settings(**args)
-        family = load_family(settings.model)
+        family = open_family(settings)
         device = compute_device(settings)
         telemetry = replica_telemetry()
         self._video_encoder = video_encoder

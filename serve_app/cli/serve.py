@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from serve_app.model.model import checkpoint_path, load_family
 from serve_app.settings import SECRETS, Settings
 
+MODEL_SETTINGS = frozenset({"model", "checkpoint", "dtype"})
 LAUNCHER = "deployments.launcher.launcher"
 
 
@@ -56,18 +57,21 @@ def default_cache_dir(environment: Mapping[str, str]) -> Path:
 def overrides(model: str | None, assignments: Sequence[str]) -> dict[str, Any]:
     """Return the settings that --model and --set change, checked and JSON-able; `none` unsets.
 
-    Raises BadParameter for what is no setting, a secret, or not a value of it; NotFound for an unknown model.
+    Raises BadParameter for what is no setting, a secret, or not a value of it; NotFound and InvalidRequest for a model
+    that cannot be served.
     """
     given = dict(_assignment(text) for text in assignments)
     if model is not None:
         if given.get("model", model) != model:
             raise typer.BadParameter(f"--model {model} and --set model={given['model']} contradict each other.")
         given["model"] = model
-    checked = _settings(given).model_dump(mode="json", include=set(given))
-    if "model" in checked:
-        load_family(checked["model"])
-        folder = checkpoint_path(checked["model"])
-        checked["model"] = checked["model"] if folder is None else str(folder)  # replicas run elsewhere
+    settings = _settings(given)
+    checked = settings.model_dump(mode="json", include=set(given))
+    if not MODEL_SETTINGS.isdisjoint(checked):
+        load_family(settings.model, checkpoint=settings.checkpoint, dtype=settings.dtype)
+    for name in ("model", "checkpoint"):
+        folder = checkpoint_path(checked[name]) if checked.get(name) else None
+        checked |= {} if folder is None else {name: str(folder)}  # replicas run elsewhere
     return checked
 
 

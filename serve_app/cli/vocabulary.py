@@ -9,15 +9,14 @@ from collections.abc import Iterable
 
 import typer
 
-from serve_app.model.model import load_family
 from serve_app.prompt.vocabulary import vocabulary_of
-from serve_app.service.wiring import open_normaliser
+from serve_app.service.wiring import open_family, open_normaliser
 from serve_app.settings import Settings
 
 
 def print_vocabulary(prompts: Iterable[str], min_prompts: int) -> None:
     """Print each word on a line; what the prompts' own spelling is, the environment's settings decide."""
     settings = Settings()
-    normaliser = open_normaliser(settings, load_family(settings.model).card.prompt_rules)
+    normaliser = open_normaliser(settings, open_family(settings).card.prompt_rules)
     for word in vocabulary_of(prompts, normaliser, min_prompts=min_prompts):
         typer.echo(word)

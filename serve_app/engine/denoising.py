@@ -2,8 +2,8 @@
 
 A step takes trajectories and returns new ones: a job that is cancelled, or a pass that raises, leaves nothing half
 done. Each trajectory owns its sampler, seed and prepared prompt, so what a job computes does not depend on whom it
-shares a pass with. Its latents after some step, with what its sampler remembers, are all that a later job needs to go on from
-there, to the same bits.
+shares a pass with. Its latents after some step, with what its sampler remembers, are all that a later job needs to go
+on from there, to the same bits.
 """
 
 from __future__ import annotations

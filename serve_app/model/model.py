@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from serve_app.core import Frames, ModelCard, VideoSpec
 from serve_app.errors import InvalidRequest, NotFound
+from serve_app.model.wan.checkpoint import INDEX_FILE
+from serve_app.model.wan.published import PUBLISHED, Dtype
 
 if TYPE_CHECKING:
     import torch
 
     from serve_app.model.sampler import Sampler
-    from serve_app.model.wan.wan import Dtype
-
 
 Prepared: TypeAlias = object
 """What a Denoiser makes of one prompt before the first step; only the denoiser that made it can read it."""
@@ -111,14 +111,16 @@ def load_family(name: str, *, checkpoint: str | None = None, dtype: Dtype | None
     NotFound names the known models or says what is wrong with the folder; InvalidRequest for an option that the model
     does not have.
     """
-    from serve_app.model.wan import wan
+    folder = checkpoint_path(checkpoint or name)
+    if name in PUBLISHED:
+        from serve_app.model.wan import wan
 
-    if name in wan.PUBLISHED:
-        return wan.named(name, checkpoint, dtype)
+        return wan.named(name, folder or checkpoint, dtype)
     if checkpoint is not None:
-        raise InvalidRequest(f"Setting 'checkpoint' is for {', '.join(wan.PUBLISHED)}, not {name}.", param="checkpoint")
-    folder = checkpoint_path(name)
-    if folder is not None and wan.is_checkpoint(folder):
+        raise InvalidRequest(f"Setting 'checkpoint' is for {', '.join(PUBLISHED)}; not for {name}.", param="checkpoint")
+    if folder is not None and (folder / INDEX_FILE).is_file():
+        from serve_app.model.wan import wan
+
         return wan.from_folder(folder, dtype)
     if dtype is not None:
         raise InvalidRequest(f"Setting 'dtype' is for Wan's models; {name} computes in its own.", param="dtype")
@@ -137,8 +139,6 @@ def checkpoint_path(name: str) -> Path | None:
 
 
 def _native(name: str, folder: Path | None) -> Family:
-    from serve_app.model.wan.wan import PUBLISHED
-
     if folder is not None:
         from serve_app.model.native.native import from_folder
 

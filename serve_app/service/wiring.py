@@ -117,9 +117,14 @@ def open_builder(tiers: SharedTiers) -> BloomBuilder | None:
     return BloomBuilder(tiers.bloom, tiers.l3.names, Lease(tiers.l2, "bloom"))
 
 
+def open_family(settings: Settings) -> Family:
+    """Return the configured model; raises NotFound, and InvalidRequest for a setting that it does not have."""
+    return load_family(settings.model, checkpoint=settings.checkpoint, dtype=settings.dtype)
+
+
 def open_planner(settings: Settings, family: Family | None = None) -> Planner:
-    """Return the planner of the configured model; raises NotFound and what `open_normaliser` raises."""
-    family = family or load_family(settings.model)
+    """Return the planner of the configured model; raises what `open_family` and `open_normaliser` raise."""
+    family = family or open_family(settings)
     return Planner(
         family,
         encoder_fingerprint(),

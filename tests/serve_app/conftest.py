@@ -1,6 +1,10 @@
-"""What tests of several floors share: a model trained in seconds."""
+"""What tests of several floors share: a model trained in seconds, and Wan checkpoints of random weights."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,3 +16,18 @@ from tests.serve_app.model.training.short_run import short_run as run
 def short_run(tmp_path_factory: pytest.TempPathFactory) -> ShortRun:
     """A finished run of the short recipe, by one worker; nobody may write into it."""
     return run(tmp_path_factory.mktemp("run") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the folder of a tiny checkpoint of a kind, made at its first use; nobody may write into it."""
+    from tests.serve_app.model.wan import tiny_checkpoint  # imports diffusers, which few tests need
+
+    folders: dict[Any, Path] = {}
+
+    def folder(kind: tiny_checkpoint.Kind = tiny_checkpoint.TI2V_5B) -> Path:
+        if kind not in folders:
+            folders[kind] = tiny_checkpoint.save(tmp_path_factory.mktemp("wan") / "tiny", kind)
+        return folders[kind]
+
+    return folder

@@ -18,14 +18,14 @@ from serve_app.errors import NotFound
 from serve_app.model.wan.digests import Digests
 
 INDEX_FILE = "model_index.json"
-_CLASSES = {
+_CLASSES: Mapping[str, tuple[str, ...]] = {
     "transformer": ("WanTransformer3DModel",),
     "vae": ("AutoencoderKLWan",),
     "text_encoder": ("UMT5EncoderModel",),
     "scheduler": ("UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler"),
 }
 _STEMS = {"text_encoder": "model"}
-_SAMPLING = {
+_SAMPLING: Mapping[str, Mapping[str, Any]] = {
     "UniPCMultistepScheduler": {
         "prediction_type": "flow_prediction", "use_flow_sigmas": True, "predict_x0": True, "solver_type": "bh2",
         "lower_order_final": True, "final_sigmas_type": "zero", "thresholding": False, "solver_p": None,
@@ -68,7 +68,7 @@ class WanCheckpoint:
     @property
     def pixel_step(self) -> int:
         """What width and height must be multiples of: a patch of latents."""
-        return self.vae_scale_factor_spatial * int(self.config("transformer")["patch_size"][-1])
+        return self.vae_scale_factor_spatial * int(self.config("transformer").get("patch_size", (1, 2, 2))[-1])
 
     @functools.cache  # noqa: B019 - one checkpoint a process
     def config(self, part: str) -> Mapping[str, Any]:
@@ -105,7 +105,7 @@ class WanCheckpoint:
         if found not in known:
             raise self._wrong(INDEX_FILE, f"its {part} is a {found}; served is {' or '.join(known)}")
         inside = _json_class(self.folder, part)
-        if inside is not None and inside != found:
+        if inside != found:
             raise self._wrong(part, f"it is a {inside}, not the {found} that {INDEX_FILE} names")
 
     def _check_sizes(self) -> None:
@@ -117,7 +117,9 @@ class WanCheckpoint:
             if config.get("in_channels") != self.config("vae").get("z_dim", 16):
                 raise self._wrong(part, f"it has {config.get('in_channels')} channels, the vae's latents have others")
             if config.get("text_dim") != width:
-                raise self._wrong(part, f"it reads texts of width {config.get('text_dim')}, the text encoder's is {width}")
+                raise self._wrong(
+                    part, f"it reads texts of width {config.get('text_dim')}, the text encoder's is {width}"
+                )
         if self._has_two and self.index.get("boundary_ratio") is None:
             raise self._wrong(INDEX_FILE, "it has two transformers and no boundary_ratio")
 
@@ -131,7 +133,10 @@ class WanCheckpoint:
     def _weights(self, part: str) -> Iterator[Path]:
         """Yield a part's safetensors files, each of them whole, with every tensor that the index promises."""
         stem = _STEMS.get(part, "diffusion_pytorch_model")
-        index, single = self.folder / part / f"{stem}.safetensors.index.json", self.folder / part / f"{stem}.safetensors"
+        index, single = (
+            self.folder / part / f"{stem}.safetensors.index.json",
+            self.folder / part / f"{stem}.safetensors",
+        )
         if not index.is_file():
             _tensor_names(single)
             yield single

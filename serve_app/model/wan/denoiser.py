@@ -96,7 +96,7 @@ class WanDenoiser:
     @torch.inference_mode()
     def predict(self, latents: Tensor, timesteps: Tensor, prompts: Sequence[Prepared]) -> Tensor:
         """Predict the velocity in float32, all on this device."""
-        context = torch.stack(cast(Sequence[Tensor], prompts))
+        context = torch.stack([cast(Tensor, prompt) for prompt in prompts])
         if self._boundary is None:
             return _velocity(self._nets[0], latents, timesteps, context)
         predicted = torch.empty_like(latents)

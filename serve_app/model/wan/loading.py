@@ -35,4 +35,6 @@ def _check(facts: Mapping[str, Any], folder: Path) -> None:
         found = sorted(map(str, facts[kind]))
         if found:
             words = kind.replace("_", " ")
-            raise NotFound(f"The weights in {folder} do not fit their config: {words} {', '.join(found[:3])}.", param="model")
+            raise NotFound(
+                f"The weights in {folder} do not fit their config: {words} {', '.join(found[:3])}.", param="model"
+            )

@@ -40,8 +40,13 @@ class EulerSampler:
 
 def samplers_of(config: Mapping[str, Any]) -> Callable[[int], Sampler]:
     """Return what makes the sampler for a number of steps, by a `scheduler_config.json` that `checkpoint` accepted."""
-    make = _unipc if config["_class_name"] == "UniPCMultistepScheduler" else _euler
-    return functools.lru_cache(maxsize=KEPT)(functools.partial(make, config))
+
+    @functools.lru_cache(maxsize=KEPT)
+    def sampler(num_inference_steps: int) -> Sampler:
+        make = _unipc if config["_class_name"] == "UniPCMultistepScheduler" else _euler
+        return make(config, num_inference_steps)
+
+    return sampler
 
 
 def _unipc(config: Mapping[str, Any], num_inference_steps: int) -> UniPCSampler:

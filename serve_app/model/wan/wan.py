@@ -16,13 +16,14 @@ import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from serve_app.core import FloatRange, IntRange, ModelCard, PromptRules
 from serve_app.errors import NotFound
 from serve_app.model.fingerprint import fingerprint
-from serve_app.model.wan.checkpoint import INDEX_FILE, WanCheckpoint, read
+from serve_app.model.wan.checkpoint import WanCheckpoint, read
 from serve_app.model.wan.digests import Digests, default_file
+from serve_app.model.wan.published import PUBLISHED, Dtype
 from serve_app.model.wan.tokenizer import MAX_TOKENS, WanTokenizer
 
 if TYPE_CHECKING:
@@ -33,25 +34,17 @@ TEXT_ENCODER_REVISION = 1
 DECODER_REVISION = 1
 """Bumped by hand when code, ours or diffusers', changes what a part computes; golden tests notice."""
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPE: Dtype = "bfloat16"
 """What Wan publishes its transformers and text encoders to be run in. The decoder's is float32, always."""
-
-PUBLISHED = {
-    "wan2.2-t2v-5b": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
-    "wan2.2-t2v-a14b": "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
-    "wan2.1-t2v-1.3b": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
-    "wan2.1-t2v-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
-}
-"""Where on the Hugging Face Hub the models with names of their own are."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _PARTS = ["*.json", "*.safetensors", "*.model"]
 
 
-def named(name: str, checkpoint: str | None = None, dtype: Dtype | None = None) -> WanFamily:
-    """Return a published model, from a folder or a Hub id, by default its own; NotFound when that cannot be served."""
-    return WanFamily(name, read(_folder(checkpoint or PUBLISHED[name])), dtype or DTYPE)
+def named(name: str, checkpoint: Path | str | None = None, dtype: Dtype | None = None) -> WanFamily:
+    """Return a published model from a folder or a Hub id, by default its own; NotFound when that cannot be served."""
+    source = PUBLISHED[name] if checkpoint is None else checkpoint
+    return WanFamily(name, read(source if isinstance(source, Path) else _snapshot(source)), dtype or DTYPE)
 
 
 def from_folder(folder: Path, dtype: Dtype | None = None) -> WanFamily:
@@ -60,22 +53,10 @@ def from_folder(folder: Path, dtype: Dtype | None = None) -> WanFamily:
     return WanFamily(f"wan/{name}", read(folder.absolute()), dtype or DTYPE)
 
 
-def is_checkpoint(folder: Path) -> bool:
-    """Tell whether a folder is a pipeline in diffusers' layout, which may still be of another kind."""
-    return (folder / INDEX_FILE).is_file()
-
-
-def _folder(checkpoint: str) -> Path:
-    folder = Path(checkpoint).expanduser().absolute()
-    if folder.is_dir():
-        return folder
-    if not _HUB_ID.fullmatch(checkpoint):
-        raise NotFound(f"There is no checkpoint folder {folder}.", param="model")
-    return _snapshot(checkpoint)
-
-
 def _snapshot(repository: str) -> Path:
     """Return the newest snapshot of a repository of the Hub, downloaded where it is not here yet."""
+    if not _HUB_ID.fullmatch(repository):
+        raise NotFound(f"'{repository}' is neither a checkpoint's folder nor a Hub id.", param="checkpoint")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -83,7 +64,7 @@ def _snapshot(repository: str) -> Path:
         return Path(snapshot_download(repository, allow_patterns=_PARTS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         message = f"Checkpoint {repository} is neither a folder nor to be had from the Hugging Face Hub: {error}"
-        raise NotFound(message, param="model") from error
+        raise NotFound(message, param="checkpoint") from error
 
 
 @dataclass(frozen=True)
@@ -109,7 +90,9 @@ class WanFamily:
             decoder_fingerprint=self._decoder_fingerprint(),
             width=IntRange(minimum=2 * step, maximum=longest, default=832 - 832 % step, step=step),
             height=IntRange(minimum=2 * step, maximum=longest, default=480 - 480 % step, step=step),
-            num_frames=IntRange(minimum=1 + temporal, maximum=1 + 30 * temporal, default=1 + 20 * temporal, step=temporal),
+            num_frames=IntRange(
+                minimum=1 + temporal, maximum=1 + 30 * temporal, default=1 + 20 * temporal, step=temporal
+            ),
             fps=IntRange(minimum=1, maximum=30, default=24 if self.checkpoint.vae_scale_factor_spatial == 16 else 16),
             num_inference_steps=IntRange(minimum=1, maximum=100, default=50),
             guidance_scale=FloatRange(minimum=1.0, maximum=15.0, default=5.0),

@@ -30,7 +30,7 @@ UNIPC = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_sh
 
 @dataclass(frozen=True)
 class Kind:
-    """What tells Wan's models apart: the autoencoder's compression, the sampler, and how many transformers there are."""
+    """What tells Wan's models apart: the autoencoder's compression, the sampler, the number of transformers."""
 
     spatial: int = 16
     euler: bool = False
