@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     )
 
     model: str = Field("native/demo", description="the model this application serves")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where Diffusion and TextEncoder compute")
     checkpoint: str | None = Field(
         None,
         description="folder or Hub id of a published Wan model's weights (diffusers' layout); none: its own Hub id",
@@ -37,7 +38,6 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="what a Wan model's transformers and text encoder compute in; none: bfloat16"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where Diffusion and TextEncoder compute")
     torch_threads: PositiveInt | None = Field(
         None,
         description="torch threads per Diffusion and TextEncoder replica; none: the cores Ray gives it, at least 1",

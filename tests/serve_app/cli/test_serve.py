@@ -130,3 +130,21 @@ def test_a_trained_folder_is_served_by_its_absolute_path(launched: Launched, sho
     (place / "mine").symlink_to(short_run.folder)
     assert launched("--model", "./mine")["overrides"] == {"model": str(place / "mine")}
     assert launched("--set", "model=./mine/checkpoint")["overrides"] == {"model": str(place / "mine" / "checkpoint")}
+
+
+def test_a_wan_checkpoint_is_checked_and_made_absolute(
+    launched: Launched, encore: Encore, wan_folder: Callable[..., Path], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proves that a folder of weights is read before the launcher starts, and that replicas can find it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    (place / "weights").symlink_to(wan_folder())
+    words = ("--model", "wan2.2-t2v-5b", "--set", "checkpoint=./weights", "--set", "dtype=float32")
+    expected = {"model": "wan2.2-t2v-5b", "checkpoint": str(place / "weights"), "dtype": "float32"}
+    assert launched(*words)["overrides"] == expected
+    (place / "empty").mkdir()
+    refused = encore("serve", "--model", "wan2.2-t2v-5b", "--set", "checkpoint=./empty")
+    assert refused.exit_code == 1
+    assert "model_index.json cannot be read" in refused.stderr
+    alone = encore("serve", "--set", "checkpoint=./weights")
+    assert alone.exit_code == 1
+    assert "not for native/demo" in alone.stderr

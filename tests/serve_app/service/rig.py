@@ -20,7 +20,7 @@ from serve_app.cache.memory import MemoryTier
 from serve_app.cache.redis import RedisTier
 from serve_app.core import Entry, Finished, JobStatus, Keys, Progress, RenderEvent, RenderRequest, Started, Urgency
 from serve_app.errors import RenderCancelled
-from serve_app.model.model import load_family
+from serve_app.model.model import Family, load_family
 from serve_app.schema import VideoRequest, parse_request, resolve
 from serve_app.service.job import Job
 from serve_app.service.jobs import JobStore, MemoryJobs
@@ -204,12 +204,13 @@ class Rig:
         jobs: JobStore | None = None,
         secret: bytes = SECRET,
         renderer: Any = None,
+        family: Family | None = None,
         flights: FlightRecords | None = None,
         **limits: Any,
     ) -> VideoService:
         """One more router."""
         service = VideoService(
-            Planner(load_family("native/demo"), "encoder", max_prompt_chars=500, clock=self.clock),
+            Planner(family or load_family("native/demo"), "encoder", max_prompt_chars=500, clock=self.clock),
             self.cache(),
             renderer or self.renderer,
             self.jobs() if jobs is None else jobs,

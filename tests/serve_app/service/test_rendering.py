@@ -11,52 +11,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from serve_app.cache.cache import TieredCache
-from serve_app.core import Entry, Finished, JobStatus, Outcome, Progress, RenderEvent, RenderRequest, Started, Urgency
-from serve_app.engine.engine import StepEngine
+from serve_app.core import Entry, Finished, JobStatus, Outcome, Progress, RenderRequest, Started
 from serve_app.errors import FingerprintMismatch, RenderCancelled
 from serve_app.media.probe import probe
 from serve_app.model.model import load_family
-from serve_app.service.embedding import PromptEmbedder
-from serve_app.service.finishing import Finisher
-from serve_app.service.latents import LatentsCache
 from serve_app.service.plan import Planner
-from serve_app.service.rendering import RenderWorker
+from tests.serve_app.service.local_renderer import LocalRenderer
 from tests.serve_app.service.rig import TINY, Rig, ask, ended, reached, until
 
 FAMILY = load_family("native/demo")
-
-
-class LocalRenderer:
-    """The whole line behind the router in this process: text encoder, engine and encoder, all real."""
-
-    def __init__(self, rig: Rig, parts: tuple[Any, Any, Any]) -> None:
-        text_encoder, denoiser, decoder = parts
-        self.embedder = PromptEmbedder(text_encoder, rig.cache(kind="embedding"), rig.telemetry)
-        self.engine = StepEngine(denoiser, decoder, max_batch_size=4, telemetry=rig.telemetry, torch_threads=1)
-        self.videos: TieredCache = rig.cache(l1=False)
-        self.latents = LatentsCache(rig.latents())
-        self.worker = RenderWorker(
-            self.engine, Finisher(self.videos, rig.telemetry).finish, FAMILY.card.model_fingerprint, self.latents
-        )
-
-    async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
-        keys, spec = request.keys, request.spec
-        embeds = await self.embedder.embed((keys.prompt, keys.negative_prompt), (spec.prompt, spec.negative_prompt))
-        async for event in self.worker.render(request, embeds):
-            yield event
-
-    async def cancel(self, key: str) -> None:
-        self.worker.cancel(key)
-
-    async def drop_latents(self, key: str) -> None:
-        await self.worker.drop_latents(key)
-
-    def promote(self, key: str, urgency: Urgency) -> None:
-        self.worker.promote(key, urgency)
-
-    async def stats(self) -> dict[str, Any]:
-        return dict(self.engine.stats())
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +29,7 @@ def parts() -> tuple[Any, Any, Any]:
 
 @pytest.fixture
 async def local(rig: Rig, parts: tuple[Any, Any, Any]) -> AsyncIterator[LocalRenderer]:
-    made = LocalRenderer(rig, parts)
+    made = LocalRenderer(rig, parts, FAMILY.card.model_fingerprint)
     await made.engine.start()
     yield made
     await made.engine.stop()

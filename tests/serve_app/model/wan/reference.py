@@ -14,8 +14,9 @@ from serve_app.core import VideoSpec
 def spec(**fields: Any) -> VideoSpec:
     """A small video of a cat."""
     standard: dict[str, Any] = {
-        "model": "wan", "prompt": "a cat walks on the grass, realistic style", "negative_prompt": "a red car", "seed": 3,
-        "width": 96, "height": 64, "num_frames": 9, "fps": 16, "num_inference_steps": 4, "guidance_scale": 5.0,
+        "model": "wan", "prompt": "a cat walks on the grass, realistic style", "negative_prompt": "a red car",
+        "seed": 3, "width": 96, "height": 64, "num_frames": 9, "fps": 16, "num_inference_steps": 4,
+        "guidance_scale": 5.0,
     }  # fmt: skip
     return VideoSpec(**(standard | fields))
 

@@ -106,12 +106,14 @@ def _vae(kind: Kind) -> AutoencoderKLWan:
 
 
 def _seeded(net: nn.Module, seed: int) -> Any:
-    """Draw every matrix, so that no layer is mute: zero-initialised ones would hide a mistake behind them."""
+    """Draw every parameter, so that no layer is mute: biases of zero would hide a mistake behind them."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in net.parameters():
-            if parameter.ndim > 1 and min(parameter.shape) > 1:
-                parameter.normal_(0.0, parameter[0].numel() ** -0.5, generator=generator)
-            elif parameter.ndim > 1:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        for name, parameter in net.named_parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1 and min(parameter.shape[:2]) > 1:
+                parameter.copy_(drawn * parameter[0].numel() ** -0.5)
+            else:
+                gain = 0.0 if name.endswith(("bias", "table")) else 1.0
+                parameter.copy_(gain + 0.1 * drawn)
     return net.eval()
