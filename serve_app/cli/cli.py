@@ -285,7 +285,7 @@ def evaluate(
 
 @app.command()
 def model(
-    name: Annotated[str, typer.Argument(help="native/demo or native/5b.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="native/demo, native/5b or wan2.2-t2v-5b.", show_default=False)],
     as_json: Json = False,
 ) -> None:
     """Count what an architecture weighs and computes, and the least time it takes on named cards. Asks no server."""

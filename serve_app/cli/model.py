@@ -8,35 +8,33 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from serve_app.cli.model_tables import print_model
 from serve_app.errors import NotFound
 from serve_app.model.model import load_family
-from serve_app.model.native.config import DEMO, FIVE_B, NativeConfig
-from serve_app.model.roofline import PRECISIONS, Claim, Roofline, Work, rooflines, weight_bytes
-
-if TYPE_CHECKING:
-    from serve_app.model.native.sizing import Sizing
+from serve_app.model.native.config import DEMO, FIVE_B
+from serve_app.model.roofline import PRECISIONS, STEPS, Claim, Roofline, Sizing, Work, rooflines
+from serve_app.model.wan.published import ARCHITECTURES
 
 PRESETS = {f"native/{preset.name}": preset for preset in (DEMO, FIVE_B)}
 FRAMES = (8, 16, 24)
+WAN_FRAMES = (17, 81)
+"""The brief's length on the model's grid, and the one that WanPipeline makes unless it is told another."""
 BATCHES = (1, 2, 3, 4)
 EFFICIENCIES = (1.0, 0.5)
 CLAIM = Claim("2 to 4 s on a 3090 under 10 GB, batch 1 to 4", card="RTX 3090", seconds=4.0, gigabytes=10.0)
 
 
 def show_model(name: str, *, as_json: bool) -> None:
-    """Print the figures of a preset; NotFound names the known ones. Imports torch and transformers."""
-    model, preset = _preset(name)
-    from serve_app.model.native.sizing import Sizing
-
-    sizing = Sizing(preset)
-    served = _is_served(model)
-    works = [work for frames in FRAMES for work in sizing.works(frames, BATCHES)]
-    cases = list(rooflines(works)) if preset is FIVE_B else []  # the brief's claim is about that one
+    """Print the figures of an architecture; NotFound names the known ones. Imports torch and transformers."""
+    model = _known(name)
+    sizing, lengths = _sizing(model)
+    served = model in ARCHITECTURES or _is_served(model)
+    works = [work for frames in lengths for work in sizing.works(frames, BATCHES)]
+    cases = [] if model == f"native/{DEMO.name}" else list(rooflines(works))  # the brief's claim is not about that one
     if as_json:
         figures = {"model": model, "served": served} | _figures(sizing, works)
         typer.echo(json.dumps(figures | (_judgement(cases) if cases else {})))
@@ -44,11 +42,23 @@ def show_model(name: str, *, as_json: bool) -> None:
         print_model(model, served, sizing, works, cases, CLAIM, EFFICIENCIES)
 
 
-def _preset(name: str) -> tuple[str, NativeConfig]:
-    for model, preset in PRESETS.items():
-        if name in (model, f"encore-{preset.name}"):
-            return model, preset
-    raise NotFound(f"There is no architecture '{name}'; known: {', '.join(PRESETS)}.", param="model")
+def _known(name: str) -> str:
+    names = {name: model for model, preset in PRESETS.items() for name in (model, f"encore-{preset.name}")}
+    names |= {model: model for model in ARCHITECTURES}
+    if name not in names:
+        known = ", ".join(dict.fromkeys(names.values()))
+        raise NotFound(f"There is no architecture '{name}'; known: {known}.", param="model")
+    return names[name]
+
+
+def _sizing(model: str) -> tuple[Sizing, Sequence[int]]:
+    if model in ARCHITECTURES:
+        from serve_app.model.wan.sizing import WanSizing
+
+        return WanSizing(ARCHITECTURES[model]), WAN_FRAMES
+    from serve_app.model.native.sizing import Sizing as NativeSizing
+
+    return NativeSizing(PRESETS[model]), FRAMES
 
 
 def _is_served(model: str) -> bool:
@@ -61,10 +71,11 @@ def _is_served(model: str) -> bool:
 def _figures(sizing: Sizing, works: Sequence[Work]) -> dict[str, Any]:
     parameters = sizing.parameters()
     return {
-        "width": sizing.config.width,
-        "height": sizing.config.height,
+        "width": sizing.size[0],
+        "height": sizing.size[1],
         "parameters": parameters | {"all": sum(parameters.values())},
-        "weight_bytes": {precision: weight_bytes(parameters, precision) for precision in PRECISIONS},
+        "elsewhere": list(works[0].elsewhere),
+        "weight_bytes": {precision: works[0].weight_bytes(precision) for precision in PRECISIONS},
         "encode_prompt": asdict(works[0].encode_prompt),
         "lengths": [
             {
@@ -72,6 +83,7 @@ def _figures(sizing: Sizing, works: Sequence[Work]) -> dict[str, Any]:
                 "latents": sizing.latent_shape(work.frames),
                 "tokens": sizing.tokens(work.frames),
                 "pass_flops": work.pass_flops,
+                "video_flops": {steps: work.video_flops(steps) for steps in STEPS},
                 "decode": asdict(work.decode),
             }
             for work in works

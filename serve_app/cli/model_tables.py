@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.model.roofline import PRECISIONS, STEPS, Claim, Roofline, Work, weight_bytes
-
-if TYPE_CHECKING:
-    from serve_app.model.native.sizing import Sizing
+from serve_app.model.roofline import PRECISIONS, STEPS, Claim, Roofline, Sizing, Work
 
 UNSERVED = "an architecture without weights, so it cannot be served"
 PARTS = {
@@ -45,11 +41,12 @@ def print_model(
 ) -> None:
     """Print everything on standard output; without cases, nothing of cards and the claim."""
     console = Console(markup=False, highlight=False)
-    size = f"{sizing.config.width}x{sizing.config.height}"
-    console.print(f"{model}, {size}{'' if served else f': {UNSERVED}'}.\n")
-    for table in (_parts(sizing), _grid(sizing, works), _memory(sizing, works)):
+    width, height = sizing.size
+    console.print(f"{model}, {width}x{height}{'' if served else f': {UNSERVED}'}.\n")
+    for table in (_parts(sizing), _grid(sizing, works), _clips(works), _memory(works)):
         console.print(table)
-    console.print(*NOTES, sep="\n", end="\n\n")
+    away = [f"Not in that memory, because it is elsewhere: {PARTS[name]}." for name in works[0].elsewhere]
+    console.print(*NOTES, *away, sep="\n", end="\n\n")
     if cases:
         for table in _rooflines(cases):
             console.print(table)
@@ -86,12 +83,22 @@ def _grid(sizing: Sizing, works: Sequence[Work]) -> Table:
     return table
 
 
-def _memory(sizing: Sizing, works: Sequence[Work]) -> Table:
+def _clips(works: Sequence[Work]) -> Table:
+    table = _table(
+        "GFLOPs of a guided clip: prompts, steps, decoding", "frames", *(f"{steps} steps" for steps in STEPS)
+    )
+    for work in works:
+        if work.batch == 1:
+            table.add_row(str(work.frames), *(f"{work.video_flops(steps) / 1e9:,.1f}" for steps in STEPS))
+    return table
+
+
+def _memory(works: Sequence[Work]) -> Table:
     batches = [f"batch {batch}" for batch in dict.fromkeys(work.batch for work in works)]
     table = _table("Memory: weights and peak activations", "precision", "weights", "frames", *batches)
     for precision in PRECISIONS:
         table.add_section()
-        names = [precision, _bytes(weight_bytes(sizing.parameters(), precision))]
+        names = [precision, _bytes(works[0].weight_bytes(precision))]
         for frames, own in groupby(works, lambda work: work.frames):
             table.add_row(*names, str(frames), *(_bytes(work.memory_bytes(precision)) for work in own))
             names = ["", ""]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 FP16, FP16_ACCUMULATE, INT8, FP8 = "fp16", "fp16, fp16 sums", "int8", "fp8"
 PRECISIONS = (FP16, INT8, FP8)
@@ -74,15 +75,26 @@ class Work:
     encode_prompt: Cost
     parameters: Mapping[str, int]
     """Of `text_encoder`, `denoiser` and `decoder`."""
+    elsewhere: Sequence[str] = ()
+    """Parts that are not in this card's memory; their time counts all the same."""
 
     @property
     def pass_flops(self) -> int:
         """FLOPs of a pass over one clip without guidance: half of its share of a guided one."""
         return self.denoise.flops // (2 * self.batch)
 
+    def video_flops(self, steps: int) -> int:
+        """FLOPs of one guided clip: two prompts, two rows a step, the decoding."""
+        return steps * 2 * self.pass_flops + self.decode.flops + 2 * self.encode_prompt.flops
+
+    def weight_bytes(self, precision: str) -> int:
+        """Return the bytes of the parts that are on the card."""
+        here = {name: 0 if name in self.elsewhere else count for name, count in self.parameters.items()}
+        return weight_bytes(here, precision)
+
     def memory_bytes(self, precision: str) -> int:
         """Return weights and peak activations, with a finished clip decoding beside the next pass as in the engine."""
-        return weight_bytes(self.parameters, precision) + self.denoise.peak_bytes + self.decode.peak_bytes
+        return self.weight_bytes(precision) + self.denoise.peak_bytes + self.decode.peak_bytes
 
     def seconds(self, card: Card, precision: str, steps: int) -> float:
         """Return the time of the whole batch at the card's peaks: two prompts a clip, the passes, the decoding."""
@@ -90,6 +102,31 @@ class Work:
         decode = card.seconds(self.decode, self.parameters["decoder"] * 2, FP16)
         encode = card.seconds(self.encode_prompt, self.parameters["text_encoder"] * 2, FP16)
         return steps * one_pass + self.batch * (decode + 2 * encode)
+
+
+class Sizing(Protocol):
+    """One architecture's parts, counted without weights, for clips of one size."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of a clip in pixels."""
+        ...
+
+    def parameters(self) -> dict[str, int]:
+        """Count the parameters of each part, `text_encoder`, `denoiser` and `decoder` among them."""
+        ...
+
+    def latent_shape(self, frames: int) -> tuple[int, int, int, int]:
+        """Return [channels, frames, height, width] of one clip's latents."""
+        ...
+
+    def tokens(self, frames: int) -> int:
+        """Count the tokens that the denoiser attends over for one clip."""
+        ...
+
+    def works(self, frames: int, batches: Sequence[int]) -> list[Work]:
+        """Return the guided batches of clips of one length."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

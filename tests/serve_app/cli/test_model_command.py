@@ -66,12 +66,30 @@ def test_the_demo_is_counted_without_cards(encore: Encore) -> None:
     assert "cannot be served" not in shown
 
 
+def test_a_published_wan_model_is_counted_without_its_checkpoint(
+    encore: Encore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The 5B's parts, its FLOPs per pass and per clip, and the claim judged with the text encoder elsewhere."""
+    monkeypatch.setattr("serve_app.cli.model.WAN_FRAMES", (17,))
+    found = figures(encore, "wan2.2-t2v-5b")
+    assert (found["served"], found["width"], found["elsewhere"]) == (True, 640, ["text_encoder"])
+    assert found["parameters"]["denoiser"] == 4_999_787_712
+    weights = found["parameters"]["denoiser"] + found["parameters"]["decoder"]
+    assert found["weight_bytes"]["fp16"] == 2 * weights
+    (clip,) = found["lengths"]
+    assert (clip["latents"], clip["tokens"]) == ([48, 5, 30, 40], 1500)
+    decode, encode = clip["decode"]["flops"], found["encode_prompt"]["flops"]
+    assert clip["video_flops"]["8"] == 16 * clip["pass_flops"] + decode + 2 * encode
+    kept = {(case["precision"], case["batch"]) for case in found["kept"][0]["cases"] if case["steps"] == 8}
+    assert kept == {("int8", 1), ("int8", 2)}
+
+
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_an_unknown_one_is_one_line_that_names_the_known(encore: Encore, flags: list[str]) -> None:
     """Exit status 1, nothing on standard output, and the names one may ask for."""
     result = encore("model", "nope", *flags)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "encore: There is no architecture 'nope'; known: native/demo, native/5b.\n"
+    assert result.stderr == "encore: There is no architecture 'nope'; known: native/demo, native/5b, wan2.2-t2v-5b.\n"
 
 
 def test_torch_is_imported_only_to_count() -> None:

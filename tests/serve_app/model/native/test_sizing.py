@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from serve_app.model.counting import Activations
 from serve_app.model.native.blocks import FactorisedConv, SelfAttention
 from serve_app.model.native.config import DEMO, FIVE_B, NativeConfig
 from serve_app.model.native.denoiser import DenoiserNet
-from serve_app.model.native.sizing import Activations, Sizing
+from serve_app.model.native.sizing import Sizing
 
 FACTORISED = replace(DEMO, denoiser=replace(DEMO.denoiser, inner_convolution=True, joint_attention=False))
 
