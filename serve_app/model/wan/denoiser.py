@@ -1,8 +1,7 @@
 """Wan's transformers as the engine's Denoiser: one pass over jobs at different steps, prompts and guidance scales.
 
-The classes are diffusers'. Two things differ from WanPipeline's use of them and not in what is computed: conditional
-and unconditional rows share a pass, and a text-to-video row has one timestep for all its tokens, so it is given as one
-number. `expand_timesteps` would repeat it for every token and build the modulation of each (600 MB at 480p x 81).
+Conditional and unconditional rows share a pass, and with two transformers (Wan2.2-A14B) each row goes to the one that
+its timestep is for. `expand_timesteps` needs nothing here: in text-to-video it repeats one timestep for every token.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
@@ -22,7 +20,10 @@ from serve_app.model.sampler import Sampler
 from serve_app.model.wan.checkpoint import WanCheckpoint
 from serve_app.model.wan.loading import load
 from serve_app.model.wan.samplers import samplers_of
-from serve_app.model.wan.tokenizer import MAX_TOKENS
+from serve_app.model.wan.transformer import Rotary, Text, prepare, velocity
+
+KEPT = 16
+"""Shapes whose rotary tables are kept; one of 832x480x81 takes 4 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class WanDenoiser:
         self._grid = grid
         self._samplers = samplers
         self._device = torch.device(device)
+        self._tables: dict[tuple[int, ...], Rotary] = {}
 
     @classmethod
     def load(cls, checkpoint: WanCheckpoint, dtype: torch.dtype, device: str) -> WanDenoiser:
@@ -88,21 +90,22 @@ class WanDenoiser:
         return self._grid.latent_shape(spec)
 
     @torch.inference_mode()
-    def prepare(self, prompt_embeds: Tensor) -> Tensor:
-        """Return the embeddings as the transformer wants them: zeros up to the pipeline's 512 tokens."""
-        padding = MAX_TOKENS - len(prompt_embeds)
-        return F.pad(prompt_embeds.to(self._device, self._nets[0].dtype), (0, 0, 0, padding))
+    def prepare(self, prompt_embeds: Tensor) -> tuple[Text, ...]:
+        """Return one prompt's keys and values in every block of each transformer."""
+        return tuple(prepare(net, prompt_embeds) for net in self._nets)
 
     @torch.inference_mode()
     def predict(self, latents: Tensor, timesteps: Tensor, prompts: Sequence[Prepared]) -> Tensor:
         """Predict the velocity in float32, all on this device."""
-        context = torch.stack([cast(Tensor, prompt) for prompt in prompts])
+        texts = cast(Sequence[tuple[Text, ...]], prompts)
+        rotary = self._rotary(tuple(latents.shape[2:]))
         if self._boundary is None:
-            return _velocity(self._nets[0], latents, timesteps, context)
+            return velocity(self._nets[0], latents, timesteps, [text for (text,) in texts], rotary)
         predicted = torch.empty_like(latents)
-        for net, rows in zip(self._nets, self._stages(timesteps), strict=True):
+        for stage, rows in enumerate(self._stages(timesteps)):
             if rows:
-                predicted[rows] = _velocity(net, latents[rows], timesteps[rows], context[rows])
+                own = [texts[row][stage] for row in rows]
+                predicted[rows] = velocity(self._nets[stage], latents[rows], timesteps[rows], own, rotary)
         return predicted
 
     def _stages(self, timesteps: Tensor) -> tuple[list[int], list[int]]:
@@ -111,12 +114,10 @@ class WanDenoiser:
         rows = range(len(early))
         return [row for row in rows if early[row]], [row for row in rows if not early[row]]
 
-
-def _velocity(net: WanTransformer3DModel, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-    (velocity,) = net(
-        hidden_states=latents.to(net.dtype),
-        timestep=timesteps,
-        encoder_hidden_states=context,
-        return_dict=False,
-    )
-    return cast(Tensor, velocity.float())
+    def _rotary(self, size: tuple[int, ...]) -> Rotary:
+        """Return the positions' table for latents of so many frames, height and width; made once."""
+        if size not in self._tables:
+            if len(self._tables) == KEPT:
+                self._tables.pop(next(iter(self._tables)))
+            self._tables[size] = self._nets[0].rope(torch.empty((1, 1, *size), device="meta"))
+        return self._tables[size]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 
 from serve_app.core import VideoSpec
 
@@ -19,6 +21,19 @@ def spec(**fields: Any) -> VideoSpec:
         "guidance_scale": 5.0,
     }  # fmt: skip
     return VideoSpec(**(standard | fields))
+
+
+@torch.no_grad()
+def plain(net: Any, latents: torch.Tensor, timesteps: torch.Tensor, embeds: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return what diffusers' own forward predicts, in float32, with texts padded as the pipeline pads them."""
+    padded = [F.pad(each, (0, 0, 0, 512 - len(each))) for each in embeds]
+    (velocity,) = net(
+        hidden_states=latents.to(net.dtype),
+        timestep=timesteps,
+        encoder_hidden_states=torch.stack(padded).to(net.dtype),
+        return_dict=False,
+    )
+    return velocity.float()
 
 
 class Reference:

@@ -1,4 +1,4 @@
-"""One pass over jobs of all sorts: per-token timesteps spared, two transformers, half precision."""
+"""One pass over jobs of all sorts: shapes, two transformers, half precision."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from serve_app.model.sampler import initial_noise
-from serve_app.model.wan.denoiser import WanDenoiser
+from serve_app.model.wan.denoiser import KEPT, WanDenoiser
 from serve_app.model.wan.wan import WanFamily
-from tests.serve_app.model.wan.reference import Reference, spec
+from tests.serve_app.model.wan.reference import Reference, plain, spec
 from tests.serve_app.model.wan.tiny_checkpoint import T2V_1_3B, T2V_A14B, TI2V_5B, Kind
 
 Families = Callable[[Kind], WanFamily]
@@ -29,47 +29,43 @@ def test_the_shape_of_latents(wan: Families, kind: Kind, shape: tuple[int, ...])
     assert loaded(wan, kind).latent_shape(spec()) == shape
 
 
-def test_one_timestep_a_row_is_as_good_as_one_a_token(wan: Families, pipeline: Callable[..., Reference]) -> None:
-    """`expand_timesteps` tells every token of a text-to-video row the same: saying it once changes nothing."""
-    denoiser = loaded(wan, TI2V_5B)
-    latents, prompt = initial_noise((2, 8, 3, 4, 6), 1), denoiser.prepare(initial_noise((5, 32), 2))
-    timesteps = torch.tensor([900.0, 20.0])
-    with torch.no_grad():
-        (expected,) = pipeline(TI2V_5B).pipeline.transformer(
-            hidden_states=latents,
-            timestep=timesteps[:, None].expand(-1, 3 * 2 * 3),
-            encoder_hidden_states=torch.stack([prompt, prompt]),
-            return_dict=False,
-        )
-    torch.testing.assert_close(denoiser.predict(latents, timesteps, [prompt] * 2), expected, atol=1e-5, rtol=0)
-
-
-def test_a_row_goes_to_the_transformer_of_its_timestep(wan: Families) -> None:
-    """In one pass rows at and above the boundary see the first transformer, rows below it the second one."""
-    denoiser = loaded(wan, T2V_A14B)
-    asked: dict[int, list[float]] = {}
-    for number, net in enumerate(denoiser._nets):
-        net.register_forward_pre_hook(
-            lambda net, args, given, number=number: asked.setdefault(number, given["timestep"].tolist()) and None,
-            with_kwargs=True,
-        )
-    latents = initial_noise((4, 4, 1, 4, 4), 1)
-    prompts = [denoiser.prepare(initial_noise((length, 32), length)) for length in (1, 2, 3, 4)]
-    together = denoiser.predict(latents, torch.tensor([999.0, 874.0, 875.0, 10.0]), prompts)
-    assert asked == {0: [999.0, 875.0], 1: [874.0, 10.0]}
-    asked.clear()
-    for row, timestep in enumerate((999.0, 874.0, 875.0, 10.0)):
-        alone = denoiser.predict(latents[row : row + 1], torch.tensor([timestep]), prompts[row : row + 1])
-        torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=0)
+def test_a_row_goes_to_the_transformer_of_its_timestep(wan: Families, pipeline: Callable[..., Reference]) -> None:
+    """In one pass rows at and above the boundary are the first transformer's, rows below it the second one's."""
+    denoiser, reference = loaded(wan, T2V_A14B), pipeline(T2V_A14B).pipeline
+    latents, timesteps = initial_noise((4, 4, 1, 4, 4), 1), torch.tensor([999.0, 874.0, 875.0, 10.0])
+    embeds = [initial_noise((length, 32), length) for length in (1, 2, 3, 4)]
+    predicted = denoiser.predict(latents, timesteps, [denoiser.prepare(each) for each in embeds])
+    nets = [reference.transformer, reference.transformer_2, reference.transformer, reference.transformer_2]
+    for row, net in enumerate(nets):
+        expected = plain(net, latents[row : row + 1], timesteps[row : row + 1], embeds[row : row + 1])
+        torch.testing.assert_close(predicted[row : row + 1], expected, atol=1e-5, rtol=0)
 
 
 def test_all_rows_in_one_stage(wan: Families) -> None:
     """A transformer without rows is not asked at all."""
     denoiser = loaded(wan, T2V_A14B)
-    denoiser._nets[1].forward = None  # would fail if it were called
     prompt = denoiser.prepare(initial_noise((3, 32), 0))
+    denoiser._nets[1].blocks = None  # would fail if it were used
     velocity = denoiser.predict(initial_noise((1, 4, 1, 4, 4), 1), torch.tensor([900.0]), [prompt])
     assert velocity.isfinite().all()
+
+
+def test_tables_of_many_shapes_are_not_kept_forever(wan: Families) -> None:
+    """Of more shapes than fit the oldest table is made again, and gives what it gave before."""
+    denoiser = loaded(wan, TI2V_5B)
+    prompt = denoiser.prepare(initial_noise((3, 32), 0))
+
+    def predict(frames: int) -> torch.Tensor:
+        velocity: torch.Tensor = denoiser.predict(
+            initial_noise((1, 8, frames, 2, 2), 1), torch.tensor([500.0]), [prompt]
+        )
+        return velocity
+
+    first = predict(1)
+    for frames in range(2, KEPT + 3):
+        predict(frames)
+    assert len(denoiser._tables) == KEPT
+    assert torch.equal(predict(1), first)
 
 
 def test_predictions_are_float32_in_half_precision_too(wan: Families) -> None:

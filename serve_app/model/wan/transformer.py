@@ -1,0 +1,119 @@
+"""One pass of WanTransformer3DModel over rows at different timesteps, without what is the same in every pass.
+
+The modules and weights are diffusers'; so is the arithmetic, precision by precision (tests hold it to the class's own
+forward). Left out of the pass is what does not change from step to step: a job's text keys and values in every block
+are computed once, and rotary tables once a shape. A row's timestep modulates all its tokens alike, so it is one vector
+and not one a token.
+
+WanPipeline pads texts with zeros to 512 tokens and lets the transformer attend to the padding, which is hundreds of
+times the same key and value: here they are `COPIES` tokens whose attention is raised by the logarithm of how many they
+stand for. It takes three because a bias in bfloat16 has eight bits: one would be off by 1 %, three are by 1e-6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+from diffusers import WanTransformer3DModel
+from einops import rearrange
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from serve_app.model.wan.tokenizer import MAX_TOKENS
+
+COPIES = 3
+Rotary = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Text:
+    """What a transformer's passes need of one prompt, on its device and in its dtype; k tokens, padding included."""
+
+    key_value: Tensor
+    """[k, layers, 2, heads, head_dim]"""
+    bias: Tensor
+    """[k], what is added to attention scores: 0 for a real token"""
+
+
+def prepare(net: WanTransformer3DModel, prompt_embeds: Tensor) -> Text:
+    """Return one prompt's keys and values in every block; prompt_embeds [num_tokens, text_dim], at most 512 tokens."""
+    missing = MAX_TOKENS - len(prompt_embeds)
+    biases = _biases(missing, net.dtype)
+    padded = F.pad(prompt_embeds, (0, 0, 0, len(biases))).to(net.device, net.dtype)
+    context = net.condition_embedder.text_embedder(padded)
+    bias = torch.tensor([0.0] * len(prompt_embeds) + biases, dtype=net.dtype, device=net.device)
+    return Text(torch.stack([_key_value(block.attn2, context) for block in net.blocks], dim=1), bias)
+
+
+def together(texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
+    """Return keys and values [layers, 2, b, heads, k, head_dim] of all rows, and their biases [b, 1, 1, k]."""
+    key_value = pad_sequence([text.key_value for text in texts], batch_first=True)
+    bias = pad_sequence([text.bias for text in texts], batch_first=True, padding_value=-math.inf)
+    return rearrange(key_value, "b k l two h d -> l two b h k d"), bias[:, None, None]
+
+
+def velocity(
+    net: WanTransformer3DModel, latents: Tensor, timesteps: Tensor, texts: Sequence[Text], rotary: Rotary
+) -> Tensor:
+    """Predict the velocity in float32: latents [b, c, f, h, w], timesteps [b], one text a row, the shape's `rotary`."""
+    _, _, frames, height, width = latents.shape
+    patch = dict(zip("pqr", net.config.patch_size, strict=True))
+    hidden = net.patch_embedding(latents.to(net.dtype)).flatten(2).transpose(1, 2).contiguous()
+    temb, modulation = _moment(net, timesteps, hidden)
+    key_values, bias = together(texts)
+    for block, (key, value) in zip(net.blocks, key_values, strict=True):
+        hidden = _block(block, hidden, modulation, rotary, (key, value, bias))
+    shift, scale = (net.scale_shift_table + temb[:, None]).chunk(2, dim=1)
+    hidden = net.proj_out((net.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden))
+    whole = "b (f h w) (p q r c) -> b c (f p) (h q) (w r)"
+    size = {"f": frames // patch["p"], "h": height // patch["q"], "w": width // patch["r"]}
+    return cast(Tensor, rearrange(hidden, whole, **size, **patch).float())
+
+
+def _moment(net: Any, timesteps: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the timesteps' embeddings [b, dim] and their modulation of every block [b, 6, dim]."""
+    embedder = net.condition_embedder
+    features = embedder.timesteps_proj(timesteps).to(next(embedder.time_embedder.parameters()).dtype)
+    temb = embedder.time_embedder(features).type_as(hidden)
+    return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(1, (6, -1)).float()
+
+
+def _block(
+    block: Any, hidden: Tensor, modulation: Tensor, rotary: Rotary, text: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (block.scale_shift_table + modulation).chunk(6, dim=1)
+    normed = (block.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
+    hidden = (hidden.float() + block.attn1(normed, None, None, rotary) * gate).type_as(hidden)
+    hidden = hidden + _cross(block.attn2, block.norm2(hidden.float()).type_as(hidden), *text)
+    normed = (block.norm3(hidden.float()) * (1 + ffn_scale) + ffn_shift).type_as(hidden)
+    return cast(Tensor, (hidden.float() + block.ffn(normed).float() * ffn_gate).type_as(hidden))
+
+
+def _cross(attn: Any, hidden: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    query = attn.norm_q(attn.to_q(hidden)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return cast(Tensor, attn.to_out[0](attended.transpose(1, 2).flatten(2)))
+
+
+def _key_value(attn: Any, context: Tensor) -> Tensor:
+    """Return [k, 2, heads, head_dim]."""
+    both = torch.stack([attn.norm_k(attn.to_k(context)), attn.to_v(context)], dim=1)
+    return rearrange(both, "k two (h d) -> k two h d", h=attn.heads)
+
+
+def _biases(count: int, dtype: torch.dtype) -> list[float]:
+    """Return up to `COPIES` numbers that `dtype` can hold, whose exponentials add up to `count` as nearly as it can."""
+    found: list[float] = []
+    left = float(count)
+    while left > 0 and len(found) < COPIES:
+        bias = torch.tensor(math.log(left), dtype=dtype)
+        if math.exp(bias.item()) > left:
+            bias = torch.nextafter(bias, torch.tensor(-math.inf, dtype=dtype))
+        found.append(bias.item())
+        left -= math.exp(bias.item())
+    return found
