@@ -21,10 +21,12 @@ from transformers import UMT5Config, UMT5EncoderModel
 from serve_app.model.counting import between, cost
 from serve_app.model.roofline import Cost, Work
 from serve_app.model.wan.published import Architecture
-from serve_app.model.wan.tokenizer import MAX_TOKENS
+from serve_app.model.wan.transformer import Text, key_values, velocity
 
 DTYPE = torch.float16
 ELSEWHERE = ("text_encoder",)
+PROMPT_TOKENS = 128
+"""Four long sentences, padding included; the model reads up to 512, and then keeps 190 MB of keys and values a row."""
 _COUNTED = (4, 5)
 """Latents whose decoding is counted; from the second one on each costs the same."""
 
@@ -64,17 +66,23 @@ class WanSizing:
         return int(count // p_t * (height // p_h) * (width // p_w))
 
     def denoise(self, frames: int, rows: int) -> Cost:
-        """Count one pass over `rows` clips (a guided clip is two rows), the text as long as the pipeline pads it."""
+        """Count one pass over `rows` clips (a guided clip is two rows), each with a prompt of its own."""
         net = self._parts["denoiser"]
-        text_dim = net.config.text_dim
 
         def run() -> None:
             latents = torch.empty(rows, *self.latent_shape(frames), dtype=DTYPE)
-            context = torch.empty(rows, MAX_TOKENS, text_dim, dtype=DTYPE)
-            net(hidden_states=latents, timestep=torch.empty(rows), encoder_hidden_states=context, return_dict=False)
+            texts = [self._text() for _ in range(rows)]
+            velocity(net, latents, torch.empty(rows), texts, net.rope(latents))
 
         with FusedAttention():
             return cost(run, net)
+
+    def _text(self) -> Text:
+        """Return a prompt as passes keep it."""
+        config = self._parts["denoiser"].config
+        heads = (config.num_attention_heads, config.attention_head_dim)
+        key_value = torch.empty(PROMPT_TOKENS, config.num_layers, 2, *heads, dtype=DTYPE)
+        return Text(key_value, torch.empty(PROMPT_TOKENS, dtype=DTYPE))
 
     def decode(self, frames: int) -> Cost:
         """Count decoding one clip latent by latent, as the autoencoder does."""
@@ -91,9 +99,17 @@ class WanSizing:
             return {count: cost(functools.partial(run, count), self._vae) for count in _COUNTED}
 
     def encode_prompt(self) -> Cost:
-        """Count encoding one prompt of full length."""
-        net = self._parts["text_encoder"]
-        return cost(lambda: net(torch.empty(1, MAX_TOKENS, dtype=torch.long)), net)
+        """Count what one prompt costs once: the text encoder, and its keys and values in every block."""
+        encoder, denoiser = self._parts["text_encoder"], self._parts["denoiser"]
+        context = torch.empty(PROMPT_TOKENS, denoiser.config.text_dim, dtype=DTYPE, device="meta")
+        encoded = cost(lambda: encoder(torch.empty(1, PROMPT_TOKENS, dtype=torch.long)), encoder)
+        prepared = cost(lambda: key_values(denoiser, context), denoiser)
+        return Cost(
+            flops=encoded.flops + prepared.flops,
+            attention_flops=encoded.attention_flops + prepared.attention_flops,
+            peak_bytes=max(encoded.peak_bytes, prepared.peak_bytes),
+            moved_bytes=encoded.moved_bytes + prepared.moved_bytes,
+        )
 
     def works(self, frames: int, batches: Sequence[int]) -> list[Work]:
         """Return the guided batches of clips of one length; what lies between the smallest and largest is a line."""
@@ -113,9 +129,9 @@ class FusedAttention(TorchFunctionMode):
     """Counts attention as the flash kernel's one op, which keeps no scores, whatever the device would choose."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace scaled_dot_product_attention without a mask; let everything else be."""
+        """Replace scaled_dot_product_attention, whose mask costs nothing; let everything else be."""
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and kwargs.get("attn_mask") is None:
+        if func is F.scaled_dot_product_attention:
             query, key, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
             return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
         return func(*args, **kwargs)

@@ -13,7 +13,7 @@ stand for. It takes three because a bias in bfloat16 has eight bits: one would b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -45,16 +45,26 @@ def prepare(net: WanTransformer3DModel, prompt_embeds: Tensor) -> Text:
     missing = MAX_TOKENS - len(prompt_embeds)
     biases = _biases(missing, net.dtype)
     padded = F.pad(prompt_embeds, (0, 0, 0, len(biases))).to(net.device, net.dtype)
-    context = net.condition_embedder.text_embedder(padded)
     bias = torch.tensor([0.0] * len(prompt_embeds) + biases, dtype=net.dtype, device=net.device)
-    return Text(torch.stack([_key_value(block.attn2, context) for block in net.blocks], dim=1), bias)
+    return Text(key_values(net, padded), bias)
 
 
-def together(texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
-    """Return keys and values [layers, 2, b, heads, k, head_dim] of all rows, and their biases [b, 1, 1, k]."""
-    key_value = pad_sequence([text.key_value for text in texts], batch_first=True)
-    bias = pad_sequence([text.bias for text in texts], batch_first=True, padding_value=-math.inf)
-    return rearrange(key_value, "b k l two h d -> l two b h k d"), bias[:, None, None]
+def key_values(net: WanTransformer3DModel, padded: Tensor) -> Tensor:
+    """Return [k, layers, 2, heads, head_dim] of a prompt's embeddings [k, text_dim], on the device and in its dtype."""
+    context = net.condition_embedder.text_embedder(padded)
+    return torch.stack([_key_value(block.attn2, context) for block in net.blocks], dim=1)
+
+
+def together(texts: Sequence[Text]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield each block's keys and values [b, heads, k, head_dim] of all rows, with the scores' biases [b, 1, 1, k].
+
+    One block at a time: of 512 tokens, all of a 5B's keys and values at once would be a copy of 190 MB a row.
+    """
+    bias = pad_sequence([text.bias for text in texts], batch_first=True, padding_value=-math.inf)[:, None, None]
+    for block in range(texts[0].key_value.shape[1]):
+        rows = pad_sequence([text.key_value[:, block] for text in texts], batch_first=True)
+        key, value = rearrange(rows, "b k two h d -> two b h k d")
+        yield key, value, bias
 
 
 def velocity(
@@ -65,9 +75,8 @@ def velocity(
     patch = dict(zip("pqr", net.config.patch_size, strict=True))
     hidden = net.patch_embedding(latents.to(net.dtype)).flatten(2).transpose(1, 2).contiguous()
     temb, modulation = _moment(net, timesteps, hidden)
-    key_values, bias = together(texts)
-    for block, (key, value) in zip(net.blocks, key_values, strict=True):
-        hidden = _block(block, hidden, modulation, rotary, (key, value, bias))
+    for block, text in zip(net.blocks, together(texts), strict=True):
+        hidden = _block(block, hidden, modulation, rotary, text)
     shift, scale = (net.scale_shift_table + temb[:, None]).chunk(2, dim=1)
     hidden = net.proj_out((net.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden))
     whole = "b (f h w) (p q r c) -> b c (f p) (h q) (w r)"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from serve_app.engine.denoising import Trajectory, advance
 from serve_app.model.sampler import initial_noise
 from serve_app.model.wan.denoiser import KEPT, WanDenoiser
 from serve_app.model.wan.wan import WanFamily
@@ -48,6 +49,19 @@ def test_all_rows_in_one_stage(wan: Families) -> None:
     denoiser._nets[1].blocks = None  # would fail if it were used
     velocity = denoiser.predict(initial_noise((1, 4, 1, 4, 4), 1), torch.tensor([900.0]), [prompt])
     assert velocity.isfinite().all()
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_keys_and_values_are_computed_once_per_job(wan: Families, steps: int) -> None:
+    """However many steps a guided job has, each of its two prompts goes through a block's text layers once."""
+    denoiser = loaded(wan, TI2V_5B)
+    calls: list[int] = []
+    layer = denoiser._nets[0].blocks[0].attn2.to_k
+    layer.register_forward_hook(lambda module, given, out: calls.append(len(given[0])))
+    job = Trajectory.of(denoiser, spec(num_inference_steps=steps), initial_noise((9, 32), 1), initial_noise((2, 32), 2))
+    while job.step < steps:
+        (job,) = advance(denoiser, [job])
+    assert len(calls) == 2
 
 
 def test_tables_of_many_shapes_are_not_kept_forever(wan: Families) -> None:

@@ -72,9 +72,9 @@ def test_a_text_is_small(net: Any) -> None:
     """What a job keeps grows with its own tokens, not with the pipeline's 512; rows of a pass are padded unseen."""
     short, long = (prepare(net, embeds) for embeds in (EMBEDS[0], EMBEDS[2]))
     assert short.key_value.shape == (1 + len(_biases(511, torch.float32)), 2, 2, 2, 12)
-    key_value, bias = together([short, long])
-    assert key_value.shape[:4] == (2, 2, 2, 2)
-    assert bias.shape == (2, 1, 1, key_value.shape[4])
+    (key, value, bias), _ = together([short, long])
+    assert key.shape == value.shape == (2, 2, len(long.bias), 12)
+    assert bias.shape == (2, 1, 1, len(long.bias))
     assert bias[0, 0, 0, len(short.bias) :].isneginf().all()
 
 
