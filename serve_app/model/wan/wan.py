@@ -84,7 +84,7 @@ class WanFamily:
         return ModelCard(
             name=self.name,
             family="wan",
-            description="A Wan text-to-video checkpoint.",
+            description=f"Wan text-to-video, computed in {self.dtype}.",
             model_fingerprint=self._model_fingerprint(),
             text_encoder_fingerprint=self._text_encoder_fingerprint(),
             decoder_fingerprint=self._decoder_fingerprint(),
