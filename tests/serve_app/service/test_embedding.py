@@ -126,6 +126,7 @@ async def test_a_failure_reaches_all_and_is_not_cached(bench: Bench, failure: Ex
     results = await asyncio.gather(*asked, return_exceptions=True)
     assert {type(result) for result in results} == {told}
     assert "/a/path" not in str(results[0])
+    await until(lambda: len(bench.encoder.calls) == 3)
     assert bench.encoder.calls == [["four", "no"], ["four"], ["no"]]  # together, and then each by itself
     bench.encoder.failure = None
     assert (await bench.embedder.embed((A, N), ("four", "no"))).embedding == "miss"
