@@ -118,10 +118,23 @@ def _length(request: VideoRequest, card: ModelCard) -> tuple[int, int]:
         return num_frames, _agreed_fps(num_frames, seconds, fps, card)
     if fps is None:
         fps = _fitting_fps(seconds, card)
-    frames = seconds * fps
-    if frames.denominator != 1 or int(frames) not in card.num_frames:
+    frames = _frames(seconds, fps, card)
+    if frames is None:
         raise Unprocessable(_unfitting(seconds, fps, card), param="seconds")
-    return int(frames), fps
+    return frames, fps
+
+
+def _frames(seconds: Fraction, fps: int, card: ModelCard) -> int | None:
+    """Return the allowed number of frames that lasts `seconds`, None when there is none.
+
+    A model of 4n + 1 frames counts its first one at time zero: 5 seconds at 16 are 81 frames there, as Wan has it.
+    """
+    frames = seconds * fps
+    if frames.denominator != 1:
+        return None
+    from_zero = card.num_frames.step > 1 and card.num_frames.minimum % card.num_frames.step == 1
+    counts = (int(frames), int(frames) + 1) if from_zero else (int(frames),)
+    return next((count for count in counts if count in card.num_frames), None)
 
 
 def _seconds(seconds: float, card: ModelCard) -> Fraction:
@@ -138,6 +151,8 @@ def _seconds(seconds: float, card: ModelCard) -> Fraction:
 
 def _agreed_fps(num_frames: int, seconds: Fraction, fps: int | None, card: ModelCard) -> int:
     implied = num_frames / seconds
+    if fps is not None and _frames(seconds, fps, card) == num_frames:
+        return fps
     if fps is not None and implied != fps:
         raise Contradiction(
             f"'num_frames' {num_frames} at 'fps' {fps} last {num_frames / fps:g} s; 'seconds' says {float(seconds):g}.",
@@ -155,7 +170,7 @@ def _agreed_fps(num_frames: int, seconds: Fraction, fps: int | None, card: Model
 def _fitting_fps(seconds: Fraction, card: ModelCard) -> int:
     """Pick the frame rate nearest the default at which `seconds` is an allowed number of frames; ties go up."""
     rates = range(card.fps.minimum, card.fps.maximum + 1, card.fps.step)
-    fitting = [fps for fps in rates if (seconds * fps).denominator == 1 and int(seconds * fps) in card.num_frames]
+    fitting = [fps for fps in rates if _frames(seconds, fps, card) is not None]
     if not fitting:
         shortest = card.num_frames.minimum / card.fps.maximum
         longest = card.num_frames.maximum / card.fps.minimum
