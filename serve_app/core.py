@@ -282,8 +282,14 @@ class RenderRequest:
 
     @property
     def not_before(self) -> int:
-        """Since when what it is made from must have been begun."""
-        return max((rule.before for rule in self.rules if rule.label in (EVERYTHING, *self.labels)), default=0)
+        """Since when what it is made from must have been begun; its tags do not matter (see cache.invalidation)."""
+        about = (rule for rule in self.rules if rule.label in (EVERYTHING, *self.labels))
+        return max((rule.before for rule in about if rule.kind != "tag"), default=0)
+
+    def outdates(self, origin: Origin) -> bool:
+        """Tell whether a render of this request's key, of that origin, is no answer to it."""
+        of_its_own = any(rule.before > origin.begun_at for rule in self.rules if rule.label in origin.labels)
+        return origin.begun_at < self.not_before or of_its_own
 
     @property
     def origin(self) -> Origin:

@@ -7,7 +7,7 @@ happen in the background, in tasks with an empty context: under Ray Serve they w
 
 What an invalidation covers is found in no tier and kept in none (`invalidation`): L1 is swept the moment a rule is
 learned, so that a hit there costs no look at the rules; every value from elsewhere is judged when it arrives. Who asked
-before the rule may still have it: `not_before` says since when a value must have been begun for its caller.
+before the rule may still have it: they give `stale`, which judges by what was known when they asked.
 """
 
 from __future__ import annotations
@@ -104,12 +104,12 @@ class TieredCache:
             self._touch(key, self._remotes)
         return entry
 
-    async def get(self, key: str, *, not_before: int | None = None) -> tuple[Entry, Outcome] | None:
+    async def get(self, key: str, *, stale: Stale | None = None) -> tuple[Entry, Outcome] | None:
         """Return the verified entry and the tier it was found in, None when no tier could give it."""
         entry = self.get_l1(key)
-        if entry is not None and begun_at(entry) >= (not_before or 0):
+        if entry is not None and not (stale and stale(entry)):
             return entry, Outcome.L1
-        return await self._walk(key, self._remotes, not_before)
+        return await self._walk(key, self._remotes, stale)
 
     def get_l1(self, key: str) -> Entry | None:
         """Return the entry from L1 as `get_now` does, and count a miss: the caller looks further by itself."""
@@ -120,35 +120,26 @@ class TieredCache:
         return entry
 
     async def get_l3(
-        self, key: str, may_have: bool | None = None, *, not_before: int | None = None
+        self, key: str, may_have: bool | None = None, *, stale: Stale | None = None
     ) -> tuple[Entry, Outcome] | None:
         """Return the entry from L3 alone, for who has looked in L2 already and will write it there.
 
         may_have: what the Bloom filter said, where it was asked; None asks it.
         """
-        return await self._walk(key, self._only("l3"), not_before, may_have)
+        return await self._walk(key, self._only("l3"), stale, may_have)
 
     async def arrived_from_l2(
-        self, key: str, frame: bytes | None, seconds: float, *, not_before: int | None = None
+        self, key: str, frame: bytes | None, seconds: float, *, stale: Stale | None = None
     ) -> Entry | None:
         """Take a frame that a script of the caller's read from L2 (None: a miss); None when it does not count."""
         await self.rules.ready()
         for l2 in self._only("l2"):
             generation = self._generation
-            entry = await l2.arrived(key, frame, seconds, self._stale(not_before))
+            entry = await l2.arrived(key, frame, seconds, stale or self._is_covered)
             if entry is not None and generation == self._generation:
                 self._copy_up(entry, [], self._only("l3"))
             return entry
         return None
-
-    def counts(self, entry: Entry, not_before: int | None = None) -> bool:
-        """Tell whether `entry` is an answer: begun since then, or (None) covered by no rule that is known."""
-        return not self._stale(not_before)(entry)
-
-    def _stale(self, not_before: int | None) -> Stale:
-        if not_before is None:
-            return self._is_covered
-        return lambda entry: begun_at(entry) < not_before
 
     def _is_covered(self, entry: Entry) -> bool:
         return self.rules.covers(self.kind, entry)
@@ -159,13 +150,13 @@ class TieredCache:
             self._l1_invalidated += len(self._l1.drop_now(self._is_covered))
 
     async def _walk(
-        self, key: str, remotes: list[RemoteTier], not_before: int | None, may_have: bool | None = None
+        self, key: str, remotes: list[RemoteTier], stale: Stale | None, may_have: bool | None = None
     ) -> tuple[Entry, Outcome] | None:
         if not await self.rules.ready():
             return None  # what is there could be invalidated long since
         generation = self._generation
         for index, remote in enumerate(remotes):
-            entry = await remote.read(key, may_have, self._stale(not_before))
+            entry = await remote.read(key, may_have, stale or self._is_covered)
             if entry is not None:
                 # Deleted while we read: it may be answered once more, but not be copied up again.
                 if generation == self._generation:

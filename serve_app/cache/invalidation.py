@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from serve_app.cache.name import Kind, storage_name
@@ -101,26 +101,56 @@ class SharedClock:
         return round(self._monotonic() * MICROSECONDS + self._ahead)
 
 
+class Rules:
+    """The rules that were known at one moment; later ones do not change it. `by_label` has one rule of each label."""
+
+    def __init__(self, labels: Labels, by_label: Mapping[str, Rule]) -> None:
+        self.by_label = by_label
+        self._labels = labels
+        self._newest = max((rule.before for rule in by_label.values()), default=0)
+
+    def not_before(self, labels: Iterable[str]) -> int:
+        """Return since when what is made for a request with these labels must have been begun; 0: no rule says.
+
+        Tags are no part of it: what was made without a tag is not covered by its invalidation because somebody asks
+        for it with the tag afterwards.
+        """
+        return max((rule.before for rule in self._about(labels) if rule.kind != "tag"), default=0)
+
+    def covers(self, kind: Kind, entry: Entry) -> bool:
+        """Tell whether a rule says that `entry` does not count; labels are read only where a rule is younger."""
+        return begun_at(entry) < self._newest and self.covers_named(self._labels.of_value(kind, entry.key), entry)
+
+    def covers_named(self, name: str, entry: Entry) -> bool:
+        """Tell the same of an entry of any kind, by the name it is stored under; its value need not be there."""
+        begun = begun_at(entry)
+        return any(begun < rule.before for rule in self._about(self._labels.of_entry(name, entry)))
+
+    def _about(self, labels: Iterable[str]) -> Iterator[Rule]:
+        if self.by_label:
+            yield from (self.by_label[each] for each in {EVERYTHING, *labels} if each in self.by_label)
+
+
 class RuleBook:
     """The rules that this process knows. It belongs to one event loop; `learn` takes effect before it returns.
 
-    load: awaited before the first value from a shared tier is believed; tells whether the rules are known now.
+    now: those of this moment, to be kept by who asked in it. load: awaited before the first value from a shared tier is
+    believed; tells whether the rules are known now.
     """
 
     def __init__(self, labels: Labels, *, clock: SharedClock | None = None) -> None:
         self.labels = labels
         self.clock = clock or SharedClock()
         self.load: Callable[[], Awaitable[bool]] | None = None
-        self._rules: dict[str, Rule] = {}
-        self._newest = 0
+        self.now = Rules(labels, {})
         self._loaded = False
         self._listeners: list[Listener] = []
 
     def __len__(self) -> int:
-        return len(self._rules)
+        return len(self.now.by_label)
 
-    def __iter__(self) -> Any:
-        return iter(tuple(self._rules.values()))
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(tuple(self.now.by_label.values()))
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with rules that are new, at once and before anything else can happen in this process."""
@@ -128,21 +158,22 @@ class RuleBook:
 
     def learn(self, rules: Iterable[Rule]) -> tuple[Rule, ...]:
         """Take in rules from anywhere, in any order, any number of times; return those that say something new."""
-        new = tuple(rule for rule in rules if self._says_more(rule))
-        for rule in new:
-            if self._says_more(rule):
-                self._rules[rule.label] = rule
-        self._newest = max((rule.before for rule in self._rules.values()), default=0)
+        known = dict(self.now.by_label)
+        new = []
+        for rule in rules:
+            if rule.label not in known or known[rule.label].before < rule.before:
+                known[rule.label] = rule
+                new.append(rule)
         if new:
+            self.now = Rules(self.labels, known)
             for listener in self._listeners:
-                listener(new)
-        return new
+                listener(tuple(new))
+        return tuple(new)
 
     def retire(self, rules: Iterable[Rule]) -> None:
         """Forget rules that nothing is covered by any more; a newer one of the same label stays."""
-        for rule in rules:
-            if self._rules.get(rule.label) == rule:
-                del self._rules[rule.label]
+        gone = set(rules)
+        self.now = Rules(self.labels, {label: rule for label, rule in self.now.by_label.items() if rule not in gone})
 
     async def ready(self) -> bool:
         """Tell whether the rules are known, after trying to load them if they are not."""
@@ -152,27 +183,17 @@ class RuleBook:
         return True
 
     def not_before(self, labels: Iterable[str]) -> int:
-        """Return since when a value with these labels must have been begun to count; 0 when no rule is about it."""
-        if not self._rules:
-            return 0
-        return max((self._rules[each].before for each in (EVERYTHING, *labels) if each in self._rules), default=0)
+        """Return what `Rules.not_before` says now."""
+        return self.now.not_before(labels)
 
     def covers(self, kind: Kind, entry: Entry) -> bool:
-        """Tell whether a rule says that `entry` does not count; labels are read only where a rule is younger."""
-        return begun_at(entry) < self._newest and self.covers_named(self.labels.of_value(kind, entry.key), entry)
-
-    def covers_named(self, name: str, entry: Entry) -> bool:
-        """Tell the same of an entry of any kind, by the name it is stored under; its value need not be there."""
-        return begun_at(entry) < self.not_before(self.labels.of_entry(name, entry))
+        """Return what `Rules.covers` says now."""
+        return self.now.covers(kind, entry)
 
     def concerning(self, labels: Iterable[str]) -> tuple[Rule, ...]:
         """Return what others must know who make or look up a value with these labels, or parts of it.
 
-        Tags too that it lacks: what it could be made from may have them.
+        All tags too: what it could be made from may have them.
         """
         own = {EVERYTHING, *labels}
-        return tuple(rule for rule in self._rules.values() if rule.kind == "tag" or rule.label in own)
-
-    def _says_more(self, rule: Rule) -> bool:
-        known = self._rules.get(rule.label)
-        return known is None or known.before < rule.before
+        return tuple(rule for rule in self if rule.kind == "tag" or rule.label in own)

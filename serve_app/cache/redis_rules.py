@@ -25,6 +25,8 @@ _ADD, _READ, _RETIRE = (Script(f"rules_{verb}") for verb in ("add", "read", "ret
 TAG_SECONDS = 30 * 86_400
 """How long it is remembered that a video was asked for with a tag, since somebody last did."""
 DEADLINE = 2.0
+_AT_ONCE = 500
+"""Rules in one script: while it runs nobody else is served."""
 _NO_TAG = "none"
 
 
@@ -70,11 +72,21 @@ class RedisRules:
         tag: the label of a tag; the videos that were asked for with it get rules of their own.
         """
         fields = [part for label in labels for part in (label, kind, "", str(older_than))]
-        return await self._add(fields, tag)
+        added, left = await self._add(fields, tag)
+        while left:
+            more, left = await self._add((), tag)
+            added = Added(more.epoch, added.now, (*added.rules, *more.rules))
+        return added
 
     async def merge(self, rules: Iterable[Rule]) -> Added:
         """Bring rules that were made elsewhere."""
-        return await self._add([part for rule in rules for part in _fields(rule)], _NO_TAG)
+        rules = tuple(rules)
+        added, _ = await self._add((), _NO_TAG)
+        for first in range(0, len(rules), _AT_ONCE):
+            fields = [part for rule in rules[first : first + _AT_ONCE] for part in _fields(rule)]
+            more, _ = await self._add(fields, _NO_TAG)
+            added = Added(more.epoch, more.now, (*added.rules, *more.rules))
+        return added
 
     async def read(self, version: str) -> Reading:
         """Return what has changed since `version`."""
@@ -117,11 +129,12 @@ class RedisRules:
         """Stop hearing."""
         await self._newswire.aclose()
 
-    async def _add(self, fields: Sequence[str], tag: str) -> Added:
+    async def _add(self, fields: Sequence[str], tag: str) -> tuple[Added, int]:
+        """Return what was added, and how many videos of the tag are left to be."""
         keys = [self._rules, self._epoch, self._name(f"tag:{tag}")]
-        epoch, now, added = await self._redis.run(_ADD, keys, [self._now(), self._channel, *fields])
+        epoch, now, added, left = await self._redis.run(_ADD, keys, [self._now(), self._channel, *fields])
         rules = tuple(_rule(*added[first : first + 4]) for first in range(0, len(added), 4))
-        return Added(int(epoch), int(now), rules)
+        return Added(int(epoch), int(now), rules), int(left)
 
     async def _ask(self, call: Awaitable[Any]) -> Any:
         try:

@@ -194,7 +194,7 @@ class RuleSweeper:
 
     async def _cleared(self, shelf: Shelf, name: str) -> bool:
         entry = await shelf.head(name)
-        return entry is not None and self._keeper.book.covers_named(name, entry) and await shelf.delete(name)
+        return entry is not None and self._keeper.book.now.covers_named(name, entry) and await shelf.delete(name)
 
     async def _leads(self) -> bool:
         """Tell whether this process is the one that sweeps; without Redis each does."""

@@ -20,7 +20,7 @@ import torch
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.detached import detached
-from serve_app.cache.invalidation import provenance
+from serve_app.cache.invalidation import begun_at, provenance
 from serve_app.cache.single_flight import Flight, Flights
 from serve_app.core import Entry, Origin
 from serve_app.engine.threads import torch_thread
@@ -83,7 +83,7 @@ class PromptEmbedder:
         await asyncio.gather(*self._writes, return_exceptions=True)
 
     async def _find(self, key: str, origin: Origin) -> Embeds | None:
-        found = await self._cache.get(key, not_before=origin.not_before or None)
+        found = await self._cache.get(key, stale=lambda entry: begun_at(entry) < origin.not_before)
         return None if found is None else _load(found[0])
 
     async def _compute(self, missing: dict[str, str], origin: Origin) -> dict[str, Embeds]:

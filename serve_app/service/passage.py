@@ -36,6 +36,7 @@ from serve_app.cache.flight import (
     State,
     Verdict,
 )
+from serve_app.cache.remote import Stale
 from serve_app.core import Entry, Finished, Outcome, Progress, RenderEvent, Started, Urgency
 from serve_app.errors import EncoreError, FingerprintMismatch, RenderCancelled, RenderFailed, TierError, Unavailable
 from serve_app.service import ending
@@ -61,7 +62,9 @@ class Ticket:
     render: Callable[[int | None], AsyncIterator[RenderEvent]]
     promote: Callable[[Urgency], None]
     not_before: int = 0
-    """Since when an answer must have been begun, in microseconds as tokens are."""
+    """Since when a flight must have been begun to be joined, in microseconds as tokens are."""
+    stale: Stale | None = None
+    """Whether a video is no answer, by the invalidations that were known when it was asked for."""
 
 
 class Passage:
@@ -205,7 +208,7 @@ class Passage:
             raise RenderCancelled("The render was cancelled because nobody waited for it any more.")
 
     async def _found(self, found: Found, seconds: float) -> Landing | None:
-        entry = await self._cache.arrived_from_l2(self._key, found.frame, seconds, not_before=self._ticket.not_before)
+        entry = await self._cache.arrived_from_l2(self._key, found.frame, seconds, stale=self._ticket.stale)
         if entry is None:  # it did not verify, or is invalidated, and is deleted: look again at once
             self._wake.set()
             return None
@@ -223,7 +226,7 @@ class Passage:
         return Landing(found[0], self._outcome(news), news.embedding or None, True)
 
     async def _in_l3(self, may_have: bool | None = None) -> tuple[Entry, Outcome] | None:
-        return await self._cache.get_l3(self._key, may_have, not_before=self._ticket.not_before)
+        return await self._cache.get_l3(self._key, may_have, stale=self._ticket.stale)
 
     def _outcome(self, news: News | None) -> Outcome:
         """Tell how a video came that a flight brought: whoever led it says more than that it was joined."""
@@ -302,9 +305,7 @@ class Passage:
         self._work = asyncio.create_task(self._make(token, may_have))
 
     async def _make(self, token: int | None, may_have: bool = True) -> Landing:
-        found = await (
-            self._cache.get(self._key, not_before=self._ticket.not_before) if token is None else self._in_l3(may_have)
-        )
+        found = await (self._cache.get(self._key, stale=self._ticket.stale) if token is None else self._in_l3(may_have))
         if found is not None:
             entry, outcome = found
             if token is not None and self._records is not None:

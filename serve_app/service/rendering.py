@@ -19,7 +19,7 @@ import torch
 from serve_app.cache.detached import detached
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.single_flight import Flight, Flights
-from serve_app.core import Finished, Frames, Outcome, Progress, RenderEvent, RenderRequest, Started, Urgency
+from serve_app.core import Finished, Frames, Origin, Outcome, Progress, RenderEvent, RenderRequest, Started, Urgency
 from serve_app.engine.engine import Rendering, StepEngine
 from serve_app.errors import FingerprintMismatch, RenderCancelled, RenderFailed, TierError
 from serve_app.service import ending
@@ -55,7 +55,7 @@ class RenderWorker:
         self._records = flights
         self._flights: Flights[Finished, RenderEvent] = Flights()
         self._keepers: dict[str, Keeper] = {}
-        self._begun: dict[RenderFlight, int] = {}
+        self._origins: dict[RenderFlight, Origin] = {}
 
     async def render(self, request: RenderRequest, embeds: PromptEmbeds) -> AsyncIterator[RenderEvent]:
         """Yield Started, Progress as it happens, and Finished; raises what the render raised.
@@ -67,8 +67,8 @@ class RenderWorker:
         await self._part_from_older(request)
         flight, led = self._flights.board(request.keys.video, lambda flight: self._carry(request, embeds, flight))
         if led:
-            self._begun[flight] = request.begun_at
-            flight.task.add_done_callback(lambda _: self._begun.pop(flight))
+            self._origins[flight] = request.origin
+            flight.task.add_done_callback(lambda _: self._origins.pop(flight))
         self._keep(request, embeds.embedding, flight)
         news = _Latest(flight)
         flight.hold()  # never released: a render does not end because its listeners do
@@ -92,9 +92,7 @@ class RenderWorker:
 
     async def _part_from_older(self, request: RenderRequest) -> None:
         """End a render of the same key that was begun before an invalidation which the asker knows of."""
-        while (flight := self._flights.find(request.keys.video)) is not None and self._begun[
-            flight
-        ] < request.not_before:
+        while (flight := self._flights.find(request.keys.video)) and request.outdates(self._origins[flight]):
             flight.task.cancel()
             await asyncio.wait({flight.task})  # the engine takes a key once
 

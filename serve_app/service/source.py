@@ -48,7 +48,7 @@ class VideoSource:
         self._flights: Flights[Landing, RenderEvent] = Flights(linger_seconds)
         self._passages: dict[VideoFlight, Passage] = {}
         self._urgency: dict[VideoFlight, Urgency] = {}
-        self._labels: dict[VideoFlight, frozenset[str]] = {}
+        self._labels: dict[VideoFlight, tuple[str, ...]] = {}
         self._render_seconds = 1.0
         cache.rules.listen(self._invalidated)
 
@@ -87,15 +87,13 @@ class VideoSource:
         labels: what invalidations may choose the video by.
         """
         request = RenderRequest(spec, keys, self._model_fingerprint, asked_at=asked_at or time.time(), labels=labels)
-        self._part_if_older(keys.video, labels)
         flight, led = self._flights.board(keys.video, lambda flight: self._carry(request, flight))
         before = self._urgency.get(flight, urgency)
         self._urgency[flight] = before.joined(urgency)
         if led:
-            self._labels[flight] = frozenset(labels)
+            self._labels[flight] = labels
             flight.task.add_done_callback(lambda _: (self._urgency.pop(flight), self._labels.pop(flight)))
             return flight, led
-        self._labels[flight] |= set(labels)
         if self._urgency[flight] != before:
             self._renderer.promote(keys.video, self._urgency[flight])
             if flight in self._passages:
@@ -108,17 +106,13 @@ class VideoSource:
             await self._records.aclose()
 
     def _invalidated(self, rules: tuple[Rule, ...]) -> None:
-        """Let nobody join a flight any more that a new rule is about."""
+        """Let nobody join a flight any more that a new rule is about, or may be: its video's tags are its leader's."""
         chosen = {rule.label for rule in rules}
+        may_be_any = any(rule.kind == "tag" for rule in rules)
         for flight, labels in self._labels.items():
-            if not chosen.isdisjoint((EVERYTHING, *labels)) and self._flights.find(flight.key) is flight:
+            is_about = may_be_any or not chosen.isdisjoint((EVERYTHING, *labels))
+            if is_about and self._flights.find(flight.key) is flight:
                 self._flights.part(flight.key)
-
-    def _part_if_older(self, key: str, labels: tuple[str, ...]) -> None:
-        """Let nobody join a flight that began before something was invalidated by a label that only he brings."""
-        flight, rules = self._flights.find(key), self._cache.rules
-        if flight is not None and rules.not_before(labels) > rules.not_before(self._labels[flight]):
-            self._flights.part(key)
 
     def busy(self, what: str) -> Busy:
         """Return the refusal that says `what` there are too many of, and when to come back."""
@@ -148,8 +142,8 @@ class VideoSource:
             return self._landed(landing, time.perf_counter() - began)
 
     def _ticket(self, request: RenderRequest, flight: VideoFlight) -> Ticket:
-        rules = self._cache.rules
-        not_before = rules.not_before(request.labels)
+        rules, known = self._cache.rules, self._cache.rules.now
+        not_before = known.not_before(request.labels)
         return Ticket(
             urgency=lambda: self._urgency[flight],
             render=lambda token: self._renderer.render(
@@ -162,6 +156,7 @@ class VideoSource:
             ),
             promote=lambda urgency: self._renderer.promote(request.keys.video, urgency),
             not_before=not_before,
+            stale=lambda entry: known.covers(self._cache.kind, entry),
         )
 
     def _landed(self, landing: Landing, seconds: float) -> Landing:

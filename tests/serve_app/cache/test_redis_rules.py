@@ -79,7 +79,7 @@ async def test_a_tag_brings_the_keys_that_were_asked_for_with_it(open_rules: Cal
     await rules.note({"t": {f"{n:064x}" for n in range(10_000)}, "u": {"f" * 64}})
     added = await rules.add("tag", ["t"], tag="t")
     assert len(added.rules) == 10_001
-    assert {rule.before for rule in added.rules} == {added.now}
+    assert min(rule.before for rule in added.rules) == added.now
     assert len((await rules.add("tag", ["t"], tag="t")).rules) == 1
 
 

@@ -54,7 +54,7 @@ async def test_nothing_covers_the_rules_themselves(tmp_path: Path) -> None:
     (name,) = [name async for name in store.names()]
     entry = await ObjectShelf(store).head(name)
     assert entry is not None
-    assert not book.covers_named(name, entry)
+    assert not book.now.covers_named(name, entry)
 
 
 async def test_a_damaged_object_makes_way(tmp_path: Path) -> None:

@@ -214,6 +214,37 @@ async def test_nobody_joins_a_flight_that_is_older_than_the_rule(router: Make) -
     assert begun_at(answers[1].entry) == second.token
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["redis", "folder alone"])
+async def test_a_render_under_an_invalidated_tag_is_no_answer_to_others(
+    rig: Rig, shared_rig: Rig, shared: bool
+) -> None:
+    """A request without the tag, made after the tag's invalidation, does not get the tagged render under way."""
+    make = maker(shared_rig if shared else rig)
+    one, two = make(), make()
+    one.rig.renderer.hold()
+    tagged = asyncio.create_task(one.ask(tags=["spring"]))
+    untagged = asyncio.create_task(two.ask())
+    await until(lambda: bool(one.rig.renderer.asked) and len(two.service._source) == 1)
+    await asyncio.sleep(0.05)
+    await one.invalidate(tag="spring")
+    await two.sync()
+    after = [asyncio.create_task(each.ask()) for each in (one, two)]
+    await asyncio.sleep(0.05)
+    one.rig.renderer.allow()
+    await asyncio.gather(tagged, untagged)
+    for each in await asyncio.gather(*after):
+        assert not one.keeper.book.covers("video", each.entry)
+
+
+async def test_an_untagged_video_outlives_the_invalidation_of_a_tag_it_gets_later(router: Make) -> None:
+    """Asked for with a tag for the first time after that tag's invalidation, a stored video is found, not rendered."""
+    one, two = router(), router()
+    await one.ask()
+    await one.invalidate(tag="spring")
+    await two.sync()
+    assert (await two.ask(tags=["spring"])).outcome is Outcome.L2
+
+
 async def test_a_tag_of_a_later_request_counts(router: Make) -> None:
     """A video made without a tag and asked for with one, from memory even, belongs to that tag."""
     one, two = router(), router()

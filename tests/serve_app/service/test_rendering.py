@@ -230,7 +230,7 @@ async def test_deleting_the_only_job_frees_the_engine(rig: Rig, local: LocalRend
 
 def ruled(request: RenderRequest, at: int, label: str = "l") -> RenderRequest:
     """The same request by somebody who knows that everything with the label was invalidated at `at`."""
-    rules = (Rule("tag", label, at, at),)
+    rules = (Rule("prompt" if label == "l" else "tag", label, at, at),)
     return replace(request, begun_at=at, labels=("l",), rules=rules)
 
 
