@@ -20,7 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.metrics import replica_telemetry
 from serve_app.api.api import build_api
 from serve_app.cache.detached import detached
-from serve_app.core import Finished, Outcome, RenderEvent, RenderRequest, Urgency, VideoSpec
+from serve_app.core import Finished, Outcome, RenderEvent, RenderRequest, Rule, Urgency, VideoSpec
 from serve_app.engine.scheduler import due
 from serve_app.errors import EncoreError, RenderFailed, Unavailable
 from serve_app.schema import parse_request
@@ -68,6 +68,10 @@ class CacheRouter:
         """Drop videos and jobs from this replica's memory; its peers call it."""
         self._service.forget(keys, job_ids)
 
+    def learn(self, rules: tuple[Rule, ...]) -> None:
+        """Take in invalidations; its peers call it."""
+        self._service.learn(rules)
+
     async def __del__(self) -> None:
         await self._service.aclose()
 
@@ -97,7 +101,7 @@ class HandleRenderer:
     async def _asked(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
         keys, spec = request.keys, request.spec
         embeds = self._text_encoder.embed.remote(
-            (keys.prompt, keys.negative_prompt), (spec.prompt, spec.negative_prompt)
+            (keys.prompt, keys.negative_prompt), (spec.prompt, spec.negative_prompt), request.origin
         )
         self._work[keys.video] = _work_of(spec)
         try:
@@ -170,12 +174,19 @@ class ReplicaPeers:
 
     async def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
         """Make every replica forget; one that is just starting or dying has nothing to forget."""
+        await self._broadcast("forget", keys, job_ids)
+
+    async def learn(self, rules: tuple[Rule, ...]) -> None:
+        """Tell every replica of invalidations; one that is just starting or dying reads them by itself."""
+        await self._broadcast("learn", rules)
+
+    async def _broadcast(self, method: str, *args: Any) -> None:
         context = serve.get_replica_context()
         handle = serve.get_deployment_handle(context.deployment, app_name=context.app_name)
         try:
-            await handle.broadcast("forget", keys, job_ids).results_async()
+            await handle.broadcast(method, *args).results_async()
         except (RayActorError, RayServeException):
-            logger.exception("not every replica could be told to forget")
+            logger.exception("not every replica could be told to %s", method)
 
 
 def _as_failure(error: Exception) -> EncoreError:

@@ -8,6 +8,7 @@ from typing import Any
 
 from deployments.metrics import replica_telemetry
 from deployments.threads import torch_threads
+from serve_app.core import Origin
 from serve_app.service.embedding import PromptEmbedder, PromptEmbeds
 from serve_app.service.settle import settle
 from serve_app.service.wiring import compute_device, open_cache, open_family, open_tiers
@@ -26,9 +27,9 @@ class TextEncoder:
         self._embedder = PromptEmbedder(encoder, self._cache, telemetry, torch_threads=torch_threads(settings))
         settle()
 
-    async def embed(self, keys: Sequence[str], prompts: Sequence[str]) -> PromptEmbeds:
+    async def embed(self, keys: Sequence[str], prompts: Sequence[str], origin: Origin | None = None) -> PromptEmbeds:
         """Return the embeddings of [prompt, negative prompt] named by their keys; raises RenderFailed."""
-        return await self._embedder.embed(keys, prompts)
+        return await self._embedder.embed(keys, prompts, origin)
 
     def stats(self) -> dict[str, Any]:
         """Return the counts of this replica's embedding cache."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -229,6 +229,38 @@ class Urgency:
         return Urgency(min(self.priority, other.priority, key=order.index), min(deadlines, default=None))
 
 
+EVERYTHING = "everything"
+"""The label that every value has."""
+Selector = Literal["key", "prompt", "model", "fingerprint", "tag", "everything"]
+"""What an invalidation may choose by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """An invalidation: what bears `label` and was begun before `before` counts as not there, wherever it lies.
+
+    label: an HMAC of what was chosen. Times are microseconds of the clock that fencing tokens are made of; `at` is when
+    the rule was made, which for an invalidation by age is later than `before`.
+    """
+
+    kind: Selector
+    label: str
+    before: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Of a render: when it began, since when what it is made from must have been, and what chooses what it makes.
+
+    Times are microseconds of the clock that fencing tokens are made of.
+    """
+
+    begun_at: int = 0
+    not_before: int = 0
+    labels: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class RenderRequest:
     """What a router asks of the renderer. `model_fingerprint` is refused by a replica that runs another one."""
@@ -241,6 +273,28 @@ class RenderRequest:
     """Unix seconds; what was waited since counts for the place in a queue."""
     token: int | None = None
     """The fencing token of the cluster-wide flight that this render is; None when there is no record of it."""
+    begun_at: int = 0
+    """When the render began, for invalidations: microseconds of the clock that tokens are made of."""
+    labels: tuple[str, ...] = ()
+    """What invalidations may choose its results by."""
+    rules: tuple[Rule, ...] = ()
+    """The invalidations that may concern it: whoever works on it knows at least what its router knew."""
+
+    @property
+    def not_before(self) -> int:
+        """Since when what it is made from must have been begun; its tags do not matter (see cache.invalidation)."""
+        about = (rule for rule in self.rules if rule.label in (EVERYTHING, *self.labels))
+        return max((rule.before for rule in about if rule.kind != "tag"), default=0)
+
+    def outdates(self, origin: Origin) -> bool:
+        """Tell whether a render of this request's key, of that origin, is no answer to it."""
+        of_its_own = any(rule.before > origin.begun_at for rule in self.rules if rule.label in origin.labels)
+        return origin.begun_at < self.not_before or of_its_own
+
+    @property
+    def origin(self) -> Origin:
+        """What those must know who make parts of it."""
+        return Origin(self.begun_at, self.not_before, self.labels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,11 @@ async def read_request(request: Request) -> VideoRequest:
     raise InvalidRequest(f"Content-Type '{kind[:100]}' is not understood; send JSON or multipart/form-data.")
 
 
+async def read_json(request: Request) -> dict[str, Any]:
+    """Read a body that is one JSON object; raises InvalidRequest, TooLarge."""
+    return _json_fields(await request.body())
+
+
 def _json_fields(body: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(body, object_pairs_hook=_once_each)

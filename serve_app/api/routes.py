@@ -10,13 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.api.attempt import PARAMETERS, attempt_of
-from serve_app.api.body import read_request
+from serve_app.api.body import read_json, read_request
 from serve_app.api.cache_status import cache_status
 from serve_app.api.content import content_response
 from serve_app.api.event_stream import EventStream
 from serve_app.api.objects import model_object, video_object
 from serve_app.media.variant import Variant
 from serve_app.schema import ErrorBody, VideoEvent, VideoObject, VideoRequest
+from serve_app.schema.invalidation import InvalidationRequest, parse_invalidation
 from serve_app.service.job import Job
 from serve_app.service.service import VideoService
 
@@ -41,6 +42,16 @@ _BODY: dict[str, Any] = {
         },
     }
 }
+_INVALIDATE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": InvalidationRequest.model_json_schema(), "example": {"tag": "spring campaign"}
+            }
+        },
+    }
+}  # fmt: skip
 _MP4: dict[int | str, dict[str, Any]] = {200: {"content": {"video/mp4": {}}, "description": "the MP4"}}
 _EVENT_SCHEMA = VideoEvent.model_json_schema(ref_template="#/components/schemas/{model}")
 del _EVENT_SCHEMA["$defs"]  # VideoObject has them too
@@ -158,6 +169,12 @@ async def explain(request: Request) -> dict[str, Any]:
 async def invalidate(request: Request, key: str) -> dict[str, Any]:
     """Delete the video of a key from every tier."""
     return await _service(request).invalidate(key)
+
+
+@router.post("/v1/cache/invalidate", openapi_extra=_INVALIDATE, tags=["cache"])
+async def invalidate_where(request: Request) -> dict[str, Any]:
+    """Invalidate by key, prompt, model, fingerprint, tag or age: every tier, every replica within a second."""
+    return await _service(request).invalidate_where(parse_invalidation(await read_json(request)))
 
 
 @router.get("/v1/stats", tags=["cache"])

@@ -4,6 +4,10 @@
 raises because of it. A value is stored when a durable tier has it, and if L3 already had the key (GPUs are not
 bit-reproducible) the earlier bytes are adopted, so that everybody gets one video. Copying up and extending TTLs
 happen in the background, in tasks with an empty context: under Ray Serve they would be cancelled with the request.
+
+What an invalidation covers is found in no tier and kept in none (`invalidation`): L1 is swept the moment a rule is
+learned, so that a hit there costs no look at the rules; every value from elsewhere is judged when it arrives. Who asked
+before the rule may still have it: they give `stale`, which judges by what was known when they asked.
 """
 
 from __future__ import annotations
@@ -20,11 +24,12 @@ from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.breaker import Breaker
 from serve_app.cache.debounce import Debounce
 from serve_app.cache.detached import detached
+from serve_app.cache.invalidation import Labels, RuleBook, begun_at
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.name import Kind
-from serve_app.cache.remote import RemoteTier
+from serve_app.cache.remote import RemoteTier, Stale
 from serve_app.cache.store import AiocacheStore, ObjectStore
-from serve_app.core import Entry, Outcome
+from serve_app.core import Entry, Outcome, Rule
 from serve_app.telemetry import Telemetry, TierRead, TierWritten
 
 _BACKGROUND_TASKS = 64
@@ -43,9 +48,9 @@ class TieredCache:
     """Entries of one `kind` in up to three tiers, any of which may be None.
 
     secret: the deployment's, for names in shared tiers. l2: bytes by name with a TTL of its own (a RedisTier, or
-    any aiocache backend with a NullSerializer). bloom: tells what L3 surely has not. touch_interval: seconds between
-    two extensions of one key's life in the shared tiers by hits above them. Tiers may be shared by caches of several
-    kinds; `aclose` closes them.
+    any aiocache backend with a NullSerializer). bloom: tells what L3 surely has not. rules: the invalidations this
+    process knows. touch_interval: seconds between two extensions of one key's life in the shared tiers by hits above
+    them. Tiers may be shared by caches of several kinds; `aclose` closes them.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class TieredCache:
         l2: BaseCache | None = None,
         l3: ObjectStore | None = None,
         bloom: BloomFilter | None = None,
+        rules: RuleBook | None = None,
         telemetry: Telemetry | None = None,
         touch_interval: float = 3600.0,
         clock: Callable[[], float] = time.monotonic,
@@ -65,6 +71,8 @@ class TieredCache:
         self._telemetry = telemetry or Telemetry()
         self._l1 = l1
         self._bloom = bloom
+        self.rules = RuleBook(Labels(secret)) if rules is None else rules
+        self.rules.listen(self._swept)
         stores = {"l2": AiocacheStore(l2) if l2 is not None else None, "l3": l3}
         self._remotes = [
             RemoteTier(
@@ -82,7 +90,7 @@ class TieredCache:
         self._recent = Debounce(touch_interval, clock=clock)
         self._background: dict[asyncio.Task[Any], str] = {}
         self._generation = 0
-        self._l1_hits = self._l1_misses = 0
+        self._l1_hits = self._l1_misses = self._l1_invalidated = 0
 
     def get_now(self, key: str) -> Entry | None:
         """Return the entry from L1, or None; awaits nothing. A miss is counted by the `get` that follows it."""
@@ -96,10 +104,12 @@ class TieredCache:
             self._touch(key, self._remotes)
         return entry
 
-    async def get(self, key: str) -> tuple[Entry, Outcome] | None:
+    async def get(self, key: str, *, stale: Stale | None = None) -> tuple[Entry, Outcome] | None:
         """Return the verified entry and the tier it was found in, None when no tier could give it."""
         entry = self.get_l1(key)
-        return (entry, Outcome.L1) if entry is not None else await self._walk(key, self._remotes)
+        if entry is not None and not (stale and stale(entry)):
+            return entry, Outcome.L1
+        return await self._walk(key, self._remotes, stale)
 
     def get_l1(self, key: str) -> Entry | None:
         """Return the entry from L1 as `get_now` does, and count a miss: the caller looks further by itself."""
@@ -109,35 +119,55 @@ class TieredCache:
             self._telemetry.emit(TierRead("l1", self.kind, "miss", 0.0))
         return entry
 
-    async def get_l3(self, key: str, may_have: bool | None = None) -> tuple[Entry, Outcome] | None:
+    async def get_l3(
+        self, key: str, may_have: bool | None = None, *, stale: Stale | None = None
+    ) -> tuple[Entry, Outcome] | None:
         """Return the entry from L3 alone, for who has looked in L2 already and will write it there.
 
         may_have: what the Bloom filter said, where it was asked; None asks it.
         """
-        return await self._walk(key, self._only("l3"), may_have)
+        return await self._walk(key, self._only("l3"), stale, may_have)
 
-    async def arrived_from_l2(self, key: str, frame: bytes | None, seconds: float) -> Entry | None:
-        """Take a frame that a script of the caller's read from L2 (None: a miss); None when it does not verify."""
+    async def arrived_from_l2(
+        self, key: str, frame: bytes | None, seconds: float, *, stale: Stale | None = None
+    ) -> Entry | None:
+        """Take a frame that a script of the caller's read from L2 (None: a miss); None when it does not count."""
+        await self.rules.ready()
         for l2 in self._only("l2"):
             generation = self._generation
-            entry = await l2.arrived(key, frame, seconds)
+            entry = await l2.arrived(key, frame, seconds, stale or self._is_covered)
             if entry is not None and generation == self._generation:
                 self._copy_up(entry, [], self._only("l3"))
             return entry
         return None
 
+    def _is_covered(self, entry: Entry) -> bool:
+        return self.rules.covers(self.kind, entry)
+
+    def _swept(self, rules: tuple[Rule, ...]) -> None:
+        """Drop from L1 what new rules cover; what is being read or written meanwhile is judged when it comes."""
+        if self._l1 is not None:
+            self._l1_invalidated += len(self._l1.drop_now(self._is_covered))
+
     async def _walk(
-        self, key: str, remotes: list[RemoteTier], may_have: bool | None = None
+        self, key: str, remotes: list[RemoteTier], stale: Stale | None, may_have: bool | None = None
     ) -> tuple[Entry, Outcome] | None:
+        if not await self.rules.ready():
+            return None  # what is there could be invalidated long since
         generation = self._generation
         for index, remote in enumerate(remotes):
-            entry = await remote.read(key, may_have)
+            entry = await remote.read(key, may_have, stale or self._is_covered)
             if entry is not None:
                 # Deleted while we read: it may be answered once more, but not be copied up again.
                 if generation == self._generation:
                     self._copy_up(entry, remotes[:index], remotes[index + 1 :])
                 return entry, Outcome(remote.tier)
         return None
+
+    @property
+    def invalidated(self) -> int:
+        """How many entries invalidations have dropped from this process's memory."""
+        return self._l1_invalidated
 
     @property
     def durable(self) -> bool:
@@ -148,12 +178,14 @@ class TieredCache:
         """Keep in L1 alone an entry that somebody else has stored already; `entry` must be verified."""
         self._keep(entry)
 
-    async def put(self, entry: Entry) -> Stored:
+    async def put(self, entry: Entry, *, not_before: int = 0) -> Stored:
         """Store `entry` in every tier, the shared ones concurrently; raises nothing for a tier's sake.
 
-        Its meta must be JSON (TypeError, ValueError).
+        An earlier value is adopted unless it is invalidated or was begun before `not_before`. The meta of `entry` must
+        be JSON (TypeError, ValueError).
         """
-        written = await asyncio.gather(*(remote.write(entry) for remote in self._remotes))
+        replaced = self._replaced(not_before)
+        written = await asyncio.gather(*(remote.write(entry, replaced) for remote in self._remotes))
         held = {remote.tier: kept for remote, kept in zip(self._remotes, written, strict=True) if kept is not None}
         adopted = held.get("l3", entry)
         if adopted.digest != entry.digest:
@@ -171,11 +203,15 @@ class TieredCache:
             else:
                 await l2.delete(adopted.key)  # better none than two different videos
 
-    async def put_l3(self, entry: Entry) -> Entry | None:
+    async def put_l3(self, entry: Entry, *, not_before: int = 0) -> Entry | None:
         """Store `entry` in L3 alone; return what it holds now, an earlier one it may be, or None when nothing."""
         for l3 in self._only("l3"):
-            return await l3.write(entry)
+            return await l3.write(entry, self._replaced(not_before))
         return None
+
+    def _replaced(self, not_before: int) -> Stale:
+        """Return what makes room for a new value: what counts for nobody, or not for who makes the new one."""
+        return lambda entry: begun_at(entry) < not_before or self._is_covered(entry)
 
     async def delete(self, key: str) -> tuple[str, ...]:
         """Remove `key` everywhere; return the tiers it was removed from (`where` tells which could not be asked).
@@ -213,7 +249,8 @@ class TieredCache:
         """Return per tier what was read and written with which result, since this process began."""
         stats: dict[str, Any] = {"kind": self.kind}
         if self._l1 is not None:
-            stats["l1"] = {"hit": self._l1_hits, "miss": self._l1_misses, **self._l1.stats()}
+            counts = {"hit": self._l1_hits, "miss": self._l1_misses, "invalidated": self._l1_invalidated}
+            stats["l1"] = counts | self._l1.stats()
         if self._bloom is not None:
             stats["filter"] = self._bloom.stats()
         return stats | {remote.tier: remote.stats() for remote in self._remotes}
@@ -230,13 +267,17 @@ class TieredCache:
         return [remote for remote in self._remotes if remote.tier == tier]
 
     def _keep(self, entry: Entry) -> None:
-        if self._l1 is not None and not self._l1.set_now(entry.key, entry):
+        if self._l1 is None or self._is_covered(entry):
+            return
+        if not self._l1.set_now(entry.key, entry):
             self._telemetry.emit(TierWritten("l1", self.kind, "too_large", 0.0, entry.size))
 
     def _copy_up(self, entry: Entry, above: list[RemoteTier], below: list[RemoteTier]) -> None:
+        if self._is_covered(entry):  # for this one caller, who asked before it was invalidated
+            return
         self._keep(entry)
         for remote in above:
-            self._spawn(entry.key, remote.write(entry))
+            self._spawn(entry.key, remote.write(entry, self._is_covered))
         self._touch(entry.key, below)  # the tier that was read extended the value's life itself
 
     def _touch(self, key: str, remotes: list[RemoteTier]) -> None:

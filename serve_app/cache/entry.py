@@ -50,6 +50,31 @@ def unpack(key: str, frame: bytes) -> Entry:
     return entry
 
 
+def glance(head: bytes) -> Entry:
+    """Return what the first bytes of a frame tell, without the value; raise CorruptEntry, and Incomplete for too few.
+
+    For who must look at many: the header verifies, the value is not looked at.
+    """
+    if len(head) < _HEADER_AT:
+        raise Incomplete(_HEADER_AT)
+    whole = _HEADER_AT + _PREFIX.unpack_from(head)[2]
+    if len(head) < whole and head.startswith(_MAGIC):
+        raise Incomplete(whole)
+    header, _ = _split(head)
+    try:
+        return Entry(header["key"], b"", header["digest"], header["meta"])
+    except (KeyError, TypeError) as error:
+        raise CorruptEntry(f"The header lacks {error}.") from error
+
+
+class Incomplete(CorruptEntry):
+    """So many bytes of the frame are needed to read its header."""
+
+    def __init__(self, needed: int) -> None:
+        super().__init__(f"The header needs {needed} bytes.")
+        self.needed = needed
+
+
 def _split(frame: bytes) -> tuple[dict[str, Any], bytes]:
     if len(frame) < _HEADER_AT:
         raise CorruptEntry(f"A frame of {len(frame)} bytes is too short.")

@@ -85,6 +85,13 @@ class MemoryTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         self._bytes -= slot.bytes
         return slot.expires_at > self._clock()
 
+    def drop_now(self, unwanted: Callable[[Entry], bool]) -> tuple[str, ...]:
+        """Drop every entry that is `unwanted`; return their keys."""
+        keys = tuple(key for key, slot in self._slots.items() if unwanted(slot.value))
+        for key in keys:
+            self.delete_now(key)
+        return keys
+
     def contains_now(self, key: str) -> bool:
         """Tell whether `key` is here, without making it recently used."""
         return self._live(key) is not None

@@ -13,8 +13,8 @@ import hmac
 import re
 from typing import Literal, get_args
 
-Kind = Literal["video", "embedding", "latents"]
-"""The stage whose output is stored."""
+Kind = Literal["video", "embedding", "latents", "rules"]
+"""The stage whose output is stored; `rules` are the invalidations in force."""
 
 SHARDS = 64
 """Fixed for ever: another number would rename every value in Redis."""

@@ -1,8 +1,8 @@
 """One shared tier as the walk sees it: entries in, entries out, never an exception.
 
 Here meet, once for every kind of store: the secret name, the frame and its check, the circuit breaker, the span and
-the event. A store that fails, hangs or lies is a miss with a counter. What does not verify is deleted, so that the next
-render can take its place.
+the event. A store that fails, hangs or lies is a miss with a counter. What does not verify, and what its reader says
+is invalidated, is deleted, so that the next render can take its place.
 """
 
 from __future__ import annotations
@@ -26,8 +26,16 @@ from serve_app.telemetry import Telemetry, TierRead, TierWritten, span
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+Stale = Callable[[Entry], bool]
+"""Whether an entry does not count any more: it was invalidated."""
+_TRIES = 3
 _LARGE = 1 << 20
 """Frames above this many bytes are hashed in a thread (a millisecond and more); below, the hop would cost more."""
+
+
+def never(entry: Entry) -> bool:
+    """Nothing is stale."""
+    return False
 
 
 class RemoteTier:
@@ -60,32 +68,35 @@ class RemoteTier:
         """Whether the tier is worth asking, as far as is known: its breaker lets attempts through."""
         return self.breaker.state is not State.OPEN
 
-    async def read(self, key: str, may_have: bool | None = None) -> Entry | None:
-        """Return the verified entry of `key`, None when there is none or the tier is broken.
+    async def read(self, key: str, may_have: bool | None = None, stale: Stale = never) -> Entry | None:
+        """Return the verified entry of `key`, None when there is none, or a stale one, or the tier is broken.
 
         may_have: what somebody asked the filter already; None asks it now, where there is one.
         """
         started = self._timer()
         with span("tier", tier=self.tier, kind=self.kind, operation="read") as current:
-            result, entry = await self._read(key, may_have)
+            result, entry = await self._read(key, may_have, stale)
             current.set_attribute("encore.result", result)
         self._counts[result] += 1
         seconds = self._timer() - started
         self._telemetry.emit(TierRead(self.tier, self.kind, result, seconds, entry.size if entry else 0))
         return entry
 
-    async def arrived(self, key: str, frame: bytes | None, seconds: float) -> Entry | None:
+    async def arrived(self, key: str, frame: bytes | None, seconds: float, stale: Stale = never) -> Entry | None:
         """Take what somebody read from this tier in a script of his own, as `read` would have: verified and counted."""
-        result, entry = ("miss", None) if frame is None else await self._checked(key, frame)
+        result, entry = ("miss", None) if frame is None else await self._checked(key, frame, stale)
         self._counts[result] += 1
         self._telemetry.emit(TierRead(self.tier, self.kind, result, seconds, entry.size if entry else 0))
         return entry
 
-    async def write(self, entry: Entry) -> Entry | None:
-        """Store `entry`; return what the tier holds now (an earlier one, if it is write-once), None if nothing."""
+    async def write(self, entry: Entry, stale: Stale = never) -> Entry | None:
+        """Store `entry`; return what the tier holds now, None if nothing.
+
+        That is an earlier one if the tier is write-once and has one that is not stale.
+        """
         started = self._timer()
         with span("tier", tier=self.tier, kind=self.kind, operation="write") as current:
-            result, held = await self._write(entry)
+            result, held = await self._write(entry, stale)
             current.set_attribute("encore.result", result)
         self._counts[f"write_{result}"] += 1
         self._telemetry.emit(TierWritten(self.tier, self.kind, result, self._timer() - started, entry.size))
@@ -116,7 +127,7 @@ class RemoteTier:
         except Exception as error:
             self._log(error)
 
-    async def _read(self, key: str, may_have: bool | None) -> tuple[str, Entry | None]:
+    async def _read(self, key: str, may_have: bool | None, stale: Stale) -> tuple[str, Entry | None]:
         name = self._name(key)
         if may_have is None and self._bloom is not None:
             may_have = await self._bloom.may_have(name)
@@ -128,21 +139,25 @@ class RemoteTier:
         except Exception as error:
             self._log(error)
             return "error", None
-        return ("miss", None) if frame is None else await self._checked(key, frame)
+        return ("miss", None) if frame is None else await self._checked(key, frame, stale)
 
-    async def _checked(self, key: str, frame: bytes) -> tuple[str, Entry | None]:
+    async def _checked(self, key: str, frame: bytes, stale: Stale) -> tuple[str, Entry | None]:
         try:
-            return "hit", await _verified(key, frame)
+            entry = await _verified(key, frame)
+            if not stale(entry):
+                return "hit", entry
+            await self.delete(key)
+            return "invalidated", None
         except CorruptEntry as error:
             logger.warning("%s held a corrupt %s, deleted: %s", self.tier, self.kind, error)
             await self.delete(key)
             return "corrupt", None
 
-    async def _write(self, entry: Entry) -> tuple[str, Entry | None]:
+    async def _write(self, entry: Entry, stale: Stale) -> tuple[str, Entry | None]:
         frame = pack(entry)
         if self._bloom is not None:
             await self._bloom.add(self._name(entry.key))  # before it can be there
-        for _ in range(2):  # again only when what was there before turned out corrupt
+        for _ in range(_TRIES):  # again only when what was there before turned out corrupt or stale
             try:
                 with self.breaker.attempt():
                     held = await self._store.put(self._name(entry.key), frame)
@@ -154,9 +169,12 @@ class RemoteTier:
             if held is frame:
                 return "stored", entry
             try:
-                return "exists", await _verified(entry.key, held)
+                earlier = await _verified(entry.key, held)
+                if not stale(earlier):
+                    return "exists", earlier
             except CorruptEntry:
-                await self.delete(entry.key)
+                pass
+            await self.delete(entry.key)
         return "error", None
 
     async def _ask(self, call: Callable[[str], Awaitable[_T]], key: str) -> _T | None:

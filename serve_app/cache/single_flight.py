@@ -159,6 +159,10 @@ class Flights(Generic[T, News]):
         """Return the flight of `key` if one is in the air."""
         return self._flights.get(key)
 
+    def part(self, key: str) -> None:
+        """Let whoever comes from now on lead a flight of their own; those on the present one stay on it."""
+        self._flights.pop(key, None)
+
     def board(self, key: str, work: Work[T, News]) -> tuple[Flight[T, News], bool]:
         """Return the flight of `key` and whether this call started it.
 

@@ -183,14 +183,38 @@ def vocabulary(
 
 @app.command()
 def invalidate(
-    key: Annotated[str, typer.Argument(help="A video's key, 64 hex digits, as `encore explain` prints it.")],
+    video: Annotated[
+        str | None,
+        typer.Argument(
+            help="A video's key, 64 hex digits, as `encore explain` prints it.", metavar="[KEY]", show_default=False
+        ),
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="The same, as an option.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="A prompt: all its videos, whatever their size or seed.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model; with --prompt, only that model's.")] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="What videos were made by: weights, a text encoder, a decoder, a video encoder.")
+    ] = None,
+    tag: Annotated[str | None, typer.Option(help="A tag that videos were asked for with.")] = None,
+    older_than: Annotated[
+        str | None, typer.Option(metavar="SECONDS", help="Begun longer ago: 90, 15m, 12h, 3d. 0: everything.")
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Delete a video from every tier."""
-    from serve_app.cli.show import show_invalidated
+    """Delete a video from every tier, or invalidate what an option chooses: exactly one, or a prompt and a model."""
+    from serve_app.cli.invalidate import show_invalidated, show_invalidation
 
-    show_invalidated(key, url=url, as_json=as_json)
+    choice = {
+        "key": key, "prompt": prompt, "model": model, "fingerprint": fingerprint, "tag": tag, "older_than": older_than
+    }  # fmt: skip
+    chosen = {name: value for name, value in choice.items() if value is not None}
+    if (video is None) == (not chosen):
+        raise typer.BadParameter("Say what to invalidate: a KEY, or one of the options.")
+    if video is not None:
+        show_invalidated(video, url=url, as_json=as_json)
+    else:
+        show_invalidation(chosen, url=url, as_json=as_json)
 
 
 @app.command()

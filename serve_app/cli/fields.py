@@ -30,6 +30,7 @@ def _option(*names: str, text: str, panel: str = "The video (absent: the model's
     return typer.Option(*names, help=text, rich_help_panel=panel, **more)
 
 
+_NAMES = "Its names (change no video)"
 _URGENCY = "How soon (changes no video)"
 
 
@@ -57,6 +58,12 @@ def _declared(
     ] = None,
     deadline_seconds: Annotated[
         float | None, _option(panel=_URGENCY, text="Wanted within so many seconds; nothing is dropped after them.")
+    ] = None,
+    tags: Annotated[
+        str | None,
+        _option(
+            "--tags", "--tag", metavar="TAG,TAG", panel=_NAMES, text="Up to 8; `encore invalidate --tag` takes one."
+        ),
     ] = None,
 ) -> None:
     """Hold the options; never called."""

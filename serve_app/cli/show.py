@@ -1,4 +1,4 @@
-"""`encore invalidate`, `stats` and `models`: one call each, shown as a table or as the server's own JSON."""
+"""`encore stats` and `models`: one call each, shown as a table or as the server's own JSON."""
 
 from __future__ import annotations
 
@@ -13,18 +13,6 @@ from rich.table import Table
 from serve_app.client import Encore, Model
 
 MIB = 2**20
-
-
-def show_invalidated(key: str, *, url: str | None, as_json: bool) -> None:
-    """Delete `key` everywhere and tell where it was; raises what the client raises."""
-    with Encore(url) as encore:
-        removed = encore.invalidate(key)
-    if as_json:
-        typer.echo(json.dumps({"key": removed.key, "deleted": removed.deleted}))
-    elif removed.deleted:
-        typer.echo(f"deleted from {', '.join(removed.deleted)}")
-    else:
-        typer.echo("no tier had it")
 
 
 def show_stats(*, url: str | None, as_json: bool) -> None:

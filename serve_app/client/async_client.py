@@ -17,11 +17,11 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from serve_app.client import calls, failures
-from serve_app.client.calls import Call, Fields, Order, Pause, Steps, Variant
+from serve_app.client.calls import Call, Choice, Fields, Order, Pause, Steps, Variant
 from serve_app.client.client import POLL_INTERVAL, OnProgress
 from serve_app.client.connection import Connection
 from serve_app.client.following import Follow
-from serve_app.client.replies import Explanation, Generated, Invalidated, Job, JobEvent, JobPage, Model
+from serve_app.client.replies import Explanation, Generated, Invalidated, Invalidation, Job, JobEvent, JobPage, Model
 from serve_app.errors import EncoreError
 
 T = TypeVar("T")
@@ -132,6 +132,10 @@ class AsyncEncore:
     async def invalidate(self, key: str) -> Invalidated:
         """Remove a key from every tier."""
         return await self._send(calls.invalidate(key))
+
+    async def invalidate_where(self, **choice: Unpack[Choice]) -> Invalidation:
+        """Let all that is chosen count as not there, everywhere within a second: by key, prompt, model, tag, age."""
+        return await self._send(calls.invalidate_where(choice))
 
     async def models(self) -> tuple[Model, ...]:
         """Return the models on offer."""

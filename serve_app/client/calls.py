@@ -7,7 +7,7 @@ as httpx's own authentication flows do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from serve_app.client import failures, replies
-from serve_app.client.replies import Explanation, Generated, Invalidated, Job, JobPage, Model
+from serve_app.client.replies import Explanation, Generated, Invalidated, Invalidation, Job, JobPage, Model
 from serve_app.core import JobStatus
 from serve_app.errors import EncoreError, Unavailable
 
@@ -45,6 +45,7 @@ class Fields(TypedDict, total=False):
     correct_typos: bool | None
     priority: Literal["interactive", "batch", "warm_up"] | None
     deadline_seconds: float | None
+    tags: Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,22 @@ def explain(prompt: str, fields: Fields) -> Call[Explanation]:
 def invalidate(key: str) -> Call[Invalidated]:
     """Remove a key from all tiers."""
     return Call("POST", "/invalidate", replies.invalidated, params={"key": key})
+
+
+class Choice(TypedDict, total=False):
+    """What to invalidate: exactly one of these; `model` may go with `prompt`."""
+
+    key: str
+    prompt: str
+    model: str
+    fingerprint: str
+    tag: str
+    older_than_seconds: float
+
+
+def invalidate_where(choice: Choice) -> Call[Invalidation]:
+    """Invalidate whatever is chosen."""
+    return Call("POST", "/v1/cache/invalidate", replies.invalidation, json=dict(choice))
 
 
 def models() -> Call[tuple[Model, ...]]:

@@ -18,10 +18,10 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from serve_app.client import calls, failures
-from serve_app.client.calls import Call, Fields, Order, Pause, Steps, Variant
+from serve_app.client.calls import Call, Choice, Fields, Order, Pause, Steps, Variant
 from serve_app.client.connection import Connection
 from serve_app.client.following import Follow
-from serve_app.client.replies import Explanation, Generated, Invalidated, Job, JobEvent, JobPage, Model
+from serve_app.client.replies import Explanation, Generated, Invalidated, Invalidation, Job, JobEvent, JobPage, Model
 from serve_app.errors import EncoreError
 
 T = TypeVar("T")
@@ -148,6 +148,10 @@ class Encore:
     def invalidate(self, key: str) -> Invalidated:
         """Remove a key from every tier."""
         return self._send(calls.invalidate(key))
+
+    def invalidate_where(self, **choice: Unpack[Choice]) -> Invalidation:
+        """Let all that is chosen count as not there, everywhere within a second: by key, prompt, model, tag, age."""
+        return self._send(calls.invalidate_where(choice))
 
     def models(self) -> tuple[Model, ...]:
         """Return the models on offer."""

@@ -125,6 +125,20 @@ class Invalidated:
 
 
 @dataclass(frozen=True, slots=True)
+class Invalidation:
+    """What counts as not there from now on: what `selector` chose and was begun before `before` (Unix seconds).
+
+    deleted: how many values each tier has lost already; the rest follows in the background. epoch: a number that only
+    grows with every invalidation.
+    """
+
+    selector: str
+    before: float
+    epoch: int
+    deleted: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model the server offers; everything else it tells about it is in `extra`."""
 
@@ -219,6 +233,13 @@ def invalidated(response: httpx.Response) -> Invalidated:
     """Read `POST /invalidate`."""
     body = _object(response)
     return Invalidated(body["key"], tuple(body["deleted"]))
+
+
+def invalidation(response: httpx.Response) -> Invalidation:
+    """Read `POST /v1/cache/invalidate`."""
+    body = _object(response)
+    rule = body["rule"]
+    return Invalidation(rule["selector"], float(rule["before"]), int(body["epoch"]), dict(body["deleted"]))
 
 
 def models(response: httpx.Response) -> tuple[Model, ...]:

@@ -7,6 +7,7 @@ names: a field nobody reads would be an ignored option, and an ignored option is
 from __future__ import annotations
 
 import secrets
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -41,6 +42,31 @@ WholeNumber = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 InlinePriority = Annotated[Priority, WithJsonSchema({"type": "string", "enum": [each.value for each in Priority]})]
 """Its schema in place: a reference would dangle where this model is part of an OpenAPI document."""
+MAX_TAGS, MAX_TAG_CHARS = 8, 64
+
+
+def _tags(value: Any) -> Any:
+    """Read tags as a list, or as a form gives them: one string, between commas."""
+    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _tag(value: str) -> str:
+    """Return a tag in its one form: NFC, without space around it."""
+    tag = unicodedata.normalize("NFC", value).strip()
+    if not 1 <= len(tag) <= MAX_TAG_CHARS:
+        raise PydanticCustomError("tag", "A tag has 1 to 64 characters")
+    if "," in tag or any(unicodedata.category(char).startswith("C") for char in tag):
+        raise PydanticCustomError("tag", "A tag has no commas and no control characters")
+    return tag
+
+
+Tag = Annotated[str, AfterValidator(_is_text), AfterValidator(_tag)]
+Tags = Annotated[
+    tuple[Tag, ...],
+    BeforeValidator(_tags),
+    Field(max_length=MAX_TAGS),
+    AfterValidator(lambda tags: tuple(dict.fromkeys(tags))),
+]
 Deadline = Annotated[Number, Field(gt=0, le=MAX_DEADLINE_SECONDS)]
 
 
@@ -74,6 +100,10 @@ class VideoRequest(BaseModel):
     )
     deadline_seconds: Deadline | None = Field(
         None, description="the video is wanted within so many seconds, at most 86400; orders renders, drops none"
+    )
+
+    tags: Tags | None = Field(
+        None, description="up to 8 names by which the video can be invalidated later; they change no video"
     )
 
     def drawn_seed(self) -> int:

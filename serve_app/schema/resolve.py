@@ -24,7 +24,7 @@ def resolve(request: VideoRequest, card: ModelCard) -> VideoSpec:
     Raises NotFound for another model, Contradiction for fields that disagree, Unprocessable off the grid.
     """
     if request.model is not None and request.model not in (card.name, *card.aliases):
-        raise NotFound(f"There is no model '{request.model[:100]}' here; this server has {card.name}.", param="model")
+        raise no_such_model(request.model, card)
     width, height = _size(request, card)
     num_frames, fps = _length(request, card)
     return VideoSpec(
@@ -40,6 +40,11 @@ def resolve(request: VideoRequest, card: ModelCard) -> VideoSpec:
         guidance_scale=_guidance_scale(request, card),
         quality=_on_grid("quality", request.quality, QUALITY),
     )
+
+
+def no_such_model(model: str, card: ModelCard) -> NotFound:
+    """Return the error for a model that is not the one of `card`."""
+    return NotFound(f"There is no model '{model[:100]}' here; this server has {card.name}.", param="model")
 
 
 def _seed(request: VideoRequest) -> int:

@@ -20,8 +20,9 @@ import torch
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.detached import detached
+from serve_app.cache.invalidation import begun_at, provenance
 from serve_app.cache.single_flight import Flight, Flights
-from serve_app.core import Entry
+from serve_app.core import Entry, Origin
 from serve_app.engine.threads import torch_thread
 from serve_app.errors import EncoreError, RenderFailed
 from serve_app.model.model import TextEncoder
@@ -55,17 +56,21 @@ class PromptEmbedder:
         self._telemetry = telemetry
         self._flights: Flights[Embeds, None] = Flights()
         self._thread = torch_thread("text-encoder", torch_threads)
-        self._missing: dict[str, tuple[str, asyncio.Future[Embeds]]] = {}
+        self._missing: dict[str, tuple[str, asyncio.Future[Embeds], Origin]] = {}
         self._runner: asyncio.Task[None] | None = None
         self._writes: set[asyncio.Task[object]] = set()
 
-    async def embed(self, keys: Sequence[str], prompts: Sequence[str]) -> PromptEmbeds:
-        """Return the embeddings of [prompt, negative prompt], given with their keys; raises RenderFailed."""
-        found = await asyncio.gather(*(self._find(key) for key in keys))
+    async def embed(self, keys: Sequence[str], prompts: Sequence[str], origin: Origin | None = None) -> PromptEmbeds:
+        """Return the embeddings of [prompt, negative prompt], given with their keys; raises RenderFailed.
+
+        origin: of the render they are for; what was begun before that one's invalidations is computed anew.
+        """
+        origin = origin or Origin()
+        found = await asyncio.gather(*(self._find(key, origin) for key in keys))
         for embeds in found:
             self._telemetry.emit(EmbeddingServed("miss" if embeds is None else "hit"))
         missing = {key: prompt for key, prompt, embeds in zip(keys, prompts, found, strict=True) if embeds is None}
-        computed = await self._compute(missing) if missing else {}
+        computed = await self._compute(missing, origin) if missing else {}
         prompt_embeds, negative = (
             computed[key] if embeds is None else embeds for key, embeds in zip(keys, found, strict=True)
         )
@@ -77,16 +82,16 @@ class PromptEmbedder:
             await asyncio.wait({self._runner})
         await asyncio.gather(*self._writes, return_exceptions=True)
 
-    async def _find(self, key: str) -> Embeds | None:
-        found = await self._cache.get(key)
+    async def _find(self, key: str, origin: Origin) -> Embeds | None:
+        found = await self._cache.get(key, stale=lambda entry: begun_at(entry) < origin.not_before)
         return None if found is None else _load(found[0])
 
-    async def _compute(self, missing: dict[str, str]) -> dict[str, Embeds]:
+    async def _compute(self, missing: dict[str, str], origin: Origin) -> dict[str, Embeds]:
         """Join the flights that are in the air already, and put the rest before the encoder."""
 
         async def one(flight: Flight[Embeds, None]) -> Embeds:
             embeds: asyncio.Future[Embeds] = asyncio.get_running_loop().create_future()
-            self._missing[flight.key] = missing[flight.key], embeds
+            self._missing[flight.key] = missing[flight.key], embeds, origin
             if self._runner is None or self._runner.done():
                 self._runner = detached(self._run(), traced=True)  # on past the request that came first
             return await embeds
@@ -98,31 +103,34 @@ class PromptEmbedder:
     async def _run(self) -> None:
         while self._missing:
             batch = {key: self._missing.pop(key) for key in list(self._missing)[:AT_ONCE]}
-            waiting = {key: embeds for key, (_, embeds) in batch.items()}
-            prompts = {key: prompt for key, (prompt, _) in batch.items()}
+            waiting = {key: embeds for key, (_, embeds, _) in batch.items()}
+            origins = {key: origin for key, (_, _, origin) in batch.items()}
+            prompts = {key: prompt for key, (prompt, _, _) in batch.items()}
             try:
-                computed = await self._encode(prompts)
+                computed = await self._encode(prompts, origins)
             except EncoreError as error:
                 if len(prompts) == 1:
                     _fail(waiting, error)
                     continue
-                computed = await self._one_by_one(prompts, waiting)  # one of them may be at fault, for all others
+                computed = await self._one_by_one(
+                    prompts, origins, waiting
+                )  # one of them may be at fault, for all others
             for key, embeds in computed.items():
                 if not waiting[key].done():
                     waiting[key].set_result(embeds)
 
     async def _one_by_one(
-        self, prompts: dict[str, str], waiting: dict[str, asyncio.Future[Embeds]]
+        self, prompts: dict[str, str], origins: dict[str, Origin], waiting: dict[str, asyncio.Future[Embeds]]
     ) -> dict[str, Embeds]:
         computed: dict[str, Embeds] = {}
         for key, prompt in prompts.items():
             try:
-                computed |= await self._encode({key: prompt})
+                computed |= await self._encode({key: prompt}, origins)
             except EncoreError as error:
                 _fail({key: waiting[key]}, error)
         return computed
 
-    async def _encode(self, prompts: dict[str, str]) -> dict[str, Embeds]:
+    async def _encode(self, prompts: dict[str, str], origins: dict[str, Origin]) -> dict[str, Embeds]:
         """Compute and remember; the shared tiers are written behind the answer. Raises EncoreError."""
         began = time.perf_counter()
         try:
@@ -135,9 +143,11 @@ class PromptEmbedder:
             raise RenderFailed(f"The text encoder failed: {type(error).__name__}.") from error
         seconds = (time.perf_counter() - began) / len(prompts)
         for key, tensor in zip(prompts, tensors, strict=True):
-            entry = Entry.of(key, _dump(tensor), {"cost_seconds": round(seconds, 6)})
+            origin = origins[key]
+            meta = provenance(origin.begun_at, origin.labels) | {"cost_seconds": round(seconds, 6)}
+            entry = Entry.of(key, _dump(tensor), meta)
             self._cache.remember(entry)
-            write: asyncio.Task[object] = detached(self._cache.put(entry))
+            write: asyncio.Task[object] = detached(self._cache.put(entry, not_before=origin.not_before))
             self._writes.add(write)
             write.add_done_callback(self._writes.discard)
         return {key: tensor.float().numpy() for key, tensor in zip(prompts, tensors, strict=True)}

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from serve_app.cache.cache import Stored, TieredCache
 from serve_app.cache.entry import pack
 from serve_app.cache.flight import FlightRecords
+from serve_app.cache.invalidation import provenance
 from serve_app.core import Entry, Finished, Frames, Outcome, RenderRequest
 from serve_app.errors import RenderCancelled, RenderFailed, TierError
 from serve_app.media.media import encode_mp4
@@ -49,7 +50,8 @@ class Finisher:
             )
         encode_seconds = time.perf_counter() - began
         self._telemetry.emit(Encoded(encode_seconds, len(data)))
-        meta = {
+        self._cache.rules.learn(request.rules)
+        meta = provenance(request.begun_at or request.token or self._cache.rules.clock.now(), request.labels) | {
             "spec": asdict(spec),
             "model_fingerprint": request.model_fingerprint,
             "latents_key": request.keys.latents,
@@ -73,17 +75,21 @@ class Finisher:
 
     async def _stored(self, request: RenderRequest, entry: Entry, outcome: Outcome) -> Stored:
         if request.token is None or self._records is None:
-            return await self._cache.put(entry)
+            return await self._cache.put(entry, not_before=self._not_before(request))
         try:
-            return await self._landed(self._records, request.token, entry, outcome)
+            return await self._landed(self._records, request, entry, outcome)
         except TierError as error:  # Redis is away: L3 has it, or nobody
             logger.debug("a flight's end could not be told: %s", error)
-            return await self._cache.put(entry)
+            return await self._cache.put(entry, not_before=self._not_before(request))
 
-    async def _landed(self, records: FlightRecords, token: int, entry: Entry, outcome: Outcome) -> Stored:
+    def _not_before(self, request: RenderRequest) -> int:
+        """Return since when what lies under the key must have been begun, to be adopted."""
+        return self._cache.rules.not_before(request.labels)
+
+    async def _landed(self, records: FlightRecords, request: RenderRequest, entry: Entry, outcome: Outcome) -> Stored:
         """Write L3, then L2 and the flight's end in one step that only the holder of the newest token can take."""
-        key = entry.key
-        held = await self._cache.put_l3(entry)
+        key, token = entry.key, request.token or 0
+        held = await self._cache.put_l3(entry, not_before=self._not_before(request))
         frame = pack(held or entry)
         fits = len(frame) <= records.max_value_bytes
         if held is None and not fits:

@@ -38,6 +38,7 @@ class Job:
     error_message: str | None = None
     corrected: tuple[Correction, ...] = ()
     urgency: Urgency = field(default_factory=Urgency)
+    tags: tuple[str, ...] = ()
 
     def started(self, embedding: str | None) -> Job:
         """Return this job with its render under way."""
@@ -81,6 +82,7 @@ class Job:
             "keys": Keys(**record["keys"]),
             "corrected": tuple(Correction(**each) for each in record.get("corrected", ())),
             "urgency": _urgency(record.get("urgency")),
+            "tags": tuple(record.get("tags", ())),
             "status": JobStatus(record["status"]),
             "outcome": None if outcome is None else Outcome(outcome),
         }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from serve_app.cache.single_flight import Flight
-from serve_app.core import Entry, Outcome, RenderEvent, RenderRequest, Urgency
+from serve_app.core import Entry, Outcome, RenderEvent, RenderRequest, Rule, Urgency
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +56,8 @@ class Peers(Protocol):
 
     async def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
         """Make every replica's memory forget these videos and jobs."""
+        ...
+
+    async def learn(self, rules: tuple[Rule, ...]) -> None:
+        """Tell every replica of invalidations, as far as it can be reached; the others hear of them anyway."""
         ...

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.detached import detached
-from serve_app.core import Entry
+from serve_app.cache.invalidation import begun_at, provenance
+from serve_app.core import Entry, RenderRequest
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,14 @@ class LatentsCache:
         self._cache = cache
         self._writes: dict[asyncio.Task[None], str] = {}
 
-    async def find(self, key: str) -> Tensor | None:
-        """Return float16 latents [channels, frames, height, width]; None when there are none that can be read."""
+    async def find(self, key: str, *, request: RenderRequest | None = None) -> Tensor | None:
+        """Return float16 latents [channels, frames, height, width]; None when there are none that can be read.
+
+        request: who asks; what was begun before an invalidation of his video is none.
+        """
+        not_before = self._not_before(request)
         found = await self._cache.get(key)
-        if found is None:
+        if found is None or begun_at(found[0]) < not_before:
             return None
         try:
             return _load(found[0].data)
@@ -43,11 +48,14 @@ class LatentsCache:
             await self.drop(key)
             return None
 
-    def keep(self, key: str, latents: Tensor) -> bool:
-        """Store latents in the background; False when too many writes are under way."""
+    def keep(self, key: str, latents: Tensor, *, request: RenderRequest | None = None) -> bool:
+        """Store latents in the background; False when too many writes are under way.
+
+        request: what they were made for, whose invalidations they share.
+        """
         if len(self._writes) >= _AT_ONCE:
             return False
-        task = detached(self._write(key, latents))
+        task = detached(self._write(key, latents, request))
         self._writes[task] = key
         task.add_done_callback(self._writes.pop)
         return True
@@ -61,9 +69,18 @@ class LatentsCache:
         """Wait for the writes under way."""
         await asyncio.gather(*self._writes, return_exceptions=True)
 
-    async def _write(self, key: str, latents: Tensor) -> None:
+    async def _write(self, key: str, latents: Tensor, request: RenderRequest | None) -> None:
         data = await asyncio.to_thread(_dump, latents)
-        await self._cache.put(Entry.of(key, data, {"shape": list(latents.shape)}))
+        meta = {"shape": list(latents.shape)}
+        if request is not None:
+            meta |= provenance(request.begun_at, request.labels)
+        await self._cache.put(Entry.of(key, data, meta), not_before=self._not_before(request))
+
+    def _not_before(self, request: RenderRequest | None) -> int:
+        if request is None:
+            return 0
+        self._cache.rules.learn(request.rules)
+        return self._cache.rules.not_before(request.labels)
 
 
 def _dump(latents: Tensor) -> bytes:

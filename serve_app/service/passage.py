@@ -4,6 +4,9 @@ The passage looks at the flight record about once a second, sooner when a messag
 look is the heartbeat of its waiting. Whoever finds nobody at work leads: looks in L3, then has the video rendered. Its
 own render is one more source of news, not a reason to stop looking: a Diffusion replica that hangs loses its lease, and
 the passage then leads anew or follows whoever did. With Redis away it renders by itself, as one process can.
+
+What was begun before its callers' invalidations is no answer for them: a flight whose token is older than that is given
+up like one of its own that broke off, and the lead taken anew, which fences the older one off.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from serve_app.cache.flight import (
     State,
     Verdict,
 )
+from serve_app.cache.remote import Stale
 from serve_app.core import Entry, Finished, Outcome, Progress, RenderEvent, Started, Urgency
 from serve_app.errors import EncoreError, FingerprintMismatch, RenderCancelled, RenderFailed, TierError, Unavailable
 from serve_app.service import ending
@@ -46,6 +50,9 @@ RETRIES = 2
 CANCELS = 10
 """How often a render may be cancelled under somebody who waits: by a lost lease, or in the moment that he came."""
 
+OUTDATED = 3
+"""How many flights older than an invalidation a passage gives up without a pause."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
@@ -54,6 +61,10 @@ class Ticket:
     urgency: Callable[[], Urgency]
     render: Callable[[int | None], AsyncIterator[RenderEvent]]
     promote: Callable[[Urgency], None]
+    not_before: int = 0
+    """Since when a flight must have been begun to be joined, in microseconds as tokens are."""
+    stale: Stale | None = None
+    """Whether a video is no answer, by the invalidations that were known when it was asked for."""
 
 
 class Passage:
@@ -84,6 +95,7 @@ class Passage:
         self._given_up: int | None = None
         self._tries = 0
         self._cancels = 0
+        self._outdated = 0
         self._idle_since: float | None = None
         self._joined = False
         self._told = (-1, "")
@@ -156,6 +168,8 @@ class Passage:
                 return await self._found(boarded, time.perf_counter() - began)
             case Ended():
                 return await self._ended(boarded.news)
+            case Joined(news) if news.token < self._ticket.not_before:
+                self._give_up(news.token)
             case Joined():
                 await self._follow(records, boarded.news)
             case Idle():
@@ -164,6 +178,16 @@ class Passage:
                 await self._missed(time.perf_counter() - began)
                 self._begin(boarded.token, boarded.may_have)
         return None
+
+    def _give_up(self, token: int) -> None:
+        """Lead anew, at once: nobody whom an invalidation does not concern would.
+
+        Where clocks disagree on what was first it takes turns, until they agree, at the pace of looks.
+        """
+        self._given_up = token
+        self._outdated += 1
+        if self._outdated <= OUTDATED:
+            self._wake.set()
 
     def _would_lead(self) -> bool:
         """Whose own render has gone silent lets another process try first: it may not reach the same replica."""
@@ -184,8 +208,8 @@ class Passage:
             raise RenderCancelled("The render was cancelled because nobody waited for it any more.")
 
     async def _found(self, found: Found, seconds: float) -> Landing | None:
-        entry = await self._cache.arrived_from_l2(self._key, found.frame, seconds)
-        if entry is None:  # it did not verify and is deleted: look again at once
+        entry = await self._cache.arrived_from_l2(self._key, found.frame, seconds, stale=self._ticket.stale)
+        if entry is None:  # it did not verify, or is invalidated, and is deleted: look again at once
             self._wake.set()
             return None
         if not self._joined and self._token is None:
@@ -195,11 +219,14 @@ class Passage:
     async def _ended(self, news: News) -> Landing | None:
         if news.state is State.FAILED:
             raise ending.error_of(news)
-        found = await self._cache.get_l3(self._key)
+        found = await self._in_l3()
         if found is None:  # gone already: the next look leads
             self._wake.set()
             return None
         return Landing(found[0], self._outcome(news), news.embedding or None, True)
+
+    async def _in_l3(self, may_have: bool | None = None) -> tuple[Entry, Outcome] | None:
+        return await self._cache.get_l3(self._key, may_have, stale=self._ticket.stale)
 
     def _outcome(self, news: News | None) -> Outcome:
         """Tell how a video came that a flight brought: whoever led it says more than that it was joined."""
@@ -229,7 +256,7 @@ class Passage:
         if self._work is not None:
             return None
         if self._joined and self._heard_at is not None and self._clock() - self._heard_at < LEASE_SECONDS:
-            found = await self._cache.get_l3(self._key)
+            found = await self._in_l3()
             return None if found is None else Landing(found[0], Outcome.JOINED, None, True)
         self._begin_alone()
         return None
@@ -278,7 +305,7 @@ class Passage:
         self._work = asyncio.create_task(self._make(token, may_have))
 
     async def _make(self, token: int | None, may_have: bool = True) -> Landing:
-        found = await (self._cache.get(self._key) if token is None else self._cache.get_l3(self._key, may_have))
+        found = await (self._cache.get(self._key, stale=self._ticket.stale) if token is None else self._in_l3(may_have))
         if found is not None:
             entry, outcome = found
             if token is not None and self._records is not None:

@@ -19,6 +19,7 @@ from serve_app.model.model import Family
 from serve_app.prompt.prompt import Change, Normalised, Normaliser
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest, resolve
+from serve_app.schema.resolve import no_such_model
 
 KEPT_PROMPTS = 4_096
 """Normal forms kept in memory: most prompts come again letter by letter, and looking one up costs nothing."""
@@ -28,7 +29,8 @@ KEPT_PROMPTS = 4_096
 class Plan:
     """A request resolved: what to make, under which names, how soon. `asked` is the prompt as it was typed.
 
-    `urgency` is beside spec and keys, not in them: whoever asks in a hurry gets the video that others wait for.
+    `urgency` and `tags` are beside spec and keys, not in them: whoever asks in a hurry, or under another name, gets the
+    video that others wait for.
     """
 
     asked: str
@@ -37,6 +39,7 @@ class Plan:
     changes: tuple[Change, ...] = ()
     corrected: tuple[Correction, ...] = ()
     urgency: Urgency = field(default_factory=Urgency)
+    tags: tuple[str, ...] = ()
 
     def explained(self) -> dict[str, Any]:
         """Return the JSON-able explanation: prompt, normalised form, each step, corrections, spec and keys."""
@@ -94,7 +97,32 @@ class Planner:
         keys = keys_for(spec, self.card, self._encoder_fingerprint)
         corrected = dict.fromkeys((*prompt.corrected, *negative_prompt.corrected))
         urgency = request.urgency(self._clock())
-        return Plan(request.prompt, spec, keys, prompt.changes, tuple(corrected), urgency)
+        return Plan(request.prompt, spec, keys, prompt.changes, tuple(corrected), urgency, request.tags or ())
+
+    def prompt_forms(self, prompt: str) -> frozenset[str]:
+        """Return the normal forms of `prompt`: as it is asked for, and with its typos kept; raises Unprocessable."""
+        forms = {self._normalised("prompt", prompt, correct_typos).text for correct_typos in (True, False)}
+        if "" in forms:
+            raise Unprocessable("'prompt' is empty.", param="prompt")
+        return frozenset(forms)
+
+    def known_as(self, model: str) -> str:
+        """Return the name that a model's videos bear, if `model` is one of the names of this one; else `model`."""
+        return self._card.name if model in self._card.aliases else model
+
+    def model(self, model: str) -> str:
+        """Return the name of this planner's model; raises NotFound for another's."""
+        if self.known_as(model) != self._card.name:
+            raise no_such_model(model, self._card)
+        return self._card.name
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Everything with a fingerprint that a video of this planner's is made by."""
+        card = self._card
+        return (
+            card.model_fingerprint, card.text_encoder_fingerprint, card.decoder_fingerprint, self._encoder_fingerprint
+        )  # fmt: skip
 
     def _normalised(self, field: str, text: str, correct_typos: bool) -> Normalised:
         if len(text) > self._max_prompt_chars:

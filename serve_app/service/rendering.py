@@ -19,7 +19,7 @@ import torch
 from serve_app.cache.detached import detached
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.single_flight import Flight, Flights
-from serve_app.core import Finished, Frames, Outcome, Progress, RenderEvent, RenderRequest, Started, Urgency
+from serve_app.core import Finished, Frames, Origin, Outcome, Progress, RenderEvent, RenderRequest, Started, Urgency
 from serve_app.engine.engine import Rendering, StepEngine
 from serve_app.errors import FingerprintMismatch, RenderCancelled, RenderFailed, TierError
 from serve_app.service import ending
@@ -55,6 +55,7 @@ class RenderWorker:
         self._records = flights
         self._flights: Flights[Finished, RenderEvent] = Flights()
         self._keepers: dict[str, Keeper] = {}
+        self._origins: dict[RenderFlight, Origin] = {}
 
     async def render(self, request: RenderRequest, embeds: PromptEmbeds) -> AsyncIterator[RenderEvent]:
         """Yield Started, Progress as it happens, and Finished; raises what the render raised.
@@ -63,7 +64,11 @@ class RenderWorker:
         """
         if request.model_fingerprint != self._model_fingerprint:
             raise FingerprintMismatch("This replica runs other weights; try again shortly.", retry_after=1)
-        flight, _ = self._flights.board(request.keys.video, lambda flight: self._carry(request, embeds, flight))
+        await self._part_from_older(request)
+        flight, led = self._flights.board(request.keys.video, lambda flight: self._carry(request, embeds, flight))
+        if led:
+            self._origins[flight] = request.origin
+            flight.task.add_done_callback(lambda _: self._origins.pop(flight))
         self._keep(request, embeds.embedding, flight)
         news = _Latest(flight)
         flight.hold()  # never released: a render does not end because its listeners do
@@ -84,6 +89,12 @@ class RenderWorker:
     def promote(self, key: str, urgency: Urgency) -> bool:
         """Make the render of key(video) at least as urgent as `urgency`; False when it is not denoising here."""
         return self._engine.promote(key, urgency)
+
+    async def _part_from_older(self, request: RenderRequest) -> None:
+        """End a render of the same key that was begun before an invalidation which the asker knows of."""
+        while (flight := self._flights.find(request.keys.video)) and request.outdates(self._origins[flight]):
+            flight.task.cancel()
+            await asyncio.wait({flight.task})  # the engine takes a key once
 
     def _keep(self, request: RenderRequest, embedding: str, flight: RenderFlight) -> None:
         """Keep the flight's record for as long as the render runs, under the newest token that anybody asked with."""
@@ -130,13 +141,13 @@ class RenderWorker:
         rendering = await self._denoised(request, embeds, flight)
         finished = await self._finished(request, rendering, Outcome.RENDERED)
         if self._latents is not None:
-            self._latents.keep(request.keys.latents, rendering.latents)
+            self._latents.keep(request.keys.latents, rendering.latents, request=request)
         return finished
 
     async def _from_latents(self, request: RenderRequest) -> Rendering | None:
         """Decode kept latents; None when there are none, or none that fit or decode."""
         key = request.keys.latents
-        latents = None if self._latents is None else await self._latents.find(key)
+        latents = None if self._latents is None else await self._latents.find(key, request=request)
         if self._latents is None or latents is None:
             return None
         try:

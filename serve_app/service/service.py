@@ -17,13 +17,17 @@ from typing import Any
 from serve_app.cache.bloom_builder import BloomBuilder
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import FlightRecords
-from serve_app.core import Entry, JobStatus, Keys, Outcome, VideoSpec
+from serve_app.cache.rule_keeper import RuleKeeper
+from serve_app.cache.rule_sweep import RuleSweeper
+from serve_app.core import Entry, JobStatus, Keys, Outcome, Rule, VideoSpec
 from serve_app.errors import ContentGone, InvalidRequest, NotFound, Unavailable
 from serve_app.media.variant import Variant
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest
+from serve_app.schema.invalidation import InvalidationRequest
 from serve_app.service.desk import Desk
 from serve_app.service.events import JobEvent, Position, Storyteller
+from serve_app.service.invalidating import Invalidator
 from serve_app.service.job import Job, Order, Page, unknown
 from serve_app.service.jobs import JobStore
 from serve_app.service.landing import Landing, Peers, Renderer, VideoFlight
@@ -66,6 +70,8 @@ class VideoService:
     """One router's service; `cache` holds videos, `latents` what they are decoded from, `renderer` makes the rest.
 
     flights: the cluster's flight records; without them this router is alone. builder: keeps L3's Bloom filter built.
+    rules: keeps the invalidations that the caches know; without it only routers that are told by their peers know of
+    one. sweeper: deletes what they cover.
     """
 
     def __init__(
@@ -81,6 +87,8 @@ class VideoService:
         latents: TieredCache | None = None,
         flights: FlightRecords | None = None,
         builder: BloomBuilder | None = None,
+        rules: RuleKeeper | None = None,
+        sweeper: RuleSweeper | None = None,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -90,7 +98,6 @@ class VideoService:
         self._secret = secret
         self._telemetry = telemetry
         self._peers = peers
-        self._latents = latents
         self._builder = builder
         self._limits = limits or Limits()
         self._clock = clock
@@ -102,6 +109,10 @@ class VideoService:
             linger_seconds=self._limits.linger_seconds,
             flights=flights,
         )
+        self._invalidator = Invalidator(
+            rules or RuleKeeper(cache.rules), planner, cache, renderer, peers, latents=latents, sweeper=sweeper
+        )
+        self._rules = cache.rules
         self._desk = Desk(jobs, self._board_job, room=self._room, ended=self._job_ended, clock=clock)
         self._storyteller = Storyteller(self._desk, flights)
         self._pictures = Pictures()
@@ -109,8 +120,12 @@ class VideoService:
         self._outcomes: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Begin looking for jobs that nobody follows, on the running event loop; the first job does it too."""
+        """Begin looking for jobs that nobody follows, on the running event loop; the first job does it too.
+
+        And to hear of invalidations, which the first look into a shared tier does too.
+        """
         self._desk.start()
+        self._invalidator.start()
         if self._builder is not None:
             self._builder.start()
 
@@ -122,6 +137,7 @@ class VideoService:
         began = time.perf_counter()
         plan = self.planner.plan(request)
         found = self._source.now(plan.keys)
+        self._invalidator.asked(plan, None if found is None else found.entry)
         if found is not None:
             return self._answer(plan, found, True, began)
         if self._waiting >= self._limits.max_waiting:
@@ -131,7 +147,7 @@ class VideoService:
             found = await self._source.overflow(plan.keys)
             if found is not None:
                 return self._answer(plan, found, True, began)
-            flight, led = self._source.board(plan.spec, plan.keys, plan.urgency)
+            flight, led = self._source.board(plan.spec, plan.keys, plan.urgency, labels=self._invalidator.labels(plan))
             landing = await flight.wait()
         except Exception:
             self._outcomes["failed"] += 1
@@ -157,13 +173,14 @@ class VideoService:
                 return earlier
             mark = earlier
         found = await self._ready(plan.keys)
+        self._invalidator.asked(plan, None if found is None else found.entry)
         if found is not None:
             return await self._submit_hit(plan, found, mark, began)
         now = self._clock()
         job = Job(
             id=new_job_id(), prompt=plan.asked, spec=plan.spec, keys=plan.keys,
             created_at=now, updated_at=now, expires_at=now + self._limits.job_ttl_seconds,
-            corrected=plan.corrected, urgency=plan.urgency,
+            corrected=plan.corrected, urgency=plan.urgency, tags=plan.tags,
         )  # fmt: skip
         return await self.job(await self._desk.accept(job, mark or mark_of(self._secret, request, attempt)))
 
@@ -216,23 +233,30 @@ class VideoService:
     async def invalidate(self, key: str) -> dict[str, Any]:
         """Delete the video of `key`, and its latents, from every tier and every router's memory.
 
-        Asked for again it is rendered anew; without the video its latents are not known and stay. Raises
-        InvalidRequest.
+        Asked for again it is rendered anew. Raises InvalidRequest, and Unavailable when that can be recorded nowhere.
         """
         if not _KEY.fullmatch(key):
             raise InvalidRequest("'key' must be the 64 hex digits of a video's key.", param="key")
-        await self._drop_latents(key)
-        deleted = await self._cache.delete(key)
+        done = await self._invalidator.key(key)
         self._pictures.forget(key)
         await self._peers.forget((key,), ())
-        return {"key": key, "deleted": list(deleted)}
+        return {"key": key, "deleted": list(done.deleted)}
 
-    async def _drop_latents(self, key: str) -> None:
-        """Delete what the video of `key` was decoded from, or it would come back as it was."""
-        found = None if self._latents is None else await self._cache.get(key)
-        if self._latents is not None and found is not None and "latents_key" in found[0].meta:
-            await self._renderer.drop_latents(found[0].meta["latents_key"])
-            await self._latents.delete(found[0].meta["latents_key"])  # there may be no renderer just now
+    async def invalidate_where(self, request: InvalidationRequest) -> dict[str, Any]:
+        """Let what `request` chooses count as not there, everywhere within a second, and delete it.
+
+        A render of it that is under way ends for those who wait for it already, and nobody else. Raises what
+        `Invalidator.invalidate` does.
+        """
+        done = await self._invalidator.invalidate(request)
+        if request.key is not None:
+            self._pictures.forget(request.key)
+            await self._peers.forget((request.key,), ())
+        return done.wire()
+
+    def learn(self, rules: tuple[Rule, ...]) -> None:
+        """Take in invalidations; a peer tells of them."""
+        self._rules.learn(rules)
 
     def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
         """Drop videos and deleted jobs from this process' memory, and follow those no further; a peer asked for it."""
@@ -252,6 +276,7 @@ class VideoService:
             "jobs": self._desk.stats(),
             "cache": self._cache.stats(),
             "pictures": self._pictures.stats(),
+            "invalidation": self._invalidator.stats(),
             "renderer": await self._renderer.stats(),
         }
 
@@ -262,10 +287,12 @@ class VideoService:
             await self._builder.aclose()
         await self._desk.aclose()
         await self._source.aclose()
+        await self._invalidator.aclose()
         await self._cache.aclose()
 
     def _board_job(self, job: Job) -> tuple[VideoFlight, bool]:
-        return self._source.board(job.spec, job.keys, job.urgency, asked_at=job.created_at)
+        labels = self._invalidator.labels_of(job.spec, job.keys, job.tags)
+        return self._source.board(job.spec, job.keys, job.urgency, asked_at=job.created_at, labels=labels)
 
     def _room(self) -> int:
         """Return how many orphaned jobs may be adopted: they take places like any others."""

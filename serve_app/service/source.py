@@ -4,6 +4,9 @@ One flight per key and process, which is a passage on the cluster's one flight: 
 for all who wait, and only if none has the video and nobody else is rendering it is it rendered. The number of flights
 is bounded; when all places are taken, what the tiers hold is still answered. A video that no durable tier could take
 stays in L1 alone, marked, and is stored by the next flight that finds it there.
+
+An invalidation ends no flight: those on it asked before. But whoever asks afterwards gets a flight of their own, on
+which nothing begun earlier is an answer.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import replace
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.single_flight import Flights
-from serve_app.core import Entry, Keys, Outcome, RenderEvent, RenderRequest, Urgency, VideoSpec
+from serve_app.core import EVERYTHING, Entry, Keys, Outcome, RenderEvent, RenderRequest, Rule, Urgency, VideoSpec
 from serve_app.errors import Busy
 from serve_app.service.landing import Landing, Renderer, VideoFlight
 from serve_app.service.passage import Passage, Ticket
@@ -45,7 +48,9 @@ class VideoSource:
         self._flights: Flights[Landing, RenderEvent] = Flights(linger_seconds)
         self._passages: dict[VideoFlight, Passage] = {}
         self._urgency: dict[VideoFlight, Urgency] = {}
+        self._labels: dict[VideoFlight, tuple[str, ...]] = {}
         self._render_seconds = 1.0
+        cache.rules.listen(self._invalidated)
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -68,19 +73,28 @@ class VideoSource:
         return Landing(found[0], found[1], None, _is_stored(found[0]))
 
     def board(
-        self, spec: VideoSpec, keys: Keys, urgency: Urgency, *, asked_at: float | None = None
+        self,
+        spec: VideoSpec,
+        keys: Keys,
+        urgency: Urgency,
+        *,
+        asked_at: float | None = None,
+        labels: tuple[str, ...] = (),
     ) -> tuple[VideoFlight, bool]:
         """Return the flight of a video and whether this call started it; a flight hurries for whoever joins it.
 
         asked_at: Unix seconds, when this was first asked for (absent: now); an adopted job keeps its place in queues.
+        labels: what invalidations may choose the video by.
         """
-        request = RenderRequest(spec, keys, self._model_fingerprint, asked_at=asked_at or time.time())
+        request = RenderRequest(spec, keys, self._model_fingerprint, asked_at=asked_at or time.time(), labels=labels)
         flight, led = self._flights.board(keys.video, lambda flight: self._carry(request, flight))
         before = self._urgency.get(flight, urgency)
         self._urgency[flight] = before.joined(urgency)
         if led:
-            flight.task.add_done_callback(lambda _: self._urgency.pop(flight))
-        elif self._urgency[flight] != before:
+            self._labels[flight] = labels
+            flight.task.add_done_callback(lambda _: (self._urgency.pop(flight), self._labels.pop(flight)))
+            return flight, led
+        if self._urgency[flight] != before:
             self._renderer.promote(keys.video, self._urgency[flight])
             if flight in self._passages:
                 self._passages[flight].hurry()
@@ -91,6 +105,15 @@ class VideoSource:
         if self._records is not None:
             await self._records.aclose()
 
+    def _invalidated(self, rules: tuple[Rule, ...]) -> None:
+        """Let nobody join a flight any more that a new rule is about, or may be: its video's tags are its leader's."""
+        chosen = {rule.label for rule in rules}
+        may_be_any = any(rule.kind == "tag" for rule in rules)
+        for flight, labels in self._labels.items():
+            is_about = may_be_any or not chosen.isdisjoint((EVERYTHING, *labels))
+            if is_about and self._flights.find(flight.key) is flight:
+                self._flights.part(flight.key)
+
     def busy(self, what: str) -> Busy:
         """Return the refusal that says `what` there are too many of, and when to come back."""
         wait = min(600, max(1, round(self._render_seconds * len(self._flights))))
@@ -98,8 +121,10 @@ class VideoSource:
 
     async def _carry(self, request: RenderRequest, flight: VideoFlight) -> Landing:
         """Look in L1 again (it may have landed meanwhile), then take this process' part in the cluster's flight."""
-        keys = request.keys
+        keys, rules = request.keys, self._cache.rules
         with span("router", model=request.spec.model):
+            await rules.ready()
+            request = replace(request, rules=rules.concerning(request.labels))
             entry = self._cache.get_l1(keys.video)
             if entry is not None:
                 if not _is_stored(entry):
@@ -117,10 +142,21 @@ class VideoSource:
             return self._landed(landing, time.perf_counter() - began)
 
     def _ticket(self, request: RenderRequest, flight: VideoFlight) -> Ticket:
+        rules, known = self._cache.rules, self._cache.rules.now
+        not_before = known.not_before(request.labels)
         return Ticket(
             urgency=lambda: self._urgency[flight],
-            render=lambda token: self._renderer.render(replace(request, urgency=self._urgency[flight], token=token)),
+            render=lambda token: self._renderer.render(
+                replace(
+                    request,
+                    urgency=self._urgency[flight],
+                    token=token,
+                    begun_at=max(token or rules.clock.now(), not_before),
+                )
+            ),
             promote=lambda urgency: self._renderer.promote(request.keys.video, urgency),
+            not_before=not_before,
+            stale=lambda entry: known.covers(self._cache.kind, entry),
         )
 
     def _landed(self, landing: Landing, seconds: float) -> Landing:

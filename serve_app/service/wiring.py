@@ -13,11 +13,16 @@ from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.bloom_builder import BloomBuilder
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.folder import FolderStore
+from serve_app.cache.invalidation import Labels, RuleBook
 from serve_app.cache.lease import Lease
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.name import Kind
 from serve_app.cache.redis import RedisTier
 from serve_app.cache.redis_flights import RedisFlights
+from serve_app.cache.redis_rules import RedisRules
+from serve_app.cache.rule_keeper import RuleKeeper
+from serve_app.cache.rule_mirror import RuleMirror
+from serve_app.cache.rule_sweep import ObjectShelf, RedisShelf, RuleSweeper
 from serve_app.cache.store import ObjectStore, open_store
 from serve_app.core import ModelCard, PromptRules, VideoSpec
 from serve_app.errors import InvalidRequest
@@ -80,9 +85,18 @@ def _open_bloom(settings: Settings, l2: RedisTier | None, l3: ObjectStore | None
 
 
 def open_cache(
-    kind: Kind, settings: Settings, tiers: SharedTiers, telemetry: Telemetry, *, l1_bytes: int | None = None
+    kind: Kind,
+    settings: Settings,
+    tiers: SharedTiers,
+    telemetry: Telemetry,
+    *,
+    l1_bytes: int | None = None,
+    rules: RuleBook | None = None,
 ) -> TieredCache:
-    """Return the cache of one kind of value over `tiers`, with `l1_bytes` of this process' memory above them."""
+    """Return the cache of one kind of value over `tiers`, with `l1_bytes` of this process' memory above them.
+
+    rules: the invalidations that this process keeps up with; without, it knows those that come with requests.
+    """
     return TieredCache(
         kind,
         secret=settings.secret_bytes,
@@ -90,15 +104,35 @@ def open_cache(
         l2=tiers.l2,
         l3=tiers.l3,
         bloom=tiers.bloom,
+        rules=rules,
         telemetry=telemetry,
     )
 
 
-def open_latents(settings: Settings, tiers: SharedTiers, telemetry: Telemetry) -> TieredCache | None:
+def open_latents(
+    settings: Settings, tiers: SharedTiers, telemetry: Telemetry, rules: RuleBook | None = None
+) -> TieredCache | None:
     """Return the cache of final latents, which is L3 alone; None when there is none or they are not to be kept."""
     if tiers.l3 is None or not settings.keep_latents:
         return None
-    return open_cache("latents", settings, replace(tiers, l2=None), telemetry)
+    return open_cache("latents", settings, replace(tiers, l2=None), telemetry, rules=rules)
+
+
+def open_rules(settings: Settings, tiers: SharedTiers) -> RuleKeeper:
+    """Return what keeps this process' book of invalidations equal to everybody's."""
+    secret = settings.secret_bytes
+    return RuleKeeper(
+        RuleBook(Labels(secret)),
+        None if tiers.l2 is None else RedisRules(tiers.l2, secret=secret),
+        None if tiers.l3 is None else RuleMirror(tiers.l3, secret=secret),
+    )
+
+
+def open_sweeper(keeper: RuleKeeper, tiers: SharedTiers) -> RuleSweeper:
+    """Return what deletes from the shared tiers what invalidations cover."""
+    l2 = () if tiers.l2 is None else (RedisShelf(tiers.l2),)
+    l3 = () if tiers.l3 is None else (ObjectShelf(tiers.l3),)
+    return RuleSweeper(keeper, (*l2, *l3))
 
 
 def open_flights(settings: Settings, tiers: SharedTiers) -> RedisFlights | None:
@@ -173,17 +207,20 @@ def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry
         )
     planner = open_planner(settings)
     planner.load()
+    rules = open_rules(settings, tiers)
     return VideoService(
         planner,
-        open_cache("video", settings, tiers, telemetry, l1_bytes=settings.l1_bytes),
+        open_cache("video", settings, tiers, telemetry, l1_bytes=settings.l1_bytes, rules=rules.book),
         renderer,
         jobs,
         secret=settings.secret_bytes,
         telemetry=telemetry,
         peers=peers,
-        latents=open_latents(settings, tiers, telemetry),
+        latents=open_latents(settings, tiers, telemetry, rules.book),
         flights=open_flights(settings, tiers),
         builder=open_builder(tiers),
+        rules=rules,
+        sweeper=open_sweeper(rules, tiers),
         limits=Limits(
             max_queued=settings.max_queued,
             max_waiting=settings.max_waiting,

@@ -158,6 +158,27 @@ async def test_invalidate(http: httpx.AsyncClient) -> None:
         assert (answer.status_code, answer.json()["error"]["param"]) == (status, "key")
 
 
+async def test_invalidate_where(http: httpx.AsyncClient) -> None:
+    """POST /v1/cache/invalidate tells the rule, its epoch and what is gone; the video is then rendered anew."""
+    made = await http.post("/v1/videos/sync", json={"prompt": "a tagged circle", "tags": ["spring"]})
+    assert made.headers["X-Encore-Outcome"] == "rendered"
+    told = (await http.post("/v1/cache/invalidate", json={"tag": "spring"})).json()
+    assert told["rule"]["selector"] == "tag"
+    assert told["deleted"] == {"l1": 1}
+    assert told["epoch"] >= told["rule"]["before"]
+    again = await http.post("/v1/videos/sync", data={"prompt": "a tagged circle", "tags": "spring,summer"})
+    assert again.headers["X-Encore-Outcome"] == "rendered"
+    assert (await http.get("/v1/stats")).json()["invalidation"]["rules"] >= 1
+
+
+@pytest.mark.parametrize("body", [{}, {"tag": "a", "key": "b"}, {"tags": "a"}, {"tag": "x" * 65}, {"key": "short"}])
+async def test_invalidate_where_refuses(http: httpx.AsyncClient, body: dict[str, str]) -> None:
+    """No choice, several, and what is none are a 422 in the OpenAI form; a body that is no object is a 400."""
+    answer = await http.post("/v1/cache/invalidate", json=body)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (422, "invalid_request_error")
+    assert (await http.post("/v1/cache/invalidate", content=b"[]")).status_code == 400
+
+
 async def test_explain_stats_models_healthz(rig: Rig, http: httpx.AsyncClient) -> None:
     """The small routes answer what they say, and explain renders nothing."""
     told = (await http.post("/v1/explain", json={"prompt": " A  circle!"})).json()
@@ -192,7 +213,7 @@ async def test_openapi(http: httpx.AsyncClient) -> None:
     assert {path: set(methods) for path, methods in document["paths"].items()} == {
         "/v1/videos": {"get", "post"}, "/v1/videos/sync": {"post"}, "/v1/videos/{video_id}": {"get", "delete"},
         "/v1/videos/{video_id}/content": {"get"}, "/v1/videos/{video_id}/events": {"get"},
-        "/v1/explain": {"post"}, "/invalidate": {"post"},
+        "/v1/explain": {"post"}, "/invalidate": {"post"}, "/v1/cache/invalidate": {"post"},
         "/v1/stats": {"get"}, "/v1/models": {"get"}, "/healthz": {"get"},
     }  # fmt: skip
     body = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]

@@ -151,9 +151,9 @@ async def test_background_work_has_no_request_context(replica) -> None:
     one.l1.delete_now(KEY)
     write = one.cache._remotes[0].write
 
-    async def watched(entry: Entry) -> Entry | None:
+    async def watched(entry: Entry, *rest: Any) -> Entry | None:
         seen.append(request_id.get(None))
-        return await write(entry)
+        return await write(entry, *rest)
 
     one.cache._remotes[0].write = watched
     await one.cache.get(KEY)

@@ -104,6 +104,7 @@ def test_every_field_is_an_option(encore: Encore, world: World) -> None:
         "quality": 30,
         "priority": "batch",
         "deadline_seconds": 60.5,
+        "tags": "spring,summer",
     }
     assert {"prompt", "correct_typos", *options} == set(VideoRequest.model_fields)
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]

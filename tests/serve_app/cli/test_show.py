@@ -1,4 +1,4 @@
-"""`encore invalidate`, `stats` and `models`."""
+"""`encore stats` and `models`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,9 @@ from typer.testing import Result
 
 from serve_app.api.objects import model_object
 from serve_app.model.model import load_family
-from tests.serve_app.client.wire_server import KEY, World
+from tests.serve_app.client.wire_server import World
 
 Encore = Callable[..., Result]
-
-
-def test_invalidate_says_where_the_video_was(encore: Encore, world: World) -> None:
-    """Proves that the key is sent and the tiers it was removed from are told, or that there were none."""
-    assert encore("invalidate", KEY).stdout == "deleted from l2, l3\n"
-    assert world.requests[-1][2] == {"key": KEY}
-    assert json.loads(encore("invalidate", KEY, "--json").stdout) == {"key": KEY, "deleted": ["l2", "l3"]}
-    world.failure = JSONResponse({"key": KEY, "deleted": []})
-    assert encore("invalidate", KEY).stdout == "no tier had it\n"
 
 
 def test_stats_shows_every_figure_once(encore: Encore, world: World) -> None:

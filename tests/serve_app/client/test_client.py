@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serve_app import errors
-from serve_app.client import AsyncEncore, CacheInfo, Encore, Invalidated, JobError, StageKeys
+from serve_app.client import AsyncEncore, CacheInfo, Encore, Invalidated, Invalidation, JobError, StageKeys
 from serve_app.client.calls import Fields
 from serve_app.core import JobStatus, Outcome
 from serve_app.schema import VideoRequest
@@ -211,6 +211,9 @@ def test_the_small_calls(encore: Any, world: World) -> None:
     assert encore.content("video_1") == FILE
     assert encore.invalidate(KEY) == Invalidated(KEY, ("l2", "l3"))
     assert world.requests[-1][2] == {"key": KEY}
+    told = encore.invalidate_where(tag="spring")
+    assert told == Invalidation("tag", 1.8e9, 7, {"l1": 2})
+    assert world.requests[-1][3] == {"tag": "spring"}
     (model,) = encore.models()
     assert (model.id, model.extra) == ("native/demo", {"created": 0, "family": "native"})
     assert encore.stats() == {"outcomes": {"l1": 3}}
@@ -218,6 +221,7 @@ def test_the_small_calls(encore: Any, world: World) -> None:
     assert world.asked == [
         "GET /v1/videos/video_1/content",
         "POST /invalidate",
+        "POST /v1/cache/invalidate",
         "GET /v1/models",
         "GET /v1/stats",
         "GET /healthz",
@@ -255,7 +259,7 @@ def test_both_clients_have_the_same_methods() -> None:
         return {name: list(inspect.signature(each).parameters) for name, each in methods if name[0] != "_"}
 
     assert public(Encore) == public(AsyncEncore)
-    assert len(public(Encore)) == 15
+    assert len(public(Encore)) == 16
     assert inspect.signature(Encore).parameters.keys() == inspect.signature(AsyncEncore).parameters.keys()
 
 

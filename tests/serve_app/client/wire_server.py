@@ -176,6 +176,11 @@ def application(world: World) -> FastAPI:
     async def invalidate(key: str) -> Any:
         return {"key": key, "deleted": ["l2", "l3"]}
 
+    @app.post("/v1/cache/invalidate")
+    async def invalidate_where(request: Request) -> Any:
+        chosen = next(iter(await request.json()))
+        return {"rule": {"selector": chosen, "before": 1.8e9}, "epoch": 7, "deleted": {"l1": 2}}
+
     @app.get("/v1/models")
     async def models() -> Any:
         return {"object": "list", "data": [{"id": "native/demo", "object": "model", "created": 0, "family": "native"}]}

@@ -144,3 +144,30 @@ def test_nothing_but_unprocessable(fields: dict[str, Any]) -> None:
     except Unprocessable as error:
         result = error
     assert isinstance(result, VideoRequest) or result.param is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["spring", "summer"], ("spring", "summer")),
+        ("spring, summer,", ("spring", "summer")),
+        (["e\u0301t\u00e9"], ("\u00e9t\u00e9",)),
+        ([" spring ", "spring"], ("spring",)),
+        ([], ()),
+        ("", ()),
+        (None, None),
+    ],
+)
+def test_tags_have_one_form(given: object, meant: object) -> None:
+    """Lists, and strings between commas as forms have them, give the same NFC tags, each once."""
+    assert parse_request({"prompt": "p", "tags": given}).tags == meant
+
+
+@pytest.mark.parametrize(
+    "tags", [["x"] * 9, ["x" * 65], [""], ["a,b"], ["a\nb"], ["a\u200bb"], ["\ud800"], [7], 7, {"a": 1}]
+)
+def test_tags_that_are_none(tags: object) -> None:
+    """More than eight, too long, empty, with commas or invisible characters: refused, naming the field."""
+    with pytest.raises(Unprocessable) as refused:
+        parse_request({"prompt": "p", "tags": tags})
+    assert refused.value.param == "tags"

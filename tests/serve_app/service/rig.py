@@ -16,9 +16,25 @@ from typing import Any
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.folder import FolderStore
+from serve_app.cache.invalidation import Labels, RuleBook, provenance
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.redis import RedisTier
-from serve_app.core import Entry, Finished, JobStatus, Keys, Progress, RenderEvent, RenderRequest, Started, Urgency
+from serve_app.cache.redis_rules import RedisRules
+from serve_app.cache.rule_keeper import RuleKeeper
+from serve_app.cache.rule_mirror import RuleMirror
+from serve_app.cache.rule_sweep import ObjectShelf, RedisShelf, RuleSweeper
+from serve_app.core import (
+    Entry,
+    Finished,
+    JobStatus,
+    Keys,
+    Progress,
+    RenderEvent,
+    RenderRequest,
+    Rule,
+    Started,
+    Urgency,
+)
 from serve_app.errors import RenderCancelled
 from serve_app.model.model import Family, load_family
 from serve_app.schema import VideoRequest, parse_request, resolve
@@ -100,8 +116,10 @@ class ScriptedRenderer:
                 raise self.failure
             yield Progress(step, self.total)
         data = f"video of {key}".encode() * 20 if self.data is None else self.data
-        entry = Entry.of(key, data, {"spec": asdict(request.spec)})
-        stored = await self._store.put(entry)
+        self._store.rules.learn(request.rules)
+        meta = {"spec": asdict(request.spec), **provenance(request.begun_at, request.labels)}
+        not_before = self._store.rules.not_before(request.labels)
+        stored = await self._store.put(Entry.of(key, data, meta), not_before=not_before)
         yield Finished(stored.entry, stored.tiers, time.perf_counter() - began, 0.0)
 
     async def _step_or(self, stop: asyncio.Event) -> None:
@@ -141,6 +159,11 @@ class Peers:
         for service in self.services:
             service.forget(keys, job_ids)
 
+    async def learn(self, rules: tuple[Rule, ...]) -> None:
+        """Tell everybody."""
+        for service in self.services:
+            service.learn(rules)
+
 
 @dataclass
 class Clock:
@@ -167,7 +190,26 @@ class Rig:
         self.telemetry = Telemetry(self.events.append)
         self.renderer = ScriptedRenderer(self.cache(l1=False))
 
-    def cache(self, *, l1: bool = True, kind: Any = "video") -> TieredCache:
+    def rules(self, *, deaf: bool = False) -> RuleKeeper:
+        """What keeps one router's invalidations, looking when it is told to and when a test says `sync`.
+
+        deaf: its messages are lost.
+        """
+        redis = self.redis()
+        kept = None if redis is None else RedisRules(redis, secret=SECRET)
+        if kept is not None and deaf:
+            kept.watch = lambda changed: None  # type: ignore[method-assign]
+        mirror = None if self.folder is None else RuleMirror(FolderStore(self.folder), secret=SECRET)
+        return RuleKeeper(RuleBook(Labels(SECRET)), kept, mirror, poll_seconds=3600.0)
+
+    def sweeper(self, keeper: RuleKeeper) -> RuleSweeper:
+        """What sweeps for a router, when a test says `round`."""
+        redis = self.redis()
+        shelves: list[Any] = [] if redis is None else [RedisShelf(redis)]
+        shelves += [] if self.folder is None else [ObjectShelf(FolderStore(self.folder))]
+        return RuleSweeper(keeper, shelves)
+
+    def cache(self, *, l1: bool = True, kind: Any = "video", rules: RuleBook | None = None) -> TieredCache:
         """A process' view of the shared tiers."""
         return TieredCache(
             kind,
@@ -175,14 +217,15 @@ class Rig:
             l1=MemoryTier(1 << 22) if l1 else None,
             l2=self.redis(),
             l3=None if self.folder is None else FolderStore(self.folder, max_bytes=1 << 28),
+            rules=rules,
             telemetry=self.telemetry,
             clock=self.clock,
         )
 
-    def latents(self) -> TieredCache:
+    def latents(self, rules: RuleBook | None = None) -> TieredCache:
         """Where a process keeps latents: in L3 alone."""
         store = None if self.folder is None else FolderStore(self.folder, max_bytes=1 << 28)
-        return TieredCache("latents", secret=SECRET, l3=store, telemetry=self.telemetry, clock=self.clock)
+        return TieredCache("latents", secret=SECRET, l3=store, rules=rules, telemetry=self.telemetry, clock=self.clock)
 
     def redis(self) -> RedisTier | None:
         """A connection pool of its own, as each process has one."""
@@ -206,19 +249,21 @@ class Rig:
         renderer: Any = None,
         family: Family | None = None,
         flights: FlightRecords | None = None,
+        rules: RuleKeeper | None = None,
         **limits: Any,
     ) -> VideoService:
         """One more router."""
         service = VideoService(
             Planner(family or load_family("native/demo"), "encoder", max_prompt_chars=500, clock=self.clock),
-            self.cache(),
+            self.cache(rules=None if rules is None else rules.book),
             renderer or self.renderer,
             self.jobs() if jobs is None else jobs,
             secret=secret,
             telemetry=self.telemetry,
             peers=self.peers,
-            latents=None if self.folder is None else self.latents(),
+            latents=None if self.folder is None else self.latents(None if rules is None else rules.book),
             flights=flights,
+            rules=rules,
             limits=Limits(**({"linger_seconds": 0.05} | limits)),
             clock=self.clock,
         )

@@ -13,6 +13,7 @@ import torch
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.memory import MemoryTier
+from serve_app.core import Origin
 from serve_app.errors import RenderFailed, TooLarge
 from serve_app.service.embedding import AT_ONCE, PromptEmbedder, PromptEmbeds
 from serve_app.telemetry import EmbeddingServed, Telemetry
@@ -202,3 +203,16 @@ async def test_memory_is_bounded_in_bytes() -> None:
     assert held["bytes"] <= 64 << 10
     assert held["evicted"] > 100
     assert cache.contains_now(f"{199:064x}")
+
+
+async def test_an_invalidated_embedding_is_computed_anew(bench: Bench) -> None:
+    """What was begun before a render's invalidations is a miss in every tier, and replaced there for everybody."""
+    await bench.embedder.embed((A, N), ("four", "no"), Origin(begun_at=5, labels=("l",)))
+    await bench.embedder.settled()
+    assert (await bench.embedder.embed((A, N), ("four", "no"), Origin(7, 5))).embedding == "hit"
+    assert (await bench.embedder.embed((A, N), ("four", "no"), Origin(9, 8, ("l",)))).embedding == "miss"
+    await bench.embedder.settled()
+    found = await bench.rig.cache(kind="embedding").get(A)
+    assert found is not None
+    assert (found[0].meta["begun_at"], found[0].meta["labels"]) == (9, ["l"])
+    assert (await bench.embedder.embed((A, N), ("four", "no"), Origin(12, 8))).embedding == "hit"

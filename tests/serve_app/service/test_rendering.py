@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ import pytest
 import safetensors.torch
 import torch
 
-from serve_app.core import Entry, Finished, JobStatus, Outcome, Progress, RenderRequest, Started
+from serve_app.core import (
+    Entry,
+    Finished,
+    JobStatus,
+    Outcome,
+    Progress,
+    RenderRequest,
+    Rule,
+    Started,
+)
 from serve_app.errors import FingerprintMismatch, RenderCancelled
 from serve_app.media.probe import probe
 from serve_app.model.model import load_family
@@ -177,3 +187,49 @@ async def test_deleting_the_only_job_frees_the_engine(rig: Rig, local: LocalRend
     await until(lambda: not local.engine.stats()["running"])
     assert local.engine.stats()["steps_done"] < 50
     assert await local.videos.get(job.keys.video) is None
+
+
+def ruled(request: RenderRequest, at: int, label: str = "l") -> RenderRequest:
+    """The same request by somebody who knows that everything with the label was invalidated at `at`."""
+    rules = (Rule("prompt" if label == "l" else "tag", label, at, at),)
+    return replace(request, begun_at=at, labels=("l",), rules=rules)
+
+
+async def test_an_older_render_is_not_joined(local: LocalRenderer) -> None:
+    """Who asks after an invalidation gets a render of their own; the one under way for others ends."""
+    request = replace(a_request(num_inference_steps=50), begun_at=5, labels=("l",))
+    older = asyncio.create_task(anext(aiter(local.render(request))))
+    await older
+    await until(lambda: local.engine.stats()["steps_done"] > 2)
+    events = [event async for event in local.render(ruled(request, 9))]
+    assert isinstance(events[-1], Finished)
+    assert events[-1].entry.meta["begun_at"] == 9
+    again = [event async for event in local.render(ruled(request, 9))]
+    assert again[-1].entry == events[-1].entry  # what was begun since is joined, or adopted
+
+
+@pytest.mark.parametrize("label", ["l", "only theirs"])
+async def test_older_latents_bring_nothing_back(rig: Rig, local: LocalRenderer, label: str) -> None:
+    """Latents begun before an invalidation of their video, or of a tag that only they have, cost a render anew.
+
+    The new render's latents take their place and are used again.
+    """
+    request = replace(a_request(), begun_at=5, labels=("l", "only theirs"))
+    outcomes = []
+    for each in (request, request, ruled(request, 9, label), ruled(request, 9, label)):
+        await local.videos.delete(request.keys.video)
+        outcomes.append([event async for event in local.render(each)][-1].outcome)  # type: ignore[union-attr]
+        await local.latents.settled()
+    assert outcomes == [Outcome.RENDERED, Outcome.LATENTS] * 2
+
+
+async def test_a_late_file_is_replaced_not_adopted(rig: Rig, local: LocalRenderer) -> None:
+    """Bytes that a paused writer left under the key since before the invalidation make room for the new render's."""
+    request = replace(a_request(), begun_at=9, labels=("l",))
+    old = Entry.of(request.keys.video, b"old", {"begun_at": 5, "labels": ["l"]})
+    await local.videos.put(old)
+    adopted = [event async for event in local.render(request)][-1]
+    assert adopted.entry.data == b"old"
+    fresh = [event async for event in local.render(ruled(request, 9))][-1]
+    assert fresh.entry.data != b"old"
+    assert (await rig.cache().get(request.keys.video))[0] == fresh.entry

@@ -1,0 +1,163 @@
+"""The rules of invalidations in Redis: a hash, an epoch that every change moves on, and a message that says so.
+
+Whoever hears the message reads at once; whoever missed it finds another epoch at the next poll, which is one small
+script. The epoch follows Redis' clock, so one that was emptied never says an epoch again that somebody knows. Beside
+the rules stand, per tag, the names of videos that were asked for with it after they had been made without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from serve_app.cache.lease import Lease
+from serve_app.cache.newswire import Newswire
+from serve_app.cache.redis import RedisTier
+from serve_app.cache.script import Script, milliseconds
+from serve_app.core import Rule, Selector
+from serve_app.errors import TierError
+
+_ADD, _READ, _RETIRE = (Script(f"rules_{verb}") for verb in ("add", "read", "retire"))
+TAG_SECONDS = 30 * 86_400
+"""How long it is remembered that a video was asked for with a tag, since somebody last did."""
+DEADLINE = 2.0
+_AT_ONCE = 500
+"""Rules in one script: while it runs nobody else is served."""
+_NO_TAG = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What an addition changed: the epoch since, and the rules that are new, those of a tag's videos too."""
+
+    epoch: int
+    now: int
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What Redis says: `version` is '' when it knows of no rules; `rules` None when they are as they were.
+
+    swept: by label, when the last sweep that ended had begun. Times in microseconds.
+    """
+
+    version: str
+    now: int
+    rules: tuple[Rule, ...] | None = None
+    swept: dict[str, int] | None = None
+
+
+class RedisRules:
+    """The rules over an L2; whoever gave it `redis` closes that. Every method raises TierError.
+
+    clock: for tests, Unix seconds instead of the server's own time.
+    """
+
+    def __init__(self, redis: RedisTier, *, secret: bytes, clock: Callable[[], float] | None = None) -> None:
+        self._redis = redis
+        self._clock = clock
+        self._newswire = Newswire(redis.new_client)
+        names = ("rules", "epoch", "swept", "sweeper", "news")
+        self._secret = secret
+        self._rules, self._epoch, self._swept, self._sweeper, self._channel = map(self._name, names)
+
+    async def add(self, kind: Selector, labels: Iterable[str], *, older_than: int = 0, tag: str = _NO_TAG) -> Added:
+        """Make a rule for each label, as of now less `older_than` microseconds.
+
+        tag: the label of a tag; the videos that were asked for with it get rules of their own.
+        """
+        fields = [part for label in labels for part in (label, kind, "", str(older_than))]
+        added, left = await self._add(fields, tag)
+        while left:
+            more, left = await self._add((), tag)
+            added = Added(more.epoch, added.now, (*added.rules, *more.rules))
+        return added
+
+    async def merge(self, rules: Iterable[Rule]) -> Added:
+        """Bring rules that were made elsewhere."""
+        rules = tuple(rules)
+        added, _ = await self._add((), _NO_TAG)
+        for first in range(0, len(rules), _AT_ONCE):
+            fields = [part for rule in rules[first : first + _AT_ONCE] for part in _fields(rule)]
+            more, _ = await self._add(fields, _NO_TAG)
+            added = Added(more.epoch, more.now, (*added.rules, *more.rules))
+        return added
+
+    async def read(self, version: str) -> Reading:
+        """Return what has changed since `version`."""
+        answer = await self._redis.run(_READ, [self._rules, self._epoch, self._swept], [self._now(), version])
+        found, now = answer[0].decode(), int(answer[1])
+        if len(answer) == 2:
+            return Reading(found, now)
+        rules = (_rule(label, *value.split()) for label, value in _pairs(answer[2]))
+        return Reading(found, now, tuple(rules), {label.decode(): int(at) for label, at in _pairs(answer[3])})
+
+    async def note(self, tags: dict[str, set[str]]) -> None:
+        """Remember, by the label of each tag, the labels of keys that were asked for with it."""
+        client = self._redis.client
+        for tag, keys in tags.items():
+            await self._ask(cast(Awaitable[Any], client.sadd(self._name(f"tag:{tag}"), *keys)))
+            await self._ask(client.expire(self._name(f"tag:{tag}"), TAG_SECONDS))
+
+    def lease(self, seconds: float) -> Lease:
+        """Return the lease of who sweeps."""
+        return Lease(self._redis, self._sweeper, seconds=seconds)
+
+    async def swept(self, rules: Iterable[Rule], began: int) -> None:
+        """Say that a sweep which began then has ended."""
+        ended = [part for rule in rules for part in (rule.label, str(began))]
+        if ended:
+            await self._ask(cast(Awaitable[Any], self._redis.client.hset(self._swept, items=ended)))
+
+    async def retire(self, rules: Iterable[Rule]) -> None:
+        """Forget rules that cover nothing any more."""
+        fields = [part for rule in rules for part in (rule.label, f"{rule.kind} {rule.before} {rule.at}")]
+        if fields:
+            keys = [self._rules, self._epoch, self._swept]
+            await self._redis.run(_RETIRE, keys, [self._now(), self._channel, *fields])
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` when somebody says that rules changed; messages may be lost."""
+        self._newswire.subscribe(self._channel, lambda _: changed())
+
+    async def aclose(self) -> None:
+        """Stop hearing."""
+        await self._newswire.aclose()
+
+    async def _add(self, fields: Sequence[str], tag: str) -> tuple[Added, int]:
+        """Return what was added, and how many videos of the tag are left to be."""
+        keys = [self._rules, self._epoch, self._name(f"tag:{tag}")]
+        epoch, now, added, left = await self._redis.run(_ADD, keys, [self._now(), self._channel, *fields])
+        rules = tuple(_rule(*added[first : first + 4]) for first in range(0, len(added), 4))
+        return Added(int(epoch), int(now), rules), int(left)
+
+    async def _ask(self, call: Awaitable[Any]) -> Any:
+        try:
+            async with asyncio.timeout(DEADLINE):
+                return await call
+        except Exception as error:  # a broken server can make the parser raise anything
+            raise TierError(f"Redis: {type(error).__name__}: {error}") from error
+
+    def _now(self) -> str:
+        return "" if self._clock is None else str(milliseconds(self._clock()))
+
+    def _name(self, part: str) -> str:
+        """Return an HMAC under the secret; in a cluster all of them are in one slot."""
+        return "encore:{rules}:" + hmac.new(self._secret, f"rules:{part}".encode(), hashlib.sha256).hexdigest()
+
+
+def _fields(rule: Rule) -> tuple[str, str, str, str]:
+    return rule.label, rule.kind, str(rule.before), str(rule.at)
+
+
+def _rule(label: bytes, kind: bytes, before: bytes, at: bytes) -> Rule:
+    return Rule(cast(Selector, kind.decode()), label.decode(), int(before), int(at))
+
+
+def _pairs(flat: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))

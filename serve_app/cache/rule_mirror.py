@@ -1,0 +1,73 @@
+"""The rules of invalidations as one object of L3, so that they outlive a Redis that loses what it holds.
+
+The stores are write-once, so a change is a deletion and a new object: whole or not there. Two who change it at a time
+may lose each other's rule for a moment; every process that knows a rule the object lacks writes it again, so nothing is
+lost unless all of them, and Redis, die in that moment. Taking in rules never takes any away.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import astuple
+
+from serve_app.cache.entry import pack, unpack
+from serve_app.cache.invalidation import provenance
+from serve_app.cache.name import storage_name
+from serve_app.cache.store import ObjectStore
+from serve_app.core import Entry, Rule
+from serve_app.errors import CorruptEntry, TierError
+
+logger = logging.getLogger(__name__)
+
+_KEY = "rules"
+_TRIES = 8
+_FOREVER = 2**62
+"""Begun later than anything: no rule covers the rules."""
+_WORTH = 1e9
+"""Seconds of work, as eviction counts: no video is worth more."""
+
+
+class RuleMirror:
+    """The rules in `store`; every method raises TierError when it cannot be reached."""
+
+    def __init__(self, store: ObjectStore, *, secret: bytes) -> None:
+        self._store = store
+        self._name = storage_name(secret, "rules", _KEY)
+
+    async def read(self) -> frozenset[Rule]:
+        """Return the rules that are there; what cannot be read is none, and makes way for what is written next."""
+        frame = await self._store.get(self._name)
+        if frame is None:
+            return frozenset()
+        try:
+            return frozenset(Rule(*each) for each in json.loads(unpack(_KEY, frame).data))
+        except (CorruptEntry, ValueError, TypeError) as error:
+            logger.warning("the mirrored invalidations cannot be read: %s", error)
+            await self._store.delete(self._name)
+            return frozenset()
+
+    async def write(self, rules: Iterable[Rule], *, without: Iterable[Rule] = ()) -> None:
+        """Add `rules` to what is there, less `without`."""
+        gone = frozenset(without)
+        for _ in range(_TRIES):
+            held = await self.read()
+            wanted = _newest(held.union(rules)) - gone
+            if held == wanted:
+                return
+            if held:
+                await self._store.delete(self._name)
+            meta = provenance(_FOREVER, ()) | {"cost_seconds": _WORTH}
+            frame = pack(Entry.of(_KEY, json.dumps(sorted(map(astuple, wanted))).encode(), meta))
+            if not wanted or await self._store.put(self._name, frame) is frame:
+                return
+        raise TierError("The mirrored invalidations are being written by too many at a time.")
+
+
+def _newest(rules: Iterable[Rule]) -> frozenset[Rule]:
+    """Return of each label the rule that says most."""
+    newest: dict[str, Rule] = {}
+    for rule in sorted(rules, key=lambda rule: rule.before):
+        newest[rule.label] = rule
+    return frozenset(newest.values())
