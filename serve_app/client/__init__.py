@@ -13,6 +13,8 @@ from serve_app.client.replies import (
     JobPage,
     Model,
     StageKeys,
+    WarmEstimate,
+    WarmUp,
 )
 
 __all__ = [
@@ -28,4 +30,6 @@ __all__ = [
     "JobPage",
     "Model",
     "StageKeys",
+    "WarmEstimate",
+    "WarmUp",
 ]

@@ -7,7 +7,7 @@ as httpx's own authentication flows do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from serve_app.client import failures, replies
-from serve_app.client.replies import Explanation, Generated, Invalidated, Job, JobPage, Model
+from serve_app.client.replies import Explanation, Generated, Invalidated, Job, JobPage, Model, WarmEstimate, WarmUp
 from serve_app.core import JobStatus
 from serve_app.errors import EncoreError, Unavailable
 
@@ -124,6 +124,31 @@ def explain(prompt: str, fields: Fields) -> Call[Explanation]:
 def invalidate(key: str) -> Call[Invalidated]:
     """Remove a key from all tiers."""
     return Call("POST", "/invalidate", replies.invalidated, params={"key": key})
+
+
+def warm(templates: Sequence[Mapping[str, Any]], ttl: str | float | None) -> Call[WarmUp]:
+    """Begin a warm-up."""
+    return Call("POST", "/v1/cache/warm", replies.warm_up, json=_templates(templates, ttl), slow=True)
+
+
+def warm_estimate(templates: Sequence[Mapping[str, Any]], ttl: str | float | None) -> Call[WarmEstimate]:
+    """Ask what a warm-up would do."""
+    body = _templates(templates, ttl) | {"dry_run": True}
+    return Call("POST", "/v1/cache/warm", replies.warm_estimate, json=body, slow=True)
+
+
+def warm_up(warm_up_id: str) -> Call[WarmUp]:
+    """Look how far a warm-up is."""
+    return Call("GET", f"/v1/cache/warm/{quote(warm_up_id, safe='')}", replies.warm_up)
+
+
+def cancel_warm_up(warm_up_id: str) -> Call[WarmUp]:
+    """End a warm-up."""
+    return Call("DELETE", f"/v1/cache/warm/{quote(warm_up_id, safe='')}", replies.warm_up)
+
+
+def _templates(templates: Sequence[Mapping[str, Any]], ttl: str | float | None) -> dict[str, Any]:
+    return {"templates": [dict(each) for each in templates]} | ({} if ttl is None else {"ttl": ttl})
 
 
 def models() -> Call[tuple[Model, ...]]:

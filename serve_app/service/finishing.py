@@ -75,12 +75,14 @@ class Finisher:
         if request.token is None or self._records is None:
             return await self._cache.put(entry)
         try:
-            return await self._landed(self._records, request.token, entry, outcome)
+            return await self._landed(self._records, request.token, entry, outcome, request.ttl)
         except TierError as error:  # Redis is away: L3 has it, or nobody
             logger.debug("a flight's end could not be told: %s", error)
             return await self._cache.put(entry)
 
-    async def _landed(self, records: FlightRecords, token: int, entry: Entry, outcome: Outcome) -> Stored:
+    async def _landed(
+        self, records: FlightRecords, token: int, entry: Entry, outcome: Outcome, ttl: float | None
+    ) -> Stored:
         """Write L3, then L2 and the flight's end in one step that only the holder of the newest token can take."""
         key = entry.key
         held = await self._cache.put_l3(entry)
@@ -90,7 +92,7 @@ class Finisher:
             await records.fail(key, token, ending.failed(RenderFailed("No storage could take the video.")))
             return Stored((), entry)
         began = time.perf_counter()
-        landed = await records.land(key, token, frame if fits else None, ending.landed(outcome))
+        landed = await records.land(key, token, frame if fits else None, ending.landed(outcome), ttl=ttl)
         if not landed and held is None:
             raise _taken_over()
         if fits:

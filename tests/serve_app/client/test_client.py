@@ -255,7 +255,7 @@ def test_both_clients_have_the_same_methods() -> None:
         return {name: list(inspect.signature(each).parameters) for name, each in methods if name[0] != "_"}
 
     assert public(Encore) == public(AsyncEncore)
-    assert len(public(Encore)) == 15
+    assert len(public(Encore)) == 19
     assert inspect.signature(Encore).parameters.keys() == inspect.signature(AsyncEncore).parameters.keys()
 
 

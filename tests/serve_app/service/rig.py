@@ -26,7 +26,9 @@ from serve_app.service.job import Job
 from serve_app.service.jobs import JobStore, MemoryJobs
 from serve_app.service.plan import Planner
 from serve_app.service.redis_jobs import RedisJobs
+from serve_app.service.redis_warm_ups import RedisWarmUps
 from serve_app.service.service import Limits, VideoService
+from serve_app.service.warm_ups import MemoryWarmUps, WarmStore
 from serve_app.telemetry import Event, Telemetry
 
 SECRET = b"a test's secret"
@@ -66,6 +68,7 @@ class ScriptedRenderer:
         self.asked: list[str] = []
         self.requests: list[RenderRequest] = []
         self.data: bytes | None = None
+        self.meta: dict[str, Any] = {}
         self.cancelled: list[str] = []
         self.promoted: list[tuple[str, Urgency]] = []
         self.failure: Exception | None = None
@@ -100,7 +103,7 @@ class ScriptedRenderer:
                 raise self.failure
             yield Progress(step, self.total)
         data = f"video of {key}".encode() * 20 if self.data is None else self.data
-        entry = Entry.of(key, data, {"spec": asdict(request.spec)})
+        entry = Entry.of(key, data, {"spec": asdict(request.spec), **self.meta})
         stored = await self._store.put(entry)
         yield Finished(stored.entry, stored.tiers, time.perf_counter() - began, 0.0)
 
@@ -198,6 +201,13 @@ class Rig:
             return MemoryJobs(clock=self.clock)
         return RedisJobs(redis.client, secret=SECRET, telemetry=self.telemetry, clock=self.clock)
 
+    def warm_ups(self) -> WarmStore:
+        """Warm-ups where this rig keeps them."""
+        redis = self.redis()
+        if redis is None:
+            return MemoryWarmUps(clock=self.clock)
+        return RedisWarmUps(redis.client, secret=SECRET, telemetry=self.telemetry, clock=self.clock)
+
     def service(
         self,
         *,
@@ -205,6 +215,7 @@ class Rig:
         secret: bytes = SECRET,
         renderer: Any = None,
         flights: FlightRecords | None = None,
+        warm_ups: WarmStore | None = None,
         **limits: Any,
     ) -> VideoService:
         """One more router."""
@@ -218,6 +229,7 @@ class Rig:
             peers=self.peers,
             latents=None if self.folder is None else self.latents(),
             flights=flights,
+            warm_ups=self.warm_ups() if warm_ups is None else warm_ups,
             limits=Limits(**({"linger_seconds": 0.05} | limits)),
             clock=self.clock,
         )
