@@ -131,7 +131,9 @@ class AiocacheStore:
         if isinstance(self._cache, Extendable):
             return await self._cache.extend(redis_name(name), ttl)
         seconds = ttl or self._cache.ttl
-        return await self.contains(name) if seconds is None else bool(await self._cache.expire(redis_name(name), seconds))
+        return (
+            await self.contains(name) if seconds is None else bool(await self._cache.expire(redis_name(name), seconds))
+        )
 
     async def aclose(self) -> None:
         """Close the backend's connections."""

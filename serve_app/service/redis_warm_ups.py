@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisError
 
 from serve_app.cache.breaker import Breaker
@@ -36,7 +36,12 @@ class RedisWarmUps:
     """A WarmStore that every replica shares; whoever gave it `redis` closes that. clock: for tests, Unix seconds."""
 
     def __init__(
-        self, redis: Redis, *, secret: bytes, telemetry: Telemetry, clock: Callable[[], float] | None = None
+        self,
+        redis: Redis | RedisCluster,
+        *,
+        secret: bytes,
+        telemetry: Telemetry,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._redis = redis
         self._secret = secret

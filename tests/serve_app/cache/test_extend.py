@@ -10,7 +10,7 @@ from aiocache import SimpleMemoryCache
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import Leading
 from serve_app.cache.memory import MemoryTier
-from serve_app.cache.name import storage_name
+from serve_app.cache.name import redis_name, storage_name
 from serve_app.cache.redis import WEEK, RedisTier
 from serve_app.cache.redis_flights import RedisFlights
 from serve_app.cache.store import AiocacheStore
@@ -18,7 +18,7 @@ from serve_app.core import Entry, Urgency
 from serve_app.telemetry import Event, Telemetry
 
 KEY = "ab" * 32
-NAME = storage_name(b"s", "video", KEY)
+NAME = redis_name(storage_name(b"s", "video", KEY))
 DAY = 86_400
 
 
@@ -51,16 +51,16 @@ async def test_extending_makes_longer_and_never_shorter(tier: RedisTier) -> None
 async def test_a_touch_keeps_a_longer_ttl(tier: RedisTier) -> None:
     """The extension behind an L1 hit does not shorten what was stored for longer."""
     await tier.set(NAME, b"v", ttl=3 * WEEK)
-    await AiocacheStore(tier).touch(NAME)
+    await AiocacheStore(tier).touch(storage_name(b"s", "video", KEY))
     assert await left(tier) > 2 * WEEK
 
 
 async def test_a_backend_that_cannot_tell_gets_what_is_asked() -> None:
     """Any aiocache backend can be extended; whether the value is there is told all the same."""
-    store = AiocacheStore(SimpleMemoryCache())
-    await store.put(NAME, b"v")
-    assert await store.extend(NAME, 100)
-    assert await store.extend(NAME)
+    store, name = AiocacheStore(SimpleMemoryCache()), storage_name(b"s", "video", KEY)
+    await store.put(name, b"v")
+    assert await store.extend(name, 100)
+    assert await store.extend(name)
     assert not await store.extend(storage_name(b"s", "video", "cd" * 32), 100)
     await store.aclose()
 

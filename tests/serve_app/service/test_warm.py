@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
+from serve_app.cache.name import redis_name
 from serve_app.cache.redis import WEEK, RedisTier
 from serve_app.cache.redis_flights import RedisFlights
 from serve_app.core import Finished, Keys, Outcome, Priority, Progress, RenderEvent, RenderRequest, Started, Urgency
@@ -89,17 +90,17 @@ async def test_what_is_there_but_broken_is_made_good(shared_rig: Rig) -> None:
     client = shared_rig.pools[0].client
     key = service.planner.plan(ask("a red heart grows for Anna")).keys.video
     l2 = service._cache._remotes[0]
-    whole = await client.get(l2._name(key))
+    whole = await client.get(redis_name(l2._name(key)))
     broken = whole[:-1] + bytes([whole[-1] ^ 1])
     for with_l3, wanted in ((False, (1, 1, 0, 0)), (True, (1, 0, 1, 0))):
-        await client.set(l2._name(key), broken)
+        await client.set(redis_name(l2._name(key)), broken)
         if with_l3:
             assert shared_rig.folder is not None
             (file,) = [path for path in shared_rig.folder.rglob("*") if path.is_file() and path.stat().st_size > 500]
             file.write_bytes(broken)
         fresh = shared_rig.service()  # with nothing in its memory
         assert counts(await finished(fresh, await fresh.warming.begin(request("Anna")))) == wanted
-        assert await client.get(l2._name(key)) == whole
+        assert await client.get(redis_name(l2._name(key))) == whole
 
 
 async def test_failures_are_counted_and_told(rig: Rig) -> None:
@@ -274,7 +275,7 @@ class Kept:
     async def days(self, shop: str) -> float:
         """How long L2 keeps the video of `shop`, in days; -1 without a limit."""
         key = self.service.planner.plan(ask(f"a red heart grows for {shop}", **TINY)).keys.video
-        name = self.service._cache._remotes[0]._name(key)
+        name = redis_name(self.service._cache._remotes[0]._name(key))
         left = await self.redis.client.pttl(name)
         assert left != -2, "it is not there"
         return left / 1000 / DAY
