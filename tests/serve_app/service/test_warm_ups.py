@@ -1,9 +1,11 @@
-"""One contract for the records of warm-ups, in memory and in a real Valkey, and Valkey's absence."""
+"""One contract for the records of warm-ups, in memory, in a real Valkey and a cluster of them, and Valkey's absence."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ from serve_app.service.warm_ups import MemoryWarmUps, WarmStore, Written
 from serve_app.telemetry import Event, Telemetry, TierRead
 from tests.conftest import ValkeyServer
 from tests.serve_app.service.rig import NOW, SECRET, Clock
+from tests.valkey_cluster import ValkeyCluster
 
 REQUEST = {"templates": [{"prompt": "gr\u00fc\u00dfe {a}", "variables": {"a": ["\U0001f600"]}}], "ttl": "3d"}
 
@@ -37,14 +40,21 @@ def clock() -> Clock:
     return Clock(NOW)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(scope="module")
+def cluster(valkey_binary: Path, short_tmp: Path) -> Iterator[ValkeyCluster]:
+    made = ValkeyCluster(valkey_binary, Path(tempfile.mkdtemp(dir=short_tmp)))
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["memory", "valkey_server", "cluster"])
 async def store(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[WarmStore]:
     if request.param == "memory":
         yield MemoryWarmUps(clock)
         return
-    server: ValkeyServer = request.getfixturevalue("valkey_server")
+    server: ValkeyServer | ValkeyCluster = request.getfixturevalue(request.param)
     server.flush()
-    tier = RedisTier(server.url)
+    tier = RedisTier(server.url, socket_timeout=5.0, deadline=10.0)
     yield RedisWarmUps(tier.client, secret=SECRET, telemetry=Telemetry(), clock=clock)
     await tier.client.aclose()
 
