@@ -37,7 +37,7 @@ from storm_server import DIFFUSIONS, TORCH_THREADS, StormServer, storm_server
 from serve_app.client import AsyncEncore, WarmUp
 
 ENCORE, NONE, EXACT, WARMED = "Encore", "no cache", "exact strings", "Encore, warmed"
-LOAD = 0.6
+LOAD = 0.5
 """Of what the server can render, over the day's mean; at noon it is half as much again."""
 VIDEO: Fields = {"size": "32x32", "num_frames": 8, "fps": 8, "num_inference_steps": 2, "guidance_scale": 1}
 
