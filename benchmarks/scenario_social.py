@@ -227,7 +227,7 @@ def draw(axes: Any, result: Result) -> None:
     day.set(xlabel="hour of the day", ylabel="so far", title=f"{len(requests):,} requests, {CONCURRENCY} at a time")
     day.legend(fontsize=8)
     for latencies, name, colour in (
-        (result.sample.latencies, NONE, "black"),
+        (result.sample.latencies, f"{NONE} (sample, as fast as answered)", "black"),
         (result.exact.latencies, f"{EXACT} (simulated)", "tab:gray"),
         (result.encore.latencies, ENCORE, "tab:blue"),
         (result.warmed.latencies, WARMED, "tab:orange"),
