@@ -64,7 +64,7 @@ class Size:
     occasions: int
 
 
-FULL = Size(3_000, 120.0, 10, 10)
+FULL = Size(1_000, 60.0, 10, 10)
 QUICK = Size(300, 15.0, 5, 4)
 
 
@@ -185,6 +185,7 @@ def result(stream: Stream, own: int, digests: Sequence[str], cold: Replay, warme
     facts: Row = {
         "the hour lasts, s": stream.requests[-1].at,
         "videos warmed": said.total,
+        "hits in the first hour, not warmed": sum(each.outcome in HITS for each in cold.served) / len(cold.served),
         "renders begun when Ctrl-C came": said.at_interrupt,
         "exit status of the interrupted command": said.exit_code,
         "there already when it was run again": said.there,
