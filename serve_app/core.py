@@ -273,6 +273,8 @@ class RenderRequest:
     """Unix seconds; what was waited since counts for the place in a queue."""
     token: int | None = None
     """The fencing token of the cluster-wide flight that this render is; None when there is no record of it."""
+    ttl: float | None = None
+    """Seconds that L2 keeps the video when nobody uses it; None: as long as any other."""
     begun_at: int = 0
     """When the render began, for invalidations: microseconds of the clock that tokens are made of."""
     labels: tuple[str, ...] = ()

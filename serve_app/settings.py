@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     max_queued: PositiveInt = Field(64, description="renders waiting or running per router; more is a 429")
     max_waiting: PositiveInt = Field(1_500, description="requests that wait for a render per router; more is a 429")
     linger_seconds: float = Field(30.0, ge=0, description="a render nobody waits for any more goes on this long")
+    warm_up_renders: PositiveInt = Field(
+        8, description="renders of warm-ups that a router waits for at a time; they give way to all others"
+    )
     job_ttl_seconds: PositiveInt = Field(7 * DAY, description="how long a job record is kept; `expires_at` says so")
 
     traditional_to_simplified: bool = Field(True, description="traditional Chinese prompts are read as simplified ones")

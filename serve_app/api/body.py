@@ -62,8 +62,11 @@ async def read_request(request: Request) -> VideoRequest:
     raise InvalidRequest(f"Content-Type '{kind[:100]}' is not understood; send JSON or multipart/form-data.")
 
 
-async def read_json(request: Request) -> dict[str, Any]:
-    """Read a body that is one JSON object; raises InvalidRequest, TooLarge."""
+async def read_object(request: Request) -> dict[str, Any]:
+    """Read a JSON object of any form; raises InvalidRequest, TooLarge."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise InvalidRequest(f"Content-Type '{kind[:100]}' is not understood; send JSON.")
     return _json_fields(await request.body())
 
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.api.attempt import PARAMETERS, attempt_of
-from serve_app.api.body import read_json, read_request
+from serve_app.api.body import read_object, read_request
 from serve_app.api.cache_status import cache_status
 from serve_app.api.content import content_response
 from serve_app.api.event_stream import EventStream
@@ -174,7 +174,7 @@ async def invalidate(request: Request, key: str) -> dict[str, Any]:
 @router.post("/v1/cache/invalidate", openapi_extra=_INVALIDATE, tags=["cache"])
 async def invalidate_where(request: Request) -> dict[str, Any]:
     """Invalidate by key, prompt, model, fingerprint, tag or age: every tier, every replica within a second."""
-    return await _service(request).invalidate_where(parse_invalidation(await read_json(request)))
+    return await _service(request).invalidate_where(parse_invalidation(await read_object(request)))
 
 
 @router.get("/v1/stats", tags=["cache"])

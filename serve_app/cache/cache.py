@@ -235,6 +235,19 @@ class TieredCache:
         self._recent.forget(key)
         return self._l1 is not None and self._l1.delete_now(key)
 
+    async def verified(self, key: str, ttl: float) -> bool:
+        """Have L2 keep `key` for `ttl` seconds from now at least; False when it has not got it whole and still valid.
+
+        Nothing is copied into this process' memory, and no tier counts it as a use.
+        """
+        if not await self.rules.ready():
+            return False
+        return any([await l2.verified(key, ttl, self._is_covered) for l2 in self._only("l2")])
+
+    async def extend(self, key: str, ttl: float | None = None) -> bool:
+        """Have L2 keep `key` for `ttl` seconds from now at least (None: as after a use); False when it has it not."""
+        return any([await l2.extend(key, ttl) for l2 in self._only("l2")])
+
     def contains_now(self, key: str) -> bool:
         """Tell whether `key` is in this process's memory; that is no use of it, and counted nowhere."""
         return self._l1 is not None and self._l1.contains_now(key)

@@ -150,8 +150,11 @@ class FlightRecords(Protocol):
         """Extend the lease and tell where the work is; `news` has the token, state, step, total and embedding."""
         ...
 
-    async def land(self, key: str, token: int, frame: bytes | None, detail: str) -> bool:
-        """Write the framed value to L2 (None: it is in L3 alone) and end the flight; False when fenced off."""
+    async def land(self, key: str, token: int, frame: bytes | None, detail: str, *, ttl: float | None = None) -> bool:
+        """Write the framed value to L2 (None: it is in L3 alone) and end the flight; False when fenced off.
+
+        ttl: seconds that L2 keeps it when nobody uses it; None: as long as any other.
+        """
         ...
 
     async def fail(self, key: str, token: int, detail: str) -> bool:

@@ -25,7 +25,7 @@ from serve_app.cache.script import Script
 from serve_app.errors import TierError
 
 WEEK = 7 * 24 * 3600.0
-_READ = Script("read")
+_READ, _EXTEND = Script("read"), Script("extend")
 _T = TypeVar("_T")
 
 
@@ -88,9 +88,18 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         )
         return Redis.from_pool(pool)
 
-    def keep_for(self) -> int:
-        """Return for how many milliseconds a value that is written or used now is kept."""
-        return self._milliseconds(self.ttl or WEEK)
+    def keep_for(self, ttl: float | None = None) -> int:
+        """Return for how many milliseconds a value that is written or used now is kept; ttl: seconds of its own."""
+        return self._milliseconds(ttl or self.ttl or WEEK)
+
+    async def read_for(self, name: str, ttl: float) -> bytes | None:
+        """Return `name` and keep it for `ttl` seconds from now, or longer if it would be anyway."""
+        value: bytes | None = await self.run(_READ, [name], [self.keep_for(ttl)])
+        return value
+
+    async def extend(self, name: str, ttl: float | None = None) -> bool:
+        """Keep `name` for `ttl` seconds from now, or longer if it would be anyway; False when it is not there."""
+        return bool(await self.run(_EXTEND, [name], [self.keep_for(ttl)]))
 
     async def fields(self, name: str, fields: Sequence[str]) -> list[bytes | None]:
         """Return fields of a hash, None for those it lacks; raises TierError."""

@@ -101,9 +101,9 @@ class RedisFlights:
         verdict, *wanted = await self._run(_BEAT, [record], args)
         return Beat(Verdict(verdict.decode()), _urgency(*wanted) if wanted else None)
 
-    async def land(self, key: str, token: int, frame: bytes | None, detail: str) -> bool:
+    async def land(self, key: str, token: int, frame: bytes | None, detail: str, *, ttl: float | None = None) -> bool:
         """Write the value and end the flight; False when fenced off. Raises TierError."""
-        return await self._end(key, token, State.LANDED, detail, frame or b"")
+        return await self._end(key, token, State.LANDED, detail, frame or b"", ttl)
 
     async def fail(self, key: str, token: int, detail: str) -> bool:
         """End the flight with an error; False when fenced off. Raises TierError."""
@@ -131,9 +131,11 @@ class RedisFlights:
         """Stop hearing."""
         await self._newswire.aclose()
 
-    async def _end(self, key: str, token: int, state: State, detail: str, frame: bytes) -> bool:
+    async def _end(
+        self, key: str, token: int, state: State, detail: str, frame: bytes, ttl: float | None = None
+    ) -> bool:
         *_, channel = self._names(key)
-        args = (token, state.value, detail, frame, self._redis.keep_for(), self._record, channel)
+        args = (token, state.value, detail, frame, self._redis.keep_for(ttl), self._record, channel)
         return bool(await self._run(_END, self._keys(key), args))
 
     async def _run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:

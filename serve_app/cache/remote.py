@@ -18,7 +18,7 @@ from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.breaker import Breaker, State
 from serve_app.cache.entry import pack, unpack
 from serve_app.cache.name import Kind, storage_name
-from serve_app.cache.store import ObjectStore, Touchable
+from serve_app.cache.store import Extendable, ObjectStore, Touchable
 from serve_app.core import Entry
 from serve_app.errors import CorruptEntry, TierError
 from serve_app.telemetry import Telemetry, TierRead, TierWritten, span
@@ -115,6 +115,19 @@ class RemoteTier:
         store = self._store
         if isinstance(store, Touchable):
             await self._ask(store.touch, key)
+
+    async def verified(self, key: str, ttl: float, stale: Stale) -> bool:
+        """Keep `key` for `ttl` seconds from now; whether it is there, whole and not `stale`; that is no use."""
+        store = self._store
+        if not isinstance(store, Extendable):
+            return False
+        frame = await self._ask(lambda name: store.read_for(name, ttl), key)
+        return frame is not None and (await self._checked(key, frame, stale))[1] is not None
+
+    async def extend(self, key: str, ttl: float | None) -> bool:
+        """Keep `key` for `ttl` seconds from now (None: as after a use); whether it is there, as far as is known."""
+        store = self._store
+        return isinstance(store, Extendable) and bool(await self._ask(lambda name: store.extend(name, ttl), key))
 
     def stats(self) -> dict[str, Any]:
         """Return how many reads and writes had which result, and the breaker's state."""

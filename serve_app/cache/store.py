@@ -64,6 +64,19 @@ class Touchable(Protocol):
         ...
 
 
+@runtime_checkable
+class Extendable(Protocol):
+    """A store whose values have a TTL that can be made longer."""
+
+    async def read_for(self, name: str, ttl: float) -> bytes | None:
+        """Return the bytes, None when there are none, and keep them for `ttl` seconds from now, never less."""
+        ...
+
+    async def extend(self, name: str, ttl: float | None = None) -> bool:
+        """Keep `name` for `ttl` seconds from now (None: the store's own), never less; False when it is not there."""
+        ...
+
+
 class AiocacheStore:
     """Any aiocache backend that takes bytes, as an ObjectStore; a later value overwrites an earlier one.
 
@@ -93,14 +106,34 @@ class AiocacheStore:
         return bool(await self._cache.exists(redis_name(name)))
 
     async def touch(self, name: str) -> None:
-        """Give `name` the backend's full TTL again."""
-        if self._cache.ttl is not None:
+        """Give `name` the backend's full TTL again; one that has longer keeps it, where the backend can tell."""
+        if isinstance(self._cache, Extendable):
+            await self._cache.extend(redis_name(name))
+        elif self._cache.ttl is not None:
             await self._cache.expire(redis_name(name), self._cache.ttl)
 
     async def names(self) -> AsyncIterator[str]:
         """Raise TierError: aiocache's interface has no listing."""
         raise TierError("An aiocache backend cannot list its names.")
         yield ""  # makes this a generator, so that the error comes to who iterates
+
+    async def read_for(self, name: str, ttl: float) -> bytes | None:
+        """Return the stored bytes and keep them for `ttl` seconds from now, as `extend` does."""
+        if isinstance(self._cache, Extendable):
+            return await self._cache.read_for(redis_name(name), ttl)
+        value = await self.get(name)
+        if value is not None:
+            await self._cache.expire(redis_name(name), ttl)
+        return value
+
+    async def extend(self, name: str, ttl: float | None = None) -> bool:
+        """Keep `name` for `ttl` seconds from now; a backend that cannot tell what it has left gets just that."""
+        if isinstance(self._cache, Extendable):
+            return await self._cache.extend(redis_name(name), ttl)
+        seconds = ttl or self._cache.ttl
+        return (
+            await self.contains(name) if seconds is None else bool(await self._cache.expire(redis_name(name), seconds))
+        )
 
     async def aclose(self) -> None:
         """Close the backend's connections."""

@@ -218,6 +218,36 @@ def invalidate(
 
 
 @app.command()
+def warm(
+    file: Annotated[
+        Path,
+        typer.Argument(help="A YAML file of templates.", metavar="TEMPLATES.yaml", show_default=False),
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Render nothing; count what is there and what the rest costs.")
+    ] = False,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="Of a GPU-hour, in dollars, for --dry-run.", show_default=False)
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Make the videos that templates stand for before anybody asks. Ctrl-C stops it; the same command goes on.
+
+    A template is a prompt with variables in braces, a list of values for each variable, and any fields of a request;
+    `ttl` (3d unless said) is how long L2 keeps what nobody asks for. Exit status 1 when a video could not be made.
+    """
+    from serve_app.cli.warm import estimate, warm
+
+    if dry_run:
+        estimate(file, price=price, url=url, as_json=as_json)
+    elif price is not None:
+        raise typer.BadParameter("--price is for --dry-run.")
+    elif not warm(file, url=url, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
 def stats(url: Url = None, as_json: Json = False) -> None:
     """Show the counters of the server: outcomes, tiers, renderer."""
     from serve_app.cli.show import show_stats

@@ -67,7 +67,7 @@ def follow(encore: Encore, prompt: str, fields: Fields, tell: Tell) -> Job:
     """
     job: Job | None = None
     try:
-        with _interrupt_postponed():
+        with interrupt_postponed():
             job = encore.create(prompt, **fields)
         tell(job, "")
         for seen, detail in _seen(encore, job):
@@ -134,7 +134,7 @@ def progress_bar() -> Iterator[Tell]:
 
 
 @contextmanager
-def _interrupt_postponed() -> Iterator[None]:
+def interrupt_postponed() -> Iterator[None]:
     """Hold back a first Ctrl-C: between sending a request and reading its answer there is a job without a known id."""
     pressed = False
 

@@ -14,6 +14,8 @@ from serve_app.client.replies import (
     JobPage,
     Model,
     StageKeys,
+    WarmEstimate,
+    WarmUp,
 )
 
 __all__ = [
@@ -30,4 +32,6 @@ __all__ = [
     "JobPage",
     "Model",
     "StageKeys",
+    "WarmEstimate",
+    "WarmUp",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self, TypeVar, Unpack
 
@@ -21,7 +21,18 @@ from serve_app.client.calls import Call, Choice, Fields, Order, Pause, Steps, Va
 from serve_app.client.client import POLL_INTERVAL, OnProgress
 from serve_app.client.connection import Connection
 from serve_app.client.following import Follow
-from serve_app.client.replies import Explanation, Generated, Invalidated, Invalidation, Job, JobEvent, JobPage, Model
+from serve_app.client.replies import (
+    Explanation,
+    Generated,
+    Invalidated,
+    Invalidation,
+    Job,
+    JobEvent,
+    JobPage,
+    Model,
+    WarmEstimate,
+    WarmUp,
+)
 from serve_app.errors import EncoreError
 
 T = TypeVar("T")
@@ -136,6 +147,28 @@ class AsyncEncore:
     async def invalidate_where(self, **choice: Unpack[Choice]) -> Invalidation:
         """Let all that is chosen count as not there, everywhere within a second: by key, prompt, model, tag, age."""
         return await self._send(calls.invalidate_where(choice))
+
+    async def warm(self, templates: Sequence[Mapping[str, Any]], *, ttl: str | float | None = None) -> WarmUp:
+        """Begin to make and store every video that `templates` stand for, and return at once.
+
+        A template: a prompt with variables in braces, `variables` (lists by name), other request fields, maybe `ttl`.
+        ttl: how long L2 keeps what nobody asks for, seconds or `3d`. Raises Unprocessable, and Busy while too many run.
+        """
+        return await self._send(calls.warm(templates, ttl))
+
+    async def warm_estimate(
+        self, templates: Sequence[Mapping[str, Any]], *, ttl: str | float | None = None
+    ) -> WarmEstimate:
+        """Return what `warm` would find there, and what it would render; renders nothing."""
+        return await self._send(calls.warm_estimate(templates, ttl))
+
+    async def warm_up(self, warm_up_id: str) -> WarmUp:
+        """Look how far a warm-up is; NotFound when there is none."""
+        return await self._send(calls.warm_up(warm_up_id))
+
+    async def cancel_warm_up(self, warm_up_id: str) -> WarmUp:
+        """End a warm-up; what it has made stays."""
+        return await self._send(calls.cancel_warm_up(warm_up_id))
 
     async def models(self) -> tuple[Model, ...]:
         """Return the models on offer."""

@@ -15,7 +15,17 @@ from urllib.parse import quote
 import httpx
 
 from serve_app.client import failures, replies
-from serve_app.client.replies import Explanation, Generated, Invalidated, Invalidation, Job, JobPage, Model
+from serve_app.client.replies import (
+    Explanation,
+    Generated,
+    Invalidated,
+    Invalidation,
+    Job,
+    JobPage,
+    Model,
+    WarmEstimate,
+    WarmUp,
+)
 from serve_app.core import JobStatus
 from serve_app.errors import EncoreError, Unavailable
 
@@ -141,6 +151,31 @@ class Choice(TypedDict, total=False):
 def invalidate_where(choice: Choice) -> Call[Invalidation]:
     """Invalidate whatever is chosen."""
     return Call("POST", "/v1/cache/invalidate", replies.invalidation, json=dict(choice))
+
+
+def warm(templates: Sequence[Mapping[str, Any]], ttl: str | float | None) -> Call[WarmUp]:
+    """Begin a warm-up."""
+    return Call("POST", "/v1/cache/warm", replies.warm_up, json=_templates(templates, ttl), slow=True)
+
+
+def warm_estimate(templates: Sequence[Mapping[str, Any]], ttl: str | float | None) -> Call[WarmEstimate]:
+    """Ask what a warm-up would do."""
+    body = _templates(templates, ttl) | {"dry_run": True}
+    return Call("POST", "/v1/cache/warm", replies.warm_estimate, json=body, slow=True)
+
+
+def warm_up(warm_up_id: str) -> Call[WarmUp]:
+    """Look how far a warm-up is."""
+    return Call("GET", f"/v1/cache/warm/{quote(warm_up_id, safe='')}", replies.warm_up)
+
+
+def cancel_warm_up(warm_up_id: str) -> Call[WarmUp]:
+    """End a warm-up."""
+    return Call("DELETE", f"/v1/cache/warm/{quote(warm_up_id, safe='')}", replies.warm_up)
+
+
+def _templates(templates: Sequence[Mapping[str, Any]], ttl: str | float | None) -> dict[str, Any]:
+    return {"templates": [dict(each) for each in templates]} | ({} if ttl is None else {"ttl": ttl})
 
 
 def models() -> Call[tuple[Model, ...]]:

@@ -139,6 +139,52 @@ class Invalidation:
 
 
 @dataclass(frozen=True, slots=True)
+class WarmUp:
+    """A warm-up: of `total` different videos so many were `there`, are `rendered` by now, or `failed`.
+
+    status: `in_progress`, `completed` or `cancelled`. errors: (prompt, code, message) of the first that failed.
+    """
+
+    id: str
+    status: str
+    total: int
+    duplicates: int
+    there: int
+    rendered: int
+    failed: int
+    eta_seconds: float | None
+    errors: tuple[tuple[str, str, str], ...]
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def done(self) -> int:
+        """Videos that are dealt with."""
+        return self.there + self.rendered + self.failed
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.status != "in_progress"
+
+
+@dataclass(frozen=True, slots=True)
+class WarmEstimate:
+    """What a warm-up would do: of `total` different videos so many are `there`, so many `missing`.
+
+    render_seconds: of one device for all that is missing; None where the server has measured no render yet.
+    """
+
+    total: int
+    duplicates: int
+    there: int
+    missing: int
+    unknown: int
+    seconds_per_render: float | None
+    render_seconds: float | None
+    missing_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model the server offers; everything else it tells about it is in `extra`."""
 
@@ -240,6 +286,24 @@ def invalidation(response: httpx.Response) -> Invalidation:
     body = _object(response)
     rule = body["rule"]
     return Invalidation(rule["selector"], float(rule["before"]), int(body["epoch"]), dict(body["deleted"]))
+
+
+def warm_up(response: httpx.Response) -> WarmUp:
+    """Read `/v1/cache/warm` and `/v1/cache/warm/{id}`."""
+    body = _object(response)
+    names = ("id", "status", "total", "duplicates", "there", "rendered", "failed", "eta_seconds")
+    return WarmUp(
+        **{name: body[name] for name in names},
+        errors=tuple((each["prompt"], each["code"], each["message"]) for each in body["errors"]),
+        extra=_others(body, WarmUp, "object"),
+    )
+
+
+def warm_estimate(response: httpx.Response) -> WarmEstimate:
+    """Read `/v1/cache/warm` of a dry run."""
+    body = _object(response)
+    names = ("total", "duplicates", "there", "missing", "unknown", "seconds_per_render", "render_seconds")
+    return WarmEstimate(**{name: body[name] for name in names}, missing_keys=tuple(body["missing_keys"]))
 
 
 def models(response: httpx.Response) -> tuple[Model, ...]:

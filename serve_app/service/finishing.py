@@ -96,7 +96,7 @@ class Finisher:
             await records.fail(key, token, ending.failed(RenderFailed("No storage could take the video.")))
             return Stored((), entry)
         began = time.perf_counter()
-        landed = await records.land(key, token, frame if fits else None, ending.landed(outcome))
+        landed = await records.land(key, token, frame if fits else None, ending.landed(outcome), ttl=request.ttl)
         if not landed and held is None:
             raise _taken_over()
         if fits:

@@ -56,7 +56,10 @@ OUTDATED = 3
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a passage needs of whoever sends it: how urgent it is by now, a render under a token, a push for one."""
+    """What a passage needs of whoever sends it: how urgent it is by now, a render under a token, a push for one.
+
+    ttl: seconds that L2 is to keep what L3 had; None: as long as any other.
+    """
 
     urgency: Callable[[], Urgency]
     render: Callable[[int | None], AsyncIterator[RenderEvent]]
@@ -65,6 +68,7 @@ class Ticket:
     """Since when a flight must have been begun to be joined, in microseconds as tokens are."""
     stale: Stale | None = None
     """Whether a video is no answer, by the invalidations that were known when it was asked for."""
+    ttl: Callable[[], float | None] = lambda: None
 
 
 class Passage:
@@ -327,7 +331,8 @@ class Passage:
         frame = pack(entry)
         with suppress(TierError):
             fits = len(frame) <= records.max_value_bytes
-            await records.land(self._key, token, frame if fits else None, ending.landed(outcome))
+            detail = ending.landed(outcome)
+            await records.land(self._key, token, frame if fits else None, detail, ttl=self._ticket.ttl())
 
     async def _pause(self) -> None:
         """Wait for the next look: a message, our own work's end, or time."""

@@ -36,6 +36,8 @@ from serve_app.service.plan import Plan, Planner
 from serve_app.service.receipt import issue, new_job_id, read
 from serve_app.service.repeats import FIRST, Attempt, Mark, mark_of
 from serve_app.service.source import VideoSource
+from serve_app.service.warm import Warming
+from serve_app.service.warm_ups import MemoryWarmUps, WarmStore
 from serve_app.telemetry import Answered, Telemetry
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -43,13 +45,14 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one router takes on: renders it started, requests that wait for one (and as many jobs that do), and
-    for how long records live."""
+    """How much one router takes on: renders it started, requests that wait for one (and as many jobs that do), those
+    of warm-ups, and for how long records live."""
 
     max_queued: int = 64
     max_waiting: int = 1_500
     linger_seconds: float = 30.0
     job_ttl_seconds: float = 7 * 86_400
+    warm_up_renders: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class VideoService:
         builder: BloomBuilder | None = None,
         rules: RuleKeeper | None = None,
         sweeper: RuleSweeper | None = None,
+        warm_ups: WarmStore | None = None,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -114,13 +118,23 @@ class VideoService:
         )
         self._rules = cache.rules
         self._desk = Desk(jobs, self._board_job, room=self._room, ended=self._job_ended, clock=clock)
+        self.warming = Warming(
+            warm_ups or MemoryWarmUps(clock),
+            planner,
+            self._source,
+            cache,
+            self._board_warm_up,
+            concurrency=min(self._limits.warm_up_renders, self._limits.max_queued),
+            keep_seconds=self._limits.job_ttl_seconds,
+            clock=clock,
+        )
         self._storyteller = Storyteller(self._desk, flights)
         self._pictures = Pictures()
         self._waiting = 0
         self._outcomes: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Begin looking for jobs that nobody follows, on the running event loop; the first job does it too.
+        """Begin looking for jobs and warm-ups that nobody follows, on the running event loop; the first does it too.
 
         And to hear of invalidations, which the first look into a shared tier does too.
         """
@@ -128,6 +142,7 @@ class VideoService:
         self._invalidator.start()
         if self._builder is not None:
             self._builder.start()
+        self.warming.start()
 
     async def generate(self, request: VideoRequest) -> Answer:
         """Return the video that `request` means, from wherever it comes soonest.
@@ -274,6 +289,7 @@ class VideoService:
             "flights": len(self._source),
             "waiting": self._waiting,
             "jobs": self._desk.stats(),
+            "warm_ups": self.warming.stats(),
             "cache": self._cache.stats(),
             "pictures": self._pictures.stats(),
             "invalidation": self._invalidator.stats(),
@@ -285,6 +301,7 @@ class VideoService:
         self._pictures.close()
         if self._builder is not None:
             await self._builder.aclose()
+        await self.warming.aclose()
         await self._desk.aclose()
         await self._source.aclose()
         await self._invalidator.aclose()
@@ -293,6 +310,10 @@ class VideoService:
     def _board_job(self, job: Job) -> tuple[VideoFlight, bool]:
         labels = self._invalidator.labels_of(job.spec, job.keys, job.tags)
         return self._source.board(job.spec, job.keys, job.urgency, asked_at=job.created_at, labels=labels)
+
+    def _board_warm_up(self, plan: Plan, ttl: float) -> tuple[VideoFlight, bool]:
+        labels = self._invalidator.labels(plan)
+        return self._source.board(plan.spec, plan.keys, plan.urgency, ttl=ttl, labels=labels)
 
     def _room(self) -> int:
         """Return how many orphaned jobs may be adopted: they take places like any others."""

@@ -17,8 +17,20 @@ from dataclasses import replace
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.single_flight import Flights
-from serve_app.core import EVERYTHING, Entry, Keys, Outcome, RenderEvent, RenderRequest, Rule, Urgency, VideoSpec
+from serve_app.core import (
+    EVERYTHING,
+    Entry,
+    Keys,
+    Outcome,
+    Priority,
+    RenderEvent,
+    RenderRequest,
+    Rule,
+    Urgency,
+    VideoSpec,
+)
 from serve_app.errors import Busy
+from serve_app.service.cost import Cost
 from serve_app.service.landing import Landing, Renderer, VideoFlight
 from serve_app.service.passage import Passage, Ticket
 from serve_app.telemetry import span
@@ -51,6 +63,7 @@ class VideoSource:
         self._labels: dict[VideoFlight, tuple[str, ...]] = {}
         self._render_seconds = 1.0
         cache.rules.listen(self._invalidated)
+        self.cost = Cost()
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -80,13 +93,17 @@ class VideoSource:
         *,
         asked_at: float | None = None,
         labels: tuple[str, ...] = (),
+        ttl: float | None = None,
     ) -> tuple[VideoFlight, bool]:
         """Return the flight of a video and whether this call started it; a flight hurries for whoever joins it.
 
         asked_at: Unix seconds, when this was first asked for (absent: now); an adopted job keeps its place in queues.
-        labels: what invalidations may choose the video by.
+        labels: what invalidations may choose the video by. ttl: seconds that L2 keeps a video of this flight which
+        nobody but a warm-up asked for.
         """
-        request = RenderRequest(spec, keys, self._model_fingerprint, asked_at=asked_at or time.time(), labels=labels)
+        request = RenderRequest(
+            spec, keys, self._model_fingerprint, asked_at=asked_at or time.time(), labels=labels, ttl=ttl
+        )
         flight, led = self._flights.board(keys.video, lambda flight: self._carry(request, flight))
         before = self._urgency.get(flight, urgency)
         self._urgency[flight] = before.joined(urgency)
@@ -139,11 +156,18 @@ class VideoSource:
                 del self._passages[flight]
                 if flight.abandoned:
                     await self._renderer.cancel(keys.video)
-            return self._landed(landing, time.perf_counter() - began)
+            self._landed(landing, time.perf_counter() - began, asked=not self._for_warm_up(request, flight))
+            if request.ttl is not None and not self._for_warm_up(request, flight):
+                await self._cache.extend(keys.video)  # somebody joined a warm-up, after it was told how long to keep it
+            return landing
 
     def _ticket(self, request: RenderRequest, flight: VideoFlight) -> Ticket:
         rules, known = self._cache.rules, self._cache.rules.now
         not_before = known.not_before(request.labels)
+
+        def ttl() -> float | None:
+            return request.ttl if self._for_warm_up(request, flight) else None
+
         return Ticket(
             urgency=lambda: self._urgency[flight],
             render=lambda token: self._renderer.render(
@@ -152,21 +176,27 @@ class VideoSource:
                     urgency=self._urgency[flight],
                     token=token,
                     begun_at=max(token or rules.clock.now(), not_before),
+                    ttl=ttl(),
                 )
             ),
             promote=lambda urgency: self._renderer.promote(request.keys.video, urgency),
+            ttl=ttl,
             not_before=not_before,
             stale=lambda entry: known.covers(self._cache.kind, entry),
         )
 
-    def _landed(self, landing: Landing, seconds: float) -> Landing:
+    def _for_warm_up(self, request: RenderRequest, flight: VideoFlight) -> bool:
+        """Whether nobody but a warm-up waits: then the video shall not push others out of this process' memory."""
+        return request.ttl is not None and self._urgency[flight].priority is Priority.WARM_UP
+
+    def _landed(self, landing: Landing, seconds: float, *, asked: bool) -> None:
         if landing.outcome is Outcome.RENDERED:
             self._render_seconds += 0.2 * (seconds - self._render_seconds)
-        if landing.stored:
-            self._cache.remember(landing.entry)
-        else:
+            self.cost.learn(landing.entry)
+        if not landing.stored:
             self._remember_unstored(landing.entry)
-        return landing
+        elif asked:
+            self._cache.remember(landing.entry)
 
     async def _store(self, entry: Entry) -> Entry:
         """Try again to store a video that no durable tier could take when it was made."""

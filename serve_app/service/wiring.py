@@ -36,7 +36,9 @@ from serve_app.service.jobs import JobStore, MemoryJobs
 from serve_app.service.landing import Peers, Renderer
 from serve_app.service.plan import Planner
 from serve_app.service.redis_jobs import RedisJobs
+from serve_app.service.redis_warm_ups import RedisWarmUps
 from serve_app.service.service import Limits, VideoService
+from serve_app.service.warm_ups import MemoryWarmUps, WarmStore
 from serve_app.settings import UNSET_SECRET, Settings
 from serve_app.telemetry import Telemetry
 
@@ -198,6 +200,7 @@ def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry
     """Return a router's service over its own connections."""
     tiers = open_tiers(settings, telemetry)
     jobs: JobStore = MemoryJobs()
+    warm_ups: WarmStore = MemoryWarmUps()
     if tiers.l2 is not None:
         jobs = RedisJobs(
             tiers.l2.client,
@@ -205,6 +208,7 @@ def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry
             telemetry=telemetry,
             tombstone_seconds=settings.job_ttl_seconds,
         )
+        warm_ups = RedisWarmUps(tiers.l2.client, secret=settings.secret_bytes, telemetry=telemetry)
     planner = open_planner(settings)
     planner.load()
     rules = open_rules(settings, tiers)
@@ -221,11 +225,13 @@ def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry
         builder=open_builder(tiers),
         rules=rules,
         sweeper=open_sweeper(rules, tiers),
+        warm_ups=warm_ups,
         limits=Limits(
             max_queued=settings.max_queued,
             max_waiting=settings.max_waiting,
             linger_seconds=settings.linger_seconds,
             job_ttl_seconds=settings.job_ttl_seconds,
+            warm_up_renders=settings.warm_up_renders,
         ),
     )
 

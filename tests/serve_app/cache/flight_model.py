@@ -244,7 +244,7 @@ class MemoryFlights:
     async def beat(self, key: str, token: int, news: News) -> Beat:
         return await self._call(lambda now: self.model.beat(now, key, token, news))
 
-    async def land(self, key: str, token: int, frame: bytes | None, detail: str) -> bool:
+    async def land(self, key: str, token: int, frame: bytes | None, detail: str, *, ttl: float | None = None) -> bool:
         return await self._call(lambda now: self.model.end(now, key, token, State.LANDED, detail, frame))
 
     async def fail(self, key: str, token: int, detail: str) -> bool:

@@ -259,7 +259,7 @@ def test_both_clients_have_the_same_methods() -> None:
         return {name: list(inspect.signature(each).parameters) for name, each in methods if name[0] != "_"}
 
     assert public(Encore) == public(AsyncEncore)
-    assert len(public(Encore)) == 16
+    assert len(public(Encore)) == 20
     assert inspect.signature(Encore).parameters.keys() == inspect.signature(AsyncEncore).parameters.keys()
 
 

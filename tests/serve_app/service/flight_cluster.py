@@ -236,6 +236,9 @@ class RedisValues(BaseCache):  # type: ignore[misc]
     async def _exists(self, key: str, _conn: Any = None) -> bool:
         return await self._do(lambda values: self._keys[key[-64:]] in values)
 
+    async def _expire(self, key: str, ttl: float, _conn: Any = None) -> bool:
+        return await self._exists(key)
+
 
 class Objects:
     """The L3 of one process: write-once."""

@@ -42,7 +42,9 @@ from serve_app.service.job import Job
 from serve_app.service.jobs import JobStore, MemoryJobs
 from serve_app.service.plan import Planner
 from serve_app.service.redis_jobs import RedisJobs
+from serve_app.service.redis_warm_ups import RedisWarmUps
 from serve_app.service.service import Limits, VideoService
+from serve_app.service.warm_ups import MemoryWarmUps, WarmStore
 from serve_app.telemetry import Event, Telemetry
 
 SECRET = b"a test's secret"
@@ -82,6 +84,7 @@ class ScriptedRenderer:
         self.asked: list[str] = []
         self.requests: list[RenderRequest] = []
         self.data: bytes | None = None
+        self.meta: dict[str, Any] = {}
         self.cancelled: list[str] = []
         self.promoted: list[tuple[str, Urgency]] = []
         self.failure: Exception | None = None
@@ -117,7 +120,7 @@ class ScriptedRenderer:
             yield Progress(step, self.total)
         data = f"video of {key}".encode() * 20 if self.data is None else self.data
         self._store.rules.learn(request.rules)
-        meta = {"spec": asdict(request.spec), **provenance(request.begun_at, request.labels)}
+        meta = {"spec": asdict(request.spec), **provenance(request.begun_at, request.labels), **self.meta}
         not_before = self._store.rules.not_before(request.labels)
         stored = await self._store.put(Entry.of(key, data, meta), not_before=not_before)
         yield Finished(stored.entry, stored.tiers, time.perf_counter() - began, 0.0)
@@ -241,6 +244,13 @@ class Rig:
             return MemoryJobs(clock=self.clock)
         return RedisJobs(redis.client, secret=SECRET, telemetry=self.telemetry, clock=self.clock)
 
+    def warm_ups(self) -> WarmStore:
+        """Warm-ups where this rig keeps them."""
+        redis = self.redis()
+        if redis is None:
+            return MemoryWarmUps(clock=self.clock)
+        return RedisWarmUps(redis.client, secret=SECRET, telemetry=self.telemetry, clock=self.clock)
+
     def service(
         self,
         *,
@@ -250,6 +260,7 @@ class Rig:
         family: Family | None = None,
         flights: FlightRecords | None = None,
         rules: RuleKeeper | None = None,
+        warm_ups: WarmStore | None = None,
         **limits: Any,
     ) -> VideoService:
         """One more router."""
@@ -264,6 +275,7 @@ class Rig:
             latents=None if self.folder is None else self.latents(None if rules is None else rules.book),
             flights=flights,
             rules=rules,
+            warm_ups=self.warm_ups() if warm_ups is None else warm_ups,
             limits=Limits(**({"linger_seconds": 0.05} | limits)),
             clock=self.clock,
         )

@@ -1,0 +1,54 @@
+"""What a render costs on this deployment's devices, learnt from the videos it makes: their metadata says it.
+
+Cost is taken to be proportional to steps x rows x frames x pixels, as the denoiser's is. The seconds are those between
+a render's first step and its finished file, so jobs that share passes count in full: an estimate errs upwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from serve_app.core import Entry, VideoSpec
+
+_REMEMBERED = 0.8
+
+
+class Cost:
+    """Seconds per unit of work, the mean over the latest renders; None until there was one."""
+
+    def __init__(self) -> None:
+        self._seconds_per_work: float | None = None
+
+    def learn(self, entry: Entry) -> None:
+        """Take what a video took; metadata of another release that does not say it is passed over."""
+        spec = _spec(entry.meta.get("spec"))
+        seconds = entry.meta.get("render_seconds")
+        if spec is None or not isinstance(seconds, int | float):
+            return
+        measured = (seconds + float(entry.meta.get("encode_seconds", 0.0))) / work_of(spec)
+        known = self._seconds_per_work
+        self._seconds_per_work = measured if known is None else _REMEMBERED * known + (1 - _REMEMBERED) * measured
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there was a render to learn from."""
+        return self._seconds_per_work is not None
+
+    def seconds(self, spec: VideoSpec) -> float | None:
+        """Return what a render of `spec` takes; None while nothing was measured."""
+        return None if self._seconds_per_work is None else self._seconds_per_work * work_of(spec)
+
+
+def work_of(spec: VideoSpec) -> float:
+    """Return how much there is to denoise, in steps times rows of a pass times frames times pixels."""
+    rows = 2 if spec.guided else 1
+    return float(spec.num_inference_steps * rows * spec.num_frames * spec.width * spec.height)
+
+
+def _spec(fields_: Any) -> VideoSpec | None:
+    names = {each.name for each in fields(VideoSpec)}
+    try:
+        return VideoSpec(**{name: value for name, value in fields_.items() if name in names})
+    except (AttributeError, TypeError):
+        return None
