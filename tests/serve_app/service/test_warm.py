@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
+from serve_app.cache.entry import unpack
 from serve_app.cache.name import redis_name
 from serve_app.cache.redis import WEEK, RedisTier
 from serve_app.cache.redis_flights import RedisFlights
@@ -100,7 +101,7 @@ async def test_what_is_there_but_broken_is_made_good(shared_rig: Rig) -> None:
             file.write_bytes(broken)
         fresh = shared_rig.service()  # with nothing in its memory
         assert counts(await finished(fresh, await fresh.warming.begin(request("Anna")))) == wanted
-        assert await client.get(redis_name(l2._name(key))) == whole
+        assert unpack(key, await client.get(redis_name(l2._name(key)))).data == unpack(key, whole).data
 
 
 async def test_failures_are_counted_and_told(rig: Rig) -> None:
