@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from aiocache.base import BaseCache
@@ -19,13 +21,16 @@ from aiocache.serializers import NullSerializer
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from serve_app.cache.cluster import ClusterAddress, is_cluster
 from serve_app.cache.script import Script
-from serve_app.errors import TierError
+from serve_app.errors import TierError, TierRefused
 
 WEEK = 7 * 24 * 3600.0
 _READ = Script("read")
+_NO_WRITES = re.compile(r"\b(OOM|READONLY|MISCONF|NOREPLICAS)\b")
+"""How Redis says that it answers, but takes no writes: memory or disk full, a replica, a primary without replicas."""
 _T = TypeVar("_T")
 
 
@@ -92,6 +97,15 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         """Return for how many milliseconds a value that is written or used now is kept."""
         return self._milliseconds(self.ttl or WEEK)
 
+    async def ask(self, call: Callable[[Redis | RedisCluster], Awaitable[_T]]) -> _T:
+        """Ask the server anything, within the deadline; raises TierError, TierRefused when it takes no writes."""
+        return await self._ask(call(self.client))
+
+    async def extend(self, key: str) -> None:
+        """Give `key` the full TTL again; one that lives longer, or for ever, is left as it is."""
+        if self.ttl is not None:
+            await self._ask(self.client.pexpire(key, self._milliseconds(self.ttl), gt=True))
+
     async def fields(self, name: str, fields: Sequence[str]) -> list[bytes | None]:
         """Return fields of a hash, None for those it lacks; raises TierError."""
         found: list[bytes | None] = await self._ask(cast(Awaitable[Any], self.client.hmget(name, list(fields))))
@@ -112,7 +126,16 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         except Exception as error:
             if asyncio.iscoroutine(call):
                 call.close()  # it may not have come to its turn
-            raise TierError(f"Redis: {type(error).__name__}: {error}") from error
+            if isinstance(error, ReadOnlyError):
+                await self._reconnect()
+            failure = TierRefused if _takes_no_writes(error) else TierError
+            raise failure(f"Redis: {type(error).__name__}: {error}") from error
+
+    async def _reconnect(self) -> None:
+        """Let the next calls connect anew: the server was demoted, and its name may lead to another one by now."""
+        if isinstance(self.client, Redis):  # a cluster's client looks for the new primary by itself
+            with suppress(Exception):
+                await self.client.connection_pool.disconnect(inuse_connections=False)
 
     def _milliseconds(self, ttl: float) -> int:
         spread = 1 + self._jitter * (2 * self._uniform() - 1)
@@ -170,3 +193,8 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
 
     async def _close(self, *args: Any, _conn: Any = None, **kwargs: Any) -> None:
         await self._ask(self.client.aclose())
+
+
+def _takes_no_writes(error: Exception) -> bool:
+    refused = isinstance(error, OutOfMemoryError | ReadOnlyError)
+    return refused or (isinstance(error, ResponseError) and _NO_WRITES.search(str(error)) is not None)

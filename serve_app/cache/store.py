@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 from aiocache.base import BaseCache
@@ -64,6 +64,15 @@ class Touchable(Protocol):
         ...
 
 
+@runtime_checkable
+class Extending(Protocol):
+    """An aiocache backend that can make a life longer without ever making one shorter, which `expire` does."""
+
+    async def extend(self, key: str) -> Any:
+        """Give `key` the full TTL again, unless it lives longer anyway."""
+        ...
+
+
 class AiocacheStore:
     """Any aiocache backend that takes bytes, as an ObjectStore; a later value overwrites an earlier one.
 
@@ -94,7 +103,9 @@ class AiocacheStore:
 
     async def touch(self, name: str) -> None:
         """Give `name` the backend's full TTL again."""
-        if self._cache.ttl is not None:
+        if isinstance(self._cache, Extending):
+            await self._cache.extend(redis_name(name))
+        elif self._cache.ttl is not None:
             await self._cache.expire(redis_name(name), self._cache.ttl)
 
     async def names(self) -> AsyncIterator[str]:
