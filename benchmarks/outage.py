@@ -23,6 +23,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from form import Goal, Result, Row, main
 from outage_line import FIELDS, Line, open_line, video_of
 from outage_servers import S3, Child, seaweedfs, valkey
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from serve_app.cache.breaker import Breaker, State
 from serve_app.errors import EncoreError, Unavailable
@@ -142,8 +144,13 @@ def told(*commands: tuple[str, ...], then: tuple[str, ...]) -> Callable[[Bench],
 
 
 async def valkey_disk_full(bench: Bench) -> Heal:
-    """Let the append-only file grow no further."""
+    """Let the append-only file grow no further, and wait until Valkey has found out."""
     bench.valkey.limit(1)
+    async with Redis(unix_socket_path=str(bench.valkey.address)) as admin:
+        with contextlib.suppress(RedisError):
+            while True:
+                await admin.set("filler", "x")
+                await asyncio.sleep(0.1)
 
     async def heal() -> None:
         bench.valkey.limit()
@@ -273,29 +280,30 @@ async def clients(bench: Bench, accepted: bool = True, submit: bool = True) -> A
 
 
 async def count_while_open(bench: Bench, outage: Outage) -> int:
-    """Count until cancelled; returns what came to the tiers while their breakers were open and no trial was due."""
+    """Count until cancelled; returns what came to the tiers while all of their breakers that ever opened were open.
+
+    Not counted is what came while a trial was due, or while a process had yet to find out.
+    """
     name = "store" if outage.refuses else "reach"
-    came, before, since = 0, 0, None
+    breakers = bench.breakers(outage.tiers, name)
+    came: Counter[frozenset[int]] = Counter()
+    before, since = 0, None
     try:
         while True:
-            opened = [breaker for breaker in bench.breakers(outage.tiers, name) if breaker.opened_at is not None]
-            now = tuple(breaker.opened_at for breaker in opened)
-            still = all(breaker.state is State.OPEN for breaker in opened) and len(opened) >= needed(outage)
-            count = sum(proxy.values if outage.refuses else proxy.attempts
-                        for tier, proxy in bench.proxies.items() if tier in outage.tiers)  # fmt: skip
+            now = tuple(breaker.opened_at for breaker in breakers)
+            count = sum(
+                proxy.values if outage.refuses else proxy.attempts
+                for tier, proxy in bench.proxies.items()
+                if tier in outage.tiers
+            )
+            opened = frozenset(number for number, at in enumerate(now) if at is not None)
+            still = all(breakers[number].state is State.OPEN for number in opened)
             if still and since == now:
-                came += count - before
+                came[opened] += count - before
             before, since = count, now if still else None
             await asyncio.sleep(0.005)
     except asyncio.CancelledError:
-        return came
-
-
-def needed(outage: Outage) -> int:
-    """Return in how many processes a tier's breaker opens: diffusion asks no L2, storing is asked of some alone."""
-    if outage.refuses:
-        return 2
-    return sum({"l2": 3, "l3": 4}[tier] for tier in outage.tiers)
+        return came[max(came, key=len, default=frozenset())]
 
 
 async def warm(bench: Bench) -> None:

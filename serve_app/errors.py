@@ -171,6 +171,10 @@ class TierError(EncoreError):
 class TierRefused(TierError):
     """A cache tier answered that it takes no values now (full, read-only); what it holds can still be read."""
 
+    code = "tier_refused"
+
 
 class TierLeftAlone(TierError):
     """A cache tier was not asked, because it failed too often just now."""
+
+    code = "tier_left_alone"

@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.cache.cache import TOUCH_SECONDS
 from serve_app.cache.folder import FolderStore
-from serve_app.cache.name import storage_name
+from serve_app.cache.name import redis_name, storage_name
 from serve_app.cache.redis import WEEK, RedisTier
 from serve_app.core import Outcome
 from serve_app.service.service import VideoService
@@ -62,12 +62,12 @@ async def test_every_hit_extends(
     redis = shared_rig.pools[0].client
     for hour in range(2):
         shared_rig.clock.now += TOUCH_SECONDS
-        await redis.pexpire(name, 5000)
+        await redis.pexpire(redis_name(name), 5000)
         touched.clear()
         assert await hit(service, job.id) is (tier if hour == 0 else Outcome.L1)
         await hit(service, job.id)
         await service._cache._settled(service._cache._background)
-        assert await redis.pttl(name) / 1000 >= WEEK * (1 - JITTER) - 1
+        assert await redis.pttl(redis_name(name)) / 1000 >= WEEK * (1 - JITTER) - 1
         assert touched == [name]
 
 
@@ -84,11 +84,11 @@ async def test_an_extension_never_shortens(shared_rig: Rig) -> None:
             for hit in (sync, submit, content):
                 await hit(each, job.id)
             await each._cache._settled(each._cache._background)
-        return int(await redis.pttl(name))
+        return int(await redis.pttl(redis_name(name)))
 
-    await redis.pexpire(name, round(3 * WEEK * 1000))
+    await redis.pexpire(redis_name(name), round(3 * WEEK * 1000))
     assert await used() > 2.9 * WEEK * 1000
-    await redis.persist(name)
+    await redis.persist(redis_name(name))
     assert await used() == -1
 
 
@@ -102,7 +102,7 @@ async def test_an_extension_that_failed_is_made_up_for(
     job = await ended(service, await service.submit(ask()))
     name = storage_name(SECRET, "video", job.keys.video)
     redis = rig.pools[0].client
-    await redis.pexpire(name, 60_000)
+    await redis.pexpire(redis_name(name), 60_000)
     rig.clock.now += TOUCH_SECONDS
     server.kill()
     for _ in range(5):  # the breaker opens on the way
@@ -112,7 +112,7 @@ async def test_an_extension_that_failed_is_made_up_for(
     rig.clock.now += 5
     assert await sync(service, job.id) is Outcome.L1
     await service._cache._settled(service._cache._background)
-    assert await redis.pttl(name) > 0.85 * WEEK * 1000
+    assert await redis.pttl(redis_name(name)) > 0.85 * WEEK * 1000
     await rig.aclose()
 
 
