@@ -88,8 +88,14 @@ class Line:
     async def aclose(self) -> None:
         """Write what is being written, close all connections."""
         await self.settled()
+        for tiers in self.processes:
+            if tiers.bloom is not None:
+                await tiers.bloom.aclose()
         for cache in self._caches:
             await cache.aclose()
+        for tiers in self.processes:
+            if tiers.l2 is not None:
+                await tiers.l2.close()
 
 
 class Alone:

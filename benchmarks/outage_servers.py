@@ -46,7 +46,18 @@ class Child:
         return self.process.pid
 
     def start(self) -> None:
-        """Start it and wait until it answers; raises RuntimeError with the end of its log."""
+        """Start it and wait until it answers; raises RuntimeError with the end of its log.
+
+        Tried a few times: somebody's outgoing connection may have one of its ports just now.
+        """
+        for _ in range(4):
+            with contextlib.suppress(RuntimeError):
+                self._start()
+                return
+            self.stop()
+        self._start()
+
+    def _start(self) -> None:
         log = self.folder / "log"
         self.process = spawn([*_IGNORING, *self.command], env=os.environ, log=log)
         deadline = time.monotonic() + _START_SECONDS

@@ -13,7 +13,7 @@ from serve_app.cache.entry import pack
 from serve_app.cache.flight import Found, Leading
 from serve_app.cache.folder import FolderStore
 from serve_app.cache.memory import MemoryTier
-from serve_app.cache.name import Kind, storage_name
+from serve_app.cache.name import Kind, redis_name, storage_name
 from serve_app.cache.redis import RedisTier
 from serve_app.cache.redis_flights import RedisFlights
 from serve_app.cache.s3 import S3Store
@@ -109,13 +109,13 @@ async def test_what_the_flights_script_brings_is_verified_too(
     cache = TieredCache("video", secret=SECRET, l1=MemoryTier(1 << 20), l2=redis, telemetry=recorder)
     flights = RedisFlights(redis, secret=SECRET, linger_seconds=1)
     name = storage_name(SECRET, "video", entry.key)
-    await redis.set(name, damage("video"))
+    await redis.set(redis_name(name), damage("video"))
     found = await flights.board(entry.key, "a waiter", Urgency())
     assert isinstance(found, Found)
     assert await cache.arrived_from_l2(entry.key, found.frame, 0.001) is None
     assert recorder.results(TierRead, "l2") == ["corrupt"]
     assert cache.get_now(entry.key) is None
-    assert await redis.exists(name) is False
+    assert await redis.exists(redis_name(name)) is False
     assert isinstance(await flights.board(entry.key, "a waiter", Urgency()), Leading)
     await flights.aclose()
     await cache.aclose()
