@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from serve_app.cache.circuit import Circuit
@@ -23,7 +24,6 @@ from serve_app.core import Rule, Selector
 _ADD, _READ, _RETIRE = (Script(f"rules_{verb}") for verb in ("add", "read", "retire"))
 TAG_SECONDS = 30 * 86_400
 """How long it is remembered that a video was asked for with a tag, since somebody last did."""
-DEADLINE = 2.0
 _AT_ONCE = 500
 """Rules in one script: while it runs nobody else is served."""
 _NO_TAG = "none"
@@ -110,8 +110,8 @@ class RedisRules:
         """Remember, by the label of each tag, the labels of keys that were asked for with it."""
         for tag, keys in tags.items():
             name = self._name(f"tag:{tag}")
-            await self._ask(lambda redis, name=name, keys=keys: redis.sadd(name, *keys))
-            await self._ask(lambda redis, name=name: redis.expire(name, TAG_SECONDS))
+            await self._ask(partial(_sadd, name, keys))
+            await self._ask(partial(_expire, name))
 
     def lease(self, seconds: float) -> Lease:
         """Return the lease of who sweeps."""
@@ -167,3 +167,11 @@ def _rule(label: bytes, kind: bytes, before: bytes, at: bytes) -> Rule:
 
 def _pairs(flat: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _sadd(name: str, members: set[str], redis: Any) -> Awaitable[Any]:
+    return cast(Awaitable[Any], redis.sadd(name, *members))
+
+
+def _expire(name: str, redis: Any) -> Awaitable[Any]:
+    return cast(Awaitable[Any], redis.expire(name, TAG_SECONDS))
