@@ -17,6 +17,7 @@ from ray.serve import metrics
 
 from serve_app.telemetry import (
     Answered,
+    BreakerTurned,
     EmbeddingServed,
     Encoded,
     Event,
@@ -49,6 +50,7 @@ class Instruments:
 
     counter: Callable[..., metrics.Counter] = metrics.Counter
     histogram: Callable[..., metrics.Histogram] = metrics.Histogram
+    gauge: Callable[..., metrics.Gauge] = metrics.Gauge
 
 
 class ServeMetrics:
@@ -69,6 +71,9 @@ class ServeMetrics:
         self._tier_write_bytes = self._counter("tier_write_bytes", "Bytes stored in a cache tier", "tier", "kind")
         self._evictions = self._counter("evictions", "Entries dropped to stay within a tier's bound", "tier")
         self._evicted_bytes = self._counter("evicted_bytes", "Bytes dropped to stay within a tier's bound", "tier")
+
+        self._breaker_open = self._gauge("breaker_open", "1 while a tier is left alone", "tier", "asked")
+        self._breaker_turns = self._counter("breaker_turns", "Breakers opened and closed", "tier", "asked", "state")
 
         self._embeddings = self._counter("embeddings", "Prompt embeddings served: hit or miss", "result")
         self._renders = self._counter("renders", "Renders, by how they ended", "result")
@@ -103,6 +108,9 @@ class ServeMetrics:
             case Evicted(tier=tier, count=count, bytes=size):
                 self._add(self._evictions, count, tier=tier)
                 self._add(self._evicted_bytes, size, tier=tier)
+            case BreakerTurned(tier=tier, asked=asked, state=state):
+                self._breaker_open.set(float(state == "open"), {"tier": tier, "asked": asked})
+                self._add(self._breaker_turns, 1, tier=tier, asked=asked, state=state)
             case EmbeddingServed(result=result):
                 self._add(self._embeddings, 1, result=result)
             case Rendered():
@@ -143,6 +151,9 @@ class ServeMetrics:
 
     def _counter(self, name: str, description: str, *tags: str) -> metrics.Counter:
         return self._make.counter(f"encore_{name}", description=description, tag_keys=tags)
+
+    def _gauge(self, name: str, description: str, *tags: str) -> metrics.Gauge:
+        return self._make.gauge(f"encore_{name}", description=description, tag_keys=tags)
 
     def _seconds(self, name: str, description: str, *tags: str) -> metrics.Histogram:
         return self._histogram(name, description, SECONDS, *tags)

@@ -18,6 +18,8 @@ EncoreError
 ├── FingerprintMismatch       503  this replica runs other weights than the key was made for
 ├── CorruptEntry                   a stored value does not verify (internal: becomes a miss)
 └── TierError                      a cache tier failed (internal: becomes a miss and a counter)
+    ├── TierRefused                it answers, but takes no values: full, read-only
+    └── TierLeftAlone              it was not asked: its breaker is open
 
 The wire form is `{"error": {"message", "type", "param", "code"}}`, as the OpenAI SDKs read it.
 """
@@ -164,3 +166,15 @@ class TierError(EncoreError):
     """A cache tier could not be reached or refused; callers treat it as a miss."""
 
     code = "tier_error"
+
+
+class TierRefused(TierError):
+    """A cache tier answered that it takes no values now (full, read-only); what it holds can still be read."""
+
+    code = "tier_refused"
+
+
+class TierLeftAlone(TierError):
+    """A cache tier was not asked, because it failed too often just now."""
+
+    code = "tier_left_alone"

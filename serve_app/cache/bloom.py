@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from serve_app.cache.breaker import Breaker
+from serve_app.cache.circuit import Circuit
 from serve_app.cache.detached import detached
 from serve_app.cache.name import SHARDS, shard_of, tag
 from serve_app.cache.redis import RedisTier
@@ -36,11 +36,14 @@ _ASK, _ADD, _BEGIN, _END = (Script(f"bloom_{verb}", "bloom") for verb in ("ask",
 
 
 class BloomFilter:
-    """The filters of all shards; raises nothing unless said. Whoever gave it `redis` closes that."""
+    """The filters of all shards; raises nothing unless said. Whoever gave it `redis` closes that.
 
-    def __init__(self, redis: RedisTier, *, breaker: Breaker | None = None) -> None:
+    circuit: that of the server, shared with whatever else asks it.
+    """
+
+    def __init__(self, redis: RedisTier, *, circuit: Circuit | None = None) -> None:
         self._redis = redis
-        self._breaker = breaker or Breaker("l2/filter")
+        self._circuit = circuit or Circuit("l2")
         self._untold: set[str] = set()
         self._telling: asyncio.Task[None] | None = None
         self._lost = 0
@@ -89,7 +92,8 @@ class BloomFilter:
         """
         fields = ("capacity", "layers", "names", "built_at")
         looks = (self._redis.fields(_keys(shard)[0], ("complete", *fields)) for shard in range(SHARDS))
-        found = await asyncio.gather(*looks)
+        with self._circuit.attempt():
+            found = await asyncio.gather(*looks)
         return [
             {field: int(value or 0) for field, value in zip(fields, values, strict=True)} if complete == b"1" else None
             for complete, *values in found
@@ -97,7 +101,7 @@ class BloomFilter:
 
     def stats(self) -> dict[str, Any]:
         """Return how many names Redis is still to be told, how many were lost to the bound, and the breaker's state."""
-        return {"untold": len(self._untold), "lost": self._lost, "breaker": str(self._breaker.state)}
+        return {"untold": len(self._untold), "lost": self._lost, "breaker": str(self._circuit.reach.state)}
 
     async def aclose(self) -> None:
         """Try once more to tell what is untold."""
@@ -130,7 +134,7 @@ class BloomFilter:
             self._untold.difference_update(untold)
 
     async def _run(self, script: Script, keys: Sequence[str], args: Sequence[str | float]) -> Any:
-        with self._breaker.attempt():
+        with self._circuit.attempt():
             return await self._redis.run(script, keys, args)
 
 

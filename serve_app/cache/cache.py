@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from aiocache.base import BaseCache
 
 from serve_app.cache.bloom import BloomFilter
-from serve_app.cache.breaker import Breaker
+from serve_app.cache.breaker import Breaker, State
+from serve_app.cache.circuit import Circuit
 from serve_app.cache.debounce import Debounce
 from serve_app.cache.detached import detached
 from serve_app.cache.invalidation import Labels, RuleBook, begun_at
@@ -34,6 +35,7 @@ from serve_app.telemetry import Telemetry, TierRead, TierWritten
 
 _BACKGROUND_TASKS = 64
 """At most so many copies and extensions under way; beyond that they are left out, a slow tier must not fill memory."""
+TOUCH_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class TieredCache:
     secret: the deployment's, for names in shared tiers. l2: bytes by name with a TTL of its own (a RedisTier, or
     any aiocache backend with a NullSerializer). bloom: tells what L3 surely has not. rules: the invalidations this
     process knows. touch_interval: seconds between two extensions of one key's life in the shared tiers by hits above
-    them. Tiers may be shared by caches of several kinds; `aclose` closes them.
+    them; well below L2's TTL. Tiers may be shared by caches of several kinds, and then `circuits` of them too (by `l2`
+    and `l3`; without, each cache has its own); `aclose` closes them.
     """
 
     def __init__(
@@ -64,7 +67,8 @@ class TieredCache:
         bloom: BloomFilter | None = None,
         rules: RuleBook | None = None,
         telemetry: Telemetry | None = None,
-        touch_interval: float = 3600.0,
+        touch_interval: float = TOUCH_SECONDS,
+        circuits: Mapping[str, Circuit] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.kind = kind
@@ -82,12 +86,13 @@ class TieredCache:
                 secret=secret,
                 telemetry=self._telemetry,
                 bloom=bloom if tier == "l3" else None,
-                breaker=Breaker(f"{tier}/{kind}", clock=clock),
+                circuit=circuits[tier] if circuits else Circuit(tier, self._telemetry, clock=clock),
             )
             for tier, store in stores.items()
             if store is not None
         ]
-        self._recent = Debounce(touch_interval, clock=clock)
+        self._recent = {remote.tier: Debounce(touch_interval, clock=clock) for remote in self._remotes}
+        self._elsewhere = Breaker(f"storing a {kind} in any tier", clock=clock)
         self._background: dict[asyncio.Task[Any], str] = {}
         self._generation = 0
         self._l1_hits = self._l1_misses = self._l1_invalidated = 0
@@ -169,10 +174,27 @@ class TieredCache:
         """How many entries invalidations have dropped from this process's memory."""
         return self._l1_invalidated
 
-    @property
-    def durable(self) -> bool:
-        """Whether there is a shared tier that, as far as is known, can be reached: what is put would be stored."""
-        return any(remote.reachable for remote in self._remotes)
+    async def can_store(self, key: str) -> bool:
+        """Tell whether a shared tier would take the value of `key`, as far as is known.
+
+        A tier that was left alone for its while is asked first: who relies on the answer must not be the one that
+        finds out. With a tier in good order nothing is awaited.
+        """
+        if self._elsewhere.state is State.OPEN:
+            return False
+        if any(remote.circuit.closed for remote in self._remotes):
+            return True
+        for remote in self._remotes:
+            if remote.circuit.takes_values and await remote.contains(key) is not None:
+                return True
+        return False
+
+    def hear(self, *, stored: bool) -> None:
+        """Hear whether any tier took a value in the process that made it; this one stores hardly anything itself."""
+        if stored:
+            self._elsewhere.close()
+        else:
+            self._elsewhere.trip()
 
     def remember(self, entry: Entry) -> None:
         """Keep in L1 alone an entry that somebody else has stored already; `entry` must be verified."""
@@ -190,7 +212,7 @@ class TieredCache:
         adopted = held.get("l3", entry)
         if adopted.digest != entry.digest:
             await self._replace_in_l2(adopted, held)
-        self._recent.due(entry.key)
+        self._used(entry.key)
         self._keep(adopted)
         return Stored(tuple(sorted(held)), adopted)
 
@@ -202,6 +224,11 @@ class TieredCache:
                 held["l2"] = adopted
             else:
                 await l2.delete(adopted.key)  # better none than two different videos
+
+    async def put_l2(self, entry: Entry, *, not_before: int = 0) -> bool:
+        """Store `entry` in L2 alone; False when it is not there."""
+        written = [await l2.write(entry, self._replaced(not_before)) for l2 in self._only("l2")]
+        return written not in ([], [None])
 
     async def put_l3(self, entry: Entry, *, not_before: int = 0) -> Entry | None:
         """Store `entry` in L3 alone; return what it holds now, an earlier one it may be, or None when nothing."""
@@ -232,7 +259,8 @@ class TieredCache:
     def forget(self, key: str) -> bool:
         """Drop `key` from this process's memory alone; True when it was there."""
         self._generation += 1
-        self._recent.forget(key)
+        for recent in self._recent.values():
+            recent.forget(key)
         return self._l1 is not None and self._l1.delete_now(key)
 
     async def verified(self, key: str, ttl: float) -> bool:
@@ -291,24 +319,39 @@ class TieredCache:
         self._keep(entry)
         for remote in above:
             self._spawn(entry.key, remote.write(entry, self._is_covered))
-        self._touch(entry.key, below)  # the tier that was read extended the value's life itself
+        self._touch(entry.key, below)
+        self._used(entry.key)  # the tier that was read extended the value's life itself
 
     def _touch(self, key: str, remotes: list[RemoteTier]) -> None:
-        if self._remotes and self._recent.due(key):
-            for remote in remotes:
-                self._spawn(key, remote.touch(key))
+        for remote in remotes:
+            recent = self._recent[remote.tier]
+            if recent.due(key):
+                begun = remote.circuit.reachable and self._spawn(key, self._extend(key, remote, recent))
+                if not begun:
+                    recent.forget(key)
 
-    def _spawn(self, key: str, work: Coroutine[Any, Any, object]) -> None:
+    async def _extend(self, key: str, remote: RemoteTier, recent: Debounce) -> None:
+        if not await remote.touch(key):
+            recent.forget(key)  # not extended: the next hit tries again
+
+    def _used(self, key: str) -> None:
+        """Note that no tier need hear of a hit on `key` for a while."""
+        for recent in self._recent.values():
+            recent.due(key)
+
+    def _spawn(self, key: str, work: Coroutine[Any, Any, object]) -> bool:
+        """Do `work` behind the answer; False when it is left out."""
         if len(self._background) >= _BACKGROUND_TASKS:
             work.close()
-            return
+            return False
         try:
             task = detached(work, traced=True)
         except RuntimeError:  # `get_now` outside a loop: nowhere to run it
             work.close()
-            return
+            return False
         self._background[task] = key
         task.add_done_callback(lambda done: self._background.pop(done, None))
+        return True
 
     async def _settled(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -22,7 +22,7 @@ from tempfile import mkstemp
 from typing import TypeVar
 
 from serve_app.cache.name import checked, is_name
-from serve_app.errors import TierError
+from serve_app.errors import TierError, TierRefused
 from serve_app.telemetry import Evicted, Telemetry
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class FolderStore:
         """Store `data` unless the name is taken; return what is stored, None when larger than the bound allows."""
         if self._max_bytes is not None and len(data) > self._max_bytes - self._slack:
             return None
-        held = await self._in_thread(lambda: self._write(self._path(name), data))
+        held = await self._in_thread(lambda: self._write(self._path(name), data), TierRefused)  # what is there is read
         if held is data and self._max_bytes is not None:
             await self._evict_after(len(data))
         return held
@@ -99,11 +99,11 @@ class FolderStore:
     def _path(self, name: str) -> Path:
         return self._objects / checked(name)[:2] / name[2:4] / name
 
-    async def _in_thread(self, call: Callable[[], _T]) -> _T:
+    async def _in_thread(self, call: Callable[[], _T], failure: type[TierError] = TierError) -> _T:
         try:
             return await asyncio.to_thread(call)
         except OSError as error:
-            raise TierError(f"Folder: {type(error).__name__}: {error.strerror}") from error
+            raise failure(f"Folder: {type(error).__name__}: {error.strerror}") from error
 
     def _read(self, path: Path) -> bytes | None:
         try:
@@ -201,7 +201,7 @@ def _names(shard: Path) -> list[str]:
 
 
 def _use(path: Path) -> None:
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # gone, or on a file system that is read-only just now
         os.utime(path)
 
 

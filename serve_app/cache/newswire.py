@@ -1,7 +1,8 @@
 """Messages of one Redis over one connection of this process, opened when the first channel is wanted.
 
 Nothing rests on a message: while the connection is down they are lost, and whoever listens looks for itself as well. So
-a lost connection is tried again quietly, with every channel that is still wanted.
+a lost connection is tried again quietly, with every channel that is still wanted, once those who look find that the
+server answers.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ Hear = Callable[[bytes], None]
 
 
 class Newswire:
-    """Subscriptions of one process; all methods belong to one event loop."""
+    """Subscriptions of one process; all methods belong to one event loop. `answers`: whether the server does."""
 
-    def __init__(self, connect: Callable[[], Redis]) -> None:
+    def __init__(self, connect: Callable[[], Redis], answers: Callable[[], bool] = lambda: True) -> None:
         self._connect = connect
+        self._answers = answers
         self._listeners: dict[str, list[Hear]] = {}
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -60,6 +62,9 @@ class Newswire:
 
     async def _run(self) -> None:
         while True:
+            if not self._answers():
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
             client = self._connect()
             try:
                 async with client.pubsub(ignore_subscribe_messages=True) as wire:

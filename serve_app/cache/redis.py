@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from aiocache.base import BaseCache
@@ -19,13 +21,16 @@ from aiocache.serializers import NullSerializer
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from serve_app.cache.cluster import ClusterAddress, is_cluster
 from serve_app.cache.script import Script
-from serve_app.errors import TierError
+from serve_app.errors import TierError, TierRefused
 
 WEEK = 7 * 24 * 3600.0
 _READ, _EXTEND = Script("read"), Script("extend")
+_NO_WRITES = re.compile(r"\b(OOM|READONLY|MISCONF|NOREPLICAS)\b")
+"""How Redis says that it answers, but takes no writes: memory or disk full, a replica, a primary without replicas."""
 _T = TypeVar("_T")
 
 
@@ -70,6 +75,11 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         else:
             self.client = self._single(socket_timeout, max_connections)
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the keys are on several servers, of which some may answer while others do not."""
+        return self._address is not None
+
     def new_client(self) -> Redis:
         """Return a client with one connection of its own, for messages: its reads may wait as long as they like."""
         options = {"single_connection_client": True, "retry": Retry(NoBackoff(), 0), **self._options}
@@ -101,6 +111,10 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         """Keep `name` for `ttl` seconds from now, or longer if it would be anyway; False when it is not there."""
         return bool(await self.run(_EXTEND, [name], [self.keep_for(ttl)]))
 
+    async def ask(self, call: Callable[[Redis | RedisCluster], Awaitable[_T]]) -> _T:
+        """Ask the server anything, within the deadline; raises TierError, TierRefused when it takes no writes."""
+        return await self._ask(call(self.client))
+
     async def fields(self, name: str, fields: Sequence[str]) -> list[bytes | None]:
         """Return fields of a hash, None for those it lacks; raises TierError."""
         found: list[bytes | None] = await self._ask(cast(Awaitable[Any], self.client.hmget(name, list(fields))))
@@ -121,7 +135,19 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         except Exception as error:
             if asyncio.iscoroutine(call):
                 call.close()  # it may not have come to its turn
-            raise TierError(f"Redis: {type(error).__name__}: {error}") from error
+            if isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError):
+                await self._reconnect()
+            failure = TierRefused if _takes_no_writes(error) else TierError
+            raise failure(f"Redis: {type(error).__name__}: {error}") from error
+
+    async def _reconnect(self) -> None:
+        """Let the next calls connect anew, not find out one by one that all idle connections are dead.
+
+        Or, with a server that was demoted, that they lead to the wrong one.
+        """
+        if isinstance(self.client, Redis):  # a cluster's client looks for the new primary by itself
+            with suppress(Exception):
+                await self.client.connection_pool.disconnect(inuse_connections=False)
 
     def _milliseconds(self, ttl: float) -> int:
         spread = 1 + self._jitter * (2 * self._uniform() - 1)
@@ -179,3 +205,8 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
 
     async def _close(self, *args: Any, _conn: Any = None, **kwargs: Any) -> None:
         await self._ask(self.client.aclose())
+
+
+def _takes_no_writes(error: Exception) -> bool:
+    refused = isinstance(error, OutOfMemoryError | ReadOnlyError)
+    return refused or (isinstance(error, ResponseError) and _NO_WRITES.search(str(error)) is not None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from serve_app.cache.bloom import BloomFilter
-from serve_app.cache.breaker import Breaker
+from serve_app.cache.circuit import Circuit
 from serve_app.cache.flight import (
     LEASE_SECONDS,
     RECORD_SECONDS,
@@ -47,7 +47,8 @@ class RedisFlights:
     """FlightRecords over an L2; whoever gave it `redis` closes that.
 
     linger_seconds: how long a flight goes on after its last waiter left. bloom: the filter that tells who leads whether
-    L3 may have the video. clock: for tests, Unix seconds instead of the server's own time.
+    L3 may have the video. clock: for tests, Unix seconds instead of the server's own time. circuit: that of the server,
+    shared with whatever else asks it.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class RedisFlights:
         lease_seconds: float = LEASE_SECONDS,
         waiter_seconds: float = WAITER_SECONDS,
         clock: Callable[[], float] | None = None,
+        circuit: Circuit | None = None,
     ) -> None:
         self._redis = redis
         self._secret = secret
@@ -69,8 +71,8 @@ class RedisFlights:
         self._waiter = milliseconds(waiter_seconds)
         self._record = milliseconds(RECORD_SECONDS)
         self._clock = clock
-        self._breaker = Breaker("l2/flight")
-        self._newswire = Newswire(redis.new_client)
+        self._circuit = circuit or Circuit("l2")
+        self._newswire = Newswire(redis.new_client, lambda: self._circuit.answers)
 
     @property
     def max_value_bytes(self) -> int:
@@ -118,7 +120,7 @@ class RedisFlights:
     async def look(self, key: str) -> News | None:
         """Return what the record says; raises TierError."""
         _, record, _, _ = self._names(key)
-        with self._breaker.attempt():
+        with self._circuit.attempt():
             fields = await self._redis.fields(record, _FIELDS)
         return None if fields[0] is None else _news(fields)
 
@@ -136,10 +138,11 @@ class RedisFlights:
     ) -> bool:
         *_, channel = self._names(key)
         args = (token, state.value, detail, frame, self._redis.keep_for(ttl), self._record, channel)
-        return bool(await self._run(_END, self._keys(key), args))
+        with self._circuit.storing() if frame else self._circuit.attempt():
+            return bool(await self._redis.run(_END, self._keys(key), args))
 
     async def _run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:
-        with self._breaker.attempt():
+        with self._circuit.attempt():
             return await self._redis.run(script, keys, args)
 
     def _now(self) -> str:

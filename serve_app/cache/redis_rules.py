@@ -7,24 +7,23 @@ the rules stand, per tag, the names of videos that were asked for with it after 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
+from serve_app.cache.circuit import Circuit
 from serve_app.cache.lease import Lease
 from serve_app.cache.newswire import Newswire
 from serve_app.cache.redis import RedisTier
 from serve_app.cache.script import Script, milliseconds
 from serve_app.core import Rule, Selector
-from serve_app.errors import TierError
 
 _ADD, _READ, _RETIRE = (Script(f"rules_{verb}") for verb in ("add", "read", "retire"))
 TAG_SECONDS = 30 * 86_400
 """How long it is remembered that a video was asked for with a tag, since somebody last did."""
-DEADLINE = 2.0
 _AT_ONCE = 500
 """Rules in one script: while it runs nobody else is served."""
 _NO_TAG = "none"
@@ -55,13 +54,22 @@ class Reading:
 class RedisRules:
     """The rules over an L2; whoever gave it `redis` closes that. Every method raises TierError.
 
-    clock: for tests, Unix seconds instead of the server's own time.
+    clock: for tests, Unix seconds instead of the server's own time. circuit: that of the server, shared with whatever
+    else asks it; polls keep to it, while a change that somebody wants is tried in any case.
     """
 
-    def __init__(self, redis: RedisTier, *, secret: bytes, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        redis: RedisTier,
+        *,
+        secret: bytes,
+        clock: Callable[[], float] | None = None,
+        circuit: Circuit | None = None,
+    ) -> None:
         self._redis = redis
         self._clock = clock
-        self._newswire = Newswire(redis.new_client)
+        self._circuit = circuit or Circuit("l2")
+        self._newswire = Newswire(redis.new_client, lambda: self._circuit.answers)
         names = ("rules", "epoch", "swept", "sweeper", "news")
         self._secret = secret
         self._rules, self._epoch, self._swept, self._sweeper, self._channel = map(self._name, names)
@@ -90,7 +98,8 @@ class RedisRules:
 
     async def read(self, version: str) -> Reading:
         """Return what has changed since `version`."""
-        answer = await self._redis.run(_READ, [self._rules, self._epoch, self._swept], [self._now(), version])
+        with self._circuit.attempt():
+            answer = await self._redis.run(_READ, [self._rules, self._epoch, self._swept], [self._now(), version])
         found, now = answer[0].decode(), int(answer[1])
         if len(answer) == 2:
             return Reading(found, now)
@@ -99,10 +108,10 @@ class RedisRules:
 
     async def note(self, tags: dict[str, set[str]]) -> None:
         """Remember, by the label of each tag, the labels of keys that were asked for with it."""
-        client = self._redis.client
         for tag, keys in tags.items():
-            await self._ask(cast(Awaitable[Any], client.sadd(self._name(f"tag:{tag}"), *keys)))
-            await self._ask(client.expire(self._name(f"tag:{tag}"), TAG_SECONDS))
+            name = self._name(f"tag:{tag}")
+            await self._ask(partial(_sadd, name, keys))
+            await self._ask(partial(_expire, name))
 
     def lease(self, seconds: float) -> Lease:
         """Return the lease of who sweeps."""
@@ -112,7 +121,7 @@ class RedisRules:
         """Say that a sweep which began then has ended."""
         ended = [part for rule in rules for part in (rule.label, str(began))]
         if ended:
-            await self._ask(cast(Awaitable[Any], self._redis.client.hset(self._swept, items=ended)))
+            await self._ask(lambda redis: redis.hset(self._swept, items=ended))
 
     async def retire(self, rules: Iterable[Rule]) -> None:
         """Forget rules that cover nothing any more."""
@@ -136,12 +145,9 @@ class RedisRules:
         rules = tuple(_rule(*added[first : first + 4]) for first in range(0, len(added), 4))
         return Added(int(epoch), int(now), rules), int(left)
 
-    async def _ask(self, call: Awaitable[Any]) -> Any:
-        try:
-            async with asyncio.timeout(DEADLINE):
-                return await call
-        except Exception as error:  # a broken server can make the parser raise anything
-            raise TierError(f"Redis: {type(error).__name__}: {error}") from error
+    async def _ask(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
+        with self._circuit.attempt():
+            return await self._redis.ask(call)
 
     def _now(self) -> str:
         return "" if self._clock is None else str(milliseconds(self._clock()))
@@ -161,3 +167,11 @@ def _rule(label: bytes, kind: bytes, before: bytes, at: bytes) -> Rule:
 
 def _pairs(flat: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _sadd(name: str, members: set[str], redis: Any) -> Awaitable[Any]:
+    return cast(Awaitable[Any], redis.sadd(name, *members))
+
+
+def _expire(name: str, redis: Any) -> Awaitable[Any]:
+    return cast(Awaitable[Any], redis.expire(name, TAG_SECONDS))

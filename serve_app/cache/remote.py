@@ -1,6 +1,6 @@
 """One shared tier as the walk sees it: entries in, entries out, never an exception.
 
-Here meet, once for every kind of store: the secret name, the frame and its check, the circuit breaker, the span and
+Here meet, once for every kind of store: the secret name, the frame and its check, the circuit breakers, the span and
 the event. A store that fails, hangs or lies is a miss with a counter. What does not verify, and what its reader says
 is invalidated, is deleted, so that the next render can take its place.
 """
@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from serve_app.cache.bloom import BloomFilter
-from serve_app.cache.breaker import Breaker, State
+from serve_app.cache.circuit import Circuit
 from serve_app.cache.entry import pack, unpack
 from serve_app.cache.name import Kind, storage_name
 from serve_app.cache.store import Extendable, ObjectStore, Touchable
@@ -39,7 +39,10 @@ def never(entry: Entry) -> bool:
 
 
 class RemoteTier:
-    """`store` as the tier `l2` or `l3` of one kind of value; what `bloom` says is not there is not looked for."""
+    """`store` as the tier `l2` or `l3` of one kind of value; what `bloom` says is not there is not looked for.
+
+    circuit: that of its server, shared with whatever else asks it.
+    """
 
     def __init__(
         self,
@@ -50,23 +53,18 @@ class RemoteTier:
         secret: bytes,
         telemetry: Telemetry,
         bloom: BloomFilter | None = None,
-        breaker: Breaker | None = None,
+        circuit: Circuit | None = None,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.tier = tier
         self.kind = kind
-        self.breaker = breaker or Breaker(tier)
+        self.circuit = circuit or Circuit(tier, telemetry)
         self._store = store
         self._secret = secret
         self._telemetry = telemetry
         self._bloom = bloom
         self._timer = timer
         self._counts: Counter[str] = Counter()
-
-    @property
-    def reachable(self) -> bool:
-        """Whether the tier is worth asking, as far as is known: its breaker lets attempts through."""
-        return self.breaker.state is not State.OPEN
 
     async def read(self, key: str, may_have: bool | None = None, stale: Stale = never) -> Entry | None:
         """Return the verified entry of `key`, None when there is none, or a stale one, or the tier is broken.
@@ -110,11 +108,10 @@ class RemoteTier:
         """Tell whether `key` is there, unverified; None when the tier could not be asked."""
         return await self._ask(self._store.contains, key)
 
-    async def touch(self, key: str) -> None:
-        """Let `key` live longer, where the store knows of such a thing."""
+    async def touch(self, key: str) -> bool:
+        """Let `key` live longer, where the store knows of such a thing; False when the tier could not be asked."""
         store = self._store
-        if isinstance(store, Touchable):
-            await self._ask(store.touch, key)
+        return not isinstance(store, Touchable) or await self._ask(_done(store.touch), key) is not None
 
     async def verified(self, key: str, ttl: float, stale: Stale) -> bool:
         """Keep `key` for `ttl` seconds from now; whether it is there, whole and not `stale`; that is no use."""
@@ -130,8 +127,8 @@ class RemoteTier:
         return isinstance(store, Extendable) and bool(await self._ask(lambda name: store.extend(name, ttl), key))
 
     def stats(self) -> dict[str, Any]:
-        """Return how many reads and writes had which result, and the breaker's state."""
-        return {**self._counts, "breaker": str(self.breaker.state)}
+        """Return how many reads and writes had which result, and the breakers' states."""
+        return {**self._counts, **self.circuit.stats()}
 
     async def aclose(self) -> None:
         """Close the store."""
@@ -147,7 +144,7 @@ class RemoteTier:
         if may_have is False:
             return "filtered", None
         try:
-            with self.breaker.attempt():
+            with self.circuit.attempt():
                 frame = await self._store.get(name)
         except Exception as error:
             self._log(error)
@@ -172,7 +169,7 @@ class RemoteTier:
             await self._bloom.add(self._name(entry.key))  # before it can be there
         for _ in range(_TRIES):  # again only when what was there before turned out corrupt or stale
             try:
-                with self.breaker.attempt():
+                with self.circuit.storing():
                     held = await self._store.put(self._name(entry.key), frame)
             except Exception as error:
                 self._log(error)
@@ -192,7 +189,7 @@ class RemoteTier:
 
     async def _ask(self, call: Callable[[str], Awaitable[_T]], key: str) -> _T | None:
         try:
-            with self.breaker.attempt():
+            with self.circuit.attempt():
                 return await call(self._name(key))
         except Exception as error:
             self._log(error)
@@ -206,6 +203,14 @@ class RemoteTier:
         """Tell of a failure: a TierError is expected trouble, anything else wants its traceback."""
         expected = isinstance(error, TierError)
         logger.log(logging.DEBUG if expected else logging.ERROR, "%s: %s", self.tier, error, exc_info=not expected)
+
+
+def _done(call: Callable[[str], Awaitable[None]]) -> Callable[[str], Awaitable[bool]]:
+    async def asked(name: str) -> bool:
+        await call(name)
+        return True
+
+    return asked
 
 
 async def _verified(key: str, frame: bytes) -> Entry:

@@ -3,7 +3,8 @@
 `If-None-Match: *` makes the first writer win; 412 means the object is there and its bytes are adopted. Some compatible
 stores ignore that header silently and some refuse it (501), so the name is looked up before as well: there a
 race of two writers can still replace equal work by equal work, nothing worse. Retries are off and timeouts short,
-because a miss is cheaper than a wait. botocore's default checksums are off too: some stores reject them, and frames
+because a miss is cheaper than a wait; a read must begin to be answered sooner still, within a fifth of the time that
+a write may take. botocore's default checksums are off too: some stores reject them, and frames
 carry digests of their own.
 """
 
@@ -19,7 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from serve_app.cache.name import checked, is_name
-from serve_app.errors import TierError
+from serve_app.errors import TierError, TierRefused
 
 _EXISTS = 412
 _CONFLICT = 409  # AWS: another conditional write of this name is under way
@@ -30,7 +31,8 @@ class S3Store:
     """Frames as objects `prefix/ab/<name>` of one bucket.
 
     endpoint_url: None for AWS, else the compatible store. Credentials and region default to where AWS tools look
-    for them. connect_timeout, timeout: seconds for connecting and for a whole call.
+    for them. connect_timeout, timeout: seconds for connecting and for a whole call; the head of an answer to GET or
+    HEAD must come within a fifth of the latter.
     """
 
     def __init__(
@@ -66,13 +68,13 @@ class S3Store:
     async def get(self, name: str) -> bytes | None:
         """Return the object's bytes, None when there is no such object."""
         async with self._call(name) as (client, where):
-            return await _get(client, where)
+            return await self._get(client, where)
 
     async def put(self, name: str, data: bytes) -> bytes | None:
         """Store `data` unless the name is taken; return what is stored."""
         async with self._call(name) as (client, where):
             while True:
-                held = await _get(client, where) if await _exists(client, where) else None
+                held = await self._get(client, where) if await self._exists(client, where) else None
                 if held is not None:
                     return held
                 if await _put_first(client, where, data):
@@ -82,14 +84,17 @@ class S3Store:
     async def delete(self, name: str) -> bool:
         """Remove the object; True when it was there."""
         async with self._call(name) as (client, where):
-            existed = await _exists(client, where)
-            await client.delete_object(**where)
+            existed = await self._exists(client, where)
+            try:
+                await client.delete_object(**where)
+            except ClientError as error:
+                raise _refusal(error) from error
             return existed
 
     async def contains(self, name: str) -> bool:
         """Tell whether the object is there."""
         async with self._call(name) as (client, where):
-            return await _exists(client, where)
+            return await self._exists(client, where)
 
     async def names(self) -> AsyncIterator[str]:
         """Yield every stored name, a thousand to a request; `timeout` holds for each request."""
@@ -124,8 +129,11 @@ class S3Store:
     @asynccontextmanager
     async def _mapped(self) -> AsyncIterator[Any]:
         try:
+            client = await self._connected()  # the first time a second of loading botocore: no fault of the store's
             async with asyncio.timeout(self._timeout):
-                yield await self._connected()
+                yield client
+        except TierError:
+            raise
         except Exception as error:  # botocore, aiohttp and the XML parser each have a tree of their own
             raise TierError(f"S3: {type(error).__name__}: {error}") from error
 
@@ -136,27 +144,27 @@ class S3Store:
                 self._client = await self._open.enter_async_context(client)
             return self._client
 
+    async def _get(self, client: Any, where: dict[str, str]) -> bytes | None:
+        try:
+            async with asyncio.timeout(self._timeout / 5):
+                answer = await client.get_object(**where)
+        except ClientError as error:
+            if _status(error) == 404 and not _without_bucket(error):
+                return None
+            raise
+        async with answer["Body"] as body:
+            data: bytes = await body.read()
+        return data
 
-async def _get(client: Any, where: dict[str, str]) -> bytes | None:
-    try:
-        answer = await client.get_object(**where)
-    except ClientError as error:
-        if _status(error) == 404 and error.response["Error"]["Code"] != "NoSuchBucket":
-            return None
-        raise
-    async with answer["Body"] as body:
-        data: bytes = await body.read()
-    return data
-
-
-async def _exists(client: Any, where: dict[str, str]) -> bool:
-    try:
-        await client.head_object(**where)
-    except ClientError as error:
-        if _status(error) == 404:
-            return False
-        raise
-    return True
+    async def _exists(self, client: Any, where: dict[str, str]) -> bool:
+        try:
+            async with asyncio.timeout(self._timeout / 5):
+                await client.head_object(**where)
+        except ClientError as error:
+            if _status(error) == 404:
+                return False
+            raise
+        return True
 
 
 async def _put_first(client: Any, where: dict[str, str], data: bytes) -> bool:
@@ -165,12 +173,30 @@ async def _put_first(client: Any, where: dict[str, str], data: bytes) -> bool:
         await client.put_object(**where, Body=data, IfNoneMatch="*")
     except ClientError as error:
         if _status(error) == _NOT_IMPLEMENTED:
-            await client.put_object(**where, Body=data)
-        elif _status(error) in (_EXISTS, _CONFLICT):
+            return await _put(client, where, data)
+        if _status(error) in (_EXISTS, _CONFLICT):
             return False
-        else:
-            raise
+        raise _refusal(error) from error
     return True
+
+
+async def _put(client: Any, where: dict[str, str], data: bytes) -> bool:
+    try:
+        await client.put_object(**where, Body=data)
+    except ClientError as error:
+        raise _refusal(error) from error
+    return True
+
+
+def _refusal(error: ClientError) -> TierError:
+    """Tell how a write failed where a look just before it was answered: full or read-only, but for a missing bucket."""
+    failure = TierError if _without_bucket(error) else TierRefused
+    return failure(f"S3: {error}")
+
+
+def _without_bucket(error: ClientError) -> bool:
+    code: str = error.response["Error"]["Code"]
+    return code == "NoSuchBucket"
 
 
 def _status(error: ClientError) -> int:

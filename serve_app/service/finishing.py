@@ -76,20 +76,23 @@ class Finisher:
     async def _stored(self, request: RenderRequest, entry: Entry, outcome: Outcome) -> Stored:
         if request.token is None or self._records is None:
             return await self._cache.put(entry, not_before=self._not_before(request))
+        held = await self._cache.put_l3(entry, not_before=self._not_before(request))
         try:
-            return await self._landed(self._records, request, entry, outcome)
-        except TierError as error:  # Redis is away: L3 has it, or nobody
+            return await self._landed(self._records, request, entry, held, outcome)
+        except TierError as error:  # the record cannot be written: perhaps the value can
             logger.debug("a flight's end could not be told: %s", error)
-            return await self._cache.put(entry, not_before=self._not_before(request))
+            in_l2 = await self._cache.put_l2(held or entry, not_before=self._not_before(request))
+            return Stored(("l2",) * in_l2 + ("l3",) * (held is not None), held or entry)
 
     def _not_before(self, request: RenderRequest) -> int:
         """Return since when what lies under the key must have been begun, to be adopted."""
         return self._cache.rules.not_before(request.labels)
 
-    async def _landed(self, records: FlightRecords, request: RenderRequest, entry: Entry, outcome: Outcome) -> Stored:
-        """Write L3, then L2 and the flight's end in one step that only the holder of the newest token can take."""
+    async def _landed(
+        self, records: FlightRecords, request: RenderRequest, entry: Entry, held: Entry | None, outcome: Outcome
+    ) -> Stored:
+        """Write L2 and the flight's end in one step that only the newest token's holder can take; L3 has `held`."""
         key, token = entry.key, request.token or 0
-        held = await self._cache.put_l3(entry, not_before=self._not_before(request))
         frame = pack(held or entry)
         fits = len(frame) <= records.max_value_bytes
         if held is None and not fits:

@@ -38,7 +38,15 @@ from serve_app.cache.flight import (
 )
 from serve_app.cache.remote import Stale
 from serve_app.core import Entry, Finished, Outcome, Progress, RenderEvent, Started, Urgency
-from serve_app.errors import EncoreError, FingerprintMismatch, RenderCancelled, RenderFailed, TierError, Unavailable
+from serve_app.errors import (
+    EncoreError,
+    FingerprintMismatch,
+    RenderCancelled,
+    RenderFailed,
+    TierError,
+    TierRefused,
+    Unavailable,
+)
 from serve_app.service import ending
 from serve_app.service.landing import Landing, VideoFlight
 from serve_app.telemetry import span
@@ -262,7 +270,7 @@ class Passage:
         if self._joined and self._heard_at is not None and self._clock() - self._heard_at < LEASE_SECONDS:
             found = await self._in_l3()
             return None if found is None else Landing(found[0], Outcome.JOINED, None, True)
-        self._begin_alone()
+        self._begin_alone(also_l2=isinstance(error, TierRefused))  # it answers: what it holds can still be read
         return None
 
     async def _leave(self, at_once: bool) -> None:
@@ -295,10 +303,10 @@ class Passage:
 
     # The work, when it is ours.
 
-    def _begin_alone(self) -> None:
+    def _begin_alone(self, *, also_l2: bool = True) -> None:
         if self._work is None:
             self._token = None
-            self._work = asyncio.create_task(self._make(None))
+            self._work = asyncio.create_task(self._make(None, also_l2))
 
     def _begin(self, token: int, may_have: bool) -> None:
         if self._work is not None:
@@ -306,10 +314,13 @@ class Passage:
             self._drop_work()
         self._token, self._given_up, self._taken, self._idle_since = token, None, False, None
         self._wanted = self._ticket.urgency()
-        self._work = asyncio.create_task(self._make(token, may_have))
+        self._work = asyncio.create_task(self._make(token, also_l2=False, may_have=may_have))
 
-    async def _make(self, token: int | None, may_have: bool = True) -> Landing:
-        found = await (self._cache.get(self._key, stale=self._ticket.stale) if token is None else self._in_l3(may_have))
+    async def _make(self, token: int | None, also_l2: bool, may_have: bool | None = None) -> Landing:
+        if also_l2:
+            found = await self._cache.get(self._key, stale=self._ticket.stale)
+        else:
+            found = await self._in_l3(may_have)
         if found is not None:
             entry, outcome = found
             if token is not None and self._records is not None:

@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import RedisError
 
-from serve_app.cache.breaker import Breaker
+from serve_app.cache.circuit import Circuit
+from serve_app.cache.redis import RedisTier
 from serve_app.cache.script import Script, milliseconds
 from serve_app.errors import TierError, Unavailable
 from serve_app.service.job import Job, Order, Page, gone, unknown
@@ -30,6 +30,7 @@ from serve_app.telemetry import Telemetry, TierRead
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Client = Redis | RedisCluster
 _ADD, _UPDATE, _BEAT, _CLAIM, _DELETE = (Script(f"job_{verb}") for verb in ("add", "update", "beat", "claim", "delete"))
 _DELETED = b"deleted"
 _DIGEST = 64
@@ -41,24 +42,25 @@ class RedisJobs:
     """A JobStore that every replica shares; whoever gave it `redis` closes that.
 
     tombstone_seconds: how long a deletion is remembered, no less than a record lives. clock: for tests, Unix seconds
-    instead of the server's own time.
+    instead of the server's own time. circuit: that of the server, shared with whatever else asks it.
     """
 
     def __init__(
         self,
-        redis: Redis | RedisCluster,
+        redis: RedisTier,
         *,
         secret: bytes,
         telemetry: Telemetry,
         tombstone_seconds: float = 30 * 86_400,
         clock: Callable[[], float] | None = None,
+        circuit: Circuit | None = None,
     ) -> None:
         self._redis = redis
         self._secret = secret
         self._telemetry = telemetry
         self._clock = clock
         self._tombstone_seconds = tombstone_seconds
-        self._breaker = Breaker("l2/job", retry_after=RETRY_AFTER)
+        self._circuit = circuit or Circuit("l2", retry_after=RETRY_AFTER)
         # No job id has a slash in it: one path segment is all that a client gives.
         self._index, self._unfinished = self._name("/index"), self._name("/unfinished")
 
@@ -72,7 +74,7 @@ class RedisJobs:
     async def recall(self, mark: Mark) -> str | None:
         """Return the id of the job that answers the mark; raises KeyReused."""
         name = self._mark(mark)
-        found = cast(bytes | None, await self._ask(lambda: self._redis.get(name)))
+        found = cast(bytes | None, await self._ask(lambda redis: redis.get(name)))
         return None if found is None else _answer(mark, found[:_DIGEST], found[_DIGEST:])
 
     async def add(self, *jobs: Job) -> None:
@@ -99,13 +101,13 @@ class RedisJobs:
         ids = [job_id.decode() for job_id in await self._run(_CLAIM, [self._unfinished], args)]
         records = await self._records(ids)
         if lost := [job_id for job_id, data in zip(ids, records, strict=True) if data in (None, _DELETED)]:
-            await self._ask(lambda: self._redis.zrem(self._unfinished, *lost))
+            await self._ask(lambda redis: redis.zrem(self._unfinished, *lost))
         return tuple(job for job in map(_read, records) if job is not None)
 
     async def get(self, job_id: str) -> Job | None:
         """Return the record or None; NotFound if it was deleted."""
         name = self._name(job_id)
-        data = cast(bytes | None, await self._ask(lambda: self._redis.get(name)))
+        data = cast(bytes | None, await self._ask(lambda redis: redis.get(name)))
         if data == _DELETED:
             raise gone(job_id)
         return _read(data)
@@ -137,13 +139,16 @@ class RedisJobs:
         return answered
 
     async def _listed(self, start: int, count: int, order: Order) -> list[str]:
-        ids = await self._ask(lambda: self._redis.zrange(self._index, start, start + count - 1, desc=order == "desc"))
+        ids = await self._ask(lambda redis: redis.zrange(self._index, start, start + count - 1, desc=order == "desc"))
         return [job_id.decode() for job_id in cast(list[bytes], ids)]
 
     async def _rank(self, job_id: str, order: Order) -> int:
-        rank = self._redis.zrank if order == "asc" else self._redis.zrevrank
         member = job_id.encode("utf-8", "surrogatepass")  # as a client gave it
-        found = cast(int | None, await self._ask(lambda: rank(self._index, member)))
+
+        def rank(redis: Client) -> Awaitable[Any]:
+            return (redis.zrank if order == "asc" else redis.zrevrank)(self._index, member)
+
+        found = cast(int | None, await self._ask(rank))
         if found is None:
             raise unknown(job_id)
         return found
@@ -152,20 +157,19 @@ class RedisJobs:
         if not ids:
             return []
         names = [self._name(job_id) for job_id in ids]
-        return cast(list[bytes | None], await self._ask(lambda: self._redis.mget(names)))
+        return cast(list[bytes | None], await self._ask(lambda redis: redis.mget(names)))
 
     async def _run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:
-        return await self._ask(lambda: script.run(self._redis, keys, args))
+        return await self._ask(lambda redis: script.run(redis, keys, args), storing=script is not _DELETE)
 
-    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Ask Redis; Unavailable when it cannot answer: a broken server can make the parser raise anything."""
+    async def _ask(self, call: Callable[[Client], Awaitable[T]], *, storing: bool = False) -> T:
+        """Ask Redis; Unavailable when it cannot answer, or cannot keep what is to be kept."""
         began = time.perf_counter()
         try:
-            with self._breaker.attempt():
-                return await call()
-        except Exception as error:
-            expected = isinstance(error, RedisError | OSError | TierError)
-            logger.log(logging.DEBUG if expected else logging.ERROR, "job records: %s", error, exc_info=not expected)
+            with self._circuit.storing() if storing else self._circuit.attempt():
+                return await self._redis.ask(call)
+        except TierError as error:
+            logger.debug("job records: %s", error)
             self._telemetry.emit(TierRead("l2", "job", "error", time.perf_counter() - began))
             raise Unavailable("Job records cannot be reached just now; try again.", retry_after=RETRY_AFTER) from error
 

@@ -392,7 +392,7 @@ class VideoService:
         if found is not None and found.stored:
             return found
         # A video that only this process has is stored, at last, by the flight that finds it.
-        if not self._cache.durable:
+        if not await self._cache.can_store(keys.video):
             raise Unavailable("No storage can take the video of a job; try /v1/videos/sync.", retry_after=5)
         if len(self._desk) >= self._limits.max_waiting:
             raise self._source.busy("jobs are waiting")

@@ -193,6 +193,7 @@ class VideoSource:
         if landing.outcome is Outcome.RENDERED:
             self._render_seconds += 0.2 * (seconds - self._render_seconds)
             self.cost.learn(landing.entry)
+        self._cache.hear(stored=landing.stored)
         if not landing.stored:
             self._remember_unstored(landing.entry)
         elif asked:
@@ -201,6 +202,7 @@ class VideoSource:
     async def _store(self, entry: Entry) -> Entry:
         """Try again to store a video that no durable tier could take when it was made."""
         kept = await self._cache.put(replace(entry, meta={k: v for k, v in entry.meta.items() if k != _UNSTORED}))
+        self._cache.hear(stored=bool(kept.tiers))
         return kept.entry if kept.tiers else self._remember_unstored(entry)
 
     def _remember_unstored(self, entry: Entry) -> Entry:

@@ -52,6 +52,10 @@ class Wanted:
     ttl: float
 
 
+_NO_KEY = "0" * 64
+"""Under which nothing is: asked for to see whether a tier answers."""
+
+
 class Warming:
     """The warm-ups of one router.
 
@@ -100,7 +104,7 @@ class Warming:
         self.start()
         if len(self._runs) >= MAX_RUNNING:
             raise Busy("Too many warm-ups are running; try again in 10 s.", retry_after=10)
-        if not self._cache.durable:
+        if not await self._cache.can_store(_NO_KEY):
             raise Unavailable("No storage can take the videos of a warm-up.", retry_after=5)
         templates = _parsed(request)
         total = sum([1 async for _ in self._wanted(templates)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.bloom_builder import BloomBuilder
-from serve_app.cache.cache import TieredCache
+from serve_app.cache.cache import TOUCH_SECONDS, TieredCache
+from serve_app.cache.circuit import Circuit
 from serve_app.cache.folder import FolderStore
 from serve_app.cache.invalidation import Labels, RuleBook
 from serve_app.cache.lease import Lease
@@ -49,10 +50,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SharedTiers:
-    """The tiers that all processes share, opened once per process."""
+    """The tiers that all processes share, opened once per process; a circuit for each, whoever asks it."""
 
     l2: RedisTier | None
     l3: ObjectStore | None
+    circuits: Mapping[str, Circuit]
     bloom: BloomFilter | None = None
 
 
@@ -68,6 +70,7 @@ def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
             max_value_bytes=settings.l2_max_value_bytes,
             connect_timeout=settings.redis_timeout_seconds,
             socket_timeout=settings.redis_timeout_seconds,
+            deadline=4 * settings.redis_timeout_seconds,
         )
     if settings.l3_url is not None:
         l3 = open_store(
@@ -76,14 +79,24 @@ def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
             telemetry=telemetry,
             endpoint_url=settings.s3_endpoint_url,
         )
-    return SharedTiers(l2, l3, _open_bloom(settings, l2, l3))
+    slow = 2 * settings.redis_timeout_seconds  # no value takes that long in good order
+    # A cluster's node that is gone fails its share of calls: more in a row say that all are.
+    failures = 3 if l2 is None or not l2.is_cluster else 12
+    circuits = {
+        "l2": Circuit("l2", telemetry, failures=failures, slow_after=slow),
+        "l3": Circuit("l3", telemetry),
+    }
+    return SharedTiers(l2, l3, circuits, _open_bloom(settings, l2, l3, circuits["l2"]))
 
 
-def _open_bloom(settings: Settings, l2: RedisTier | None, l3: ObjectStore | None) -> BloomFilter | None:
+def _open_bloom(
+    settings: Settings, l2: RedisTier | None, l3: ObjectStore | None, circuit: Circuit
+) -> BloomFilter | None:
     """Return the filter over L3; for a folder on this machine a look costs no more than asking Redis about it."""
     if l2 is None or l3 is None or settings.l3_filter == "off":
         return None
-    return None if settings.l3_filter == "auto" and isinstance(l3, FolderStore) else BloomFilter(l2)
+    skipped = settings.l3_filter == "auto" and isinstance(l3, FolderStore)
+    return None if skipped else BloomFilter(l2, circuit=circuit)
 
 
 def open_cache(
@@ -108,6 +121,8 @@ def open_cache(
         bloom=tiers.bloom,
         rules=rules,
         telemetry=telemetry,
+        circuits=tiers.circuits,
+        touch_interval=min(TOUCH_SECONDS, settings.l2_ttl_seconds / 10),
     )
 
 
@@ -125,7 +140,7 @@ def open_rules(settings: Settings, tiers: SharedTiers) -> RuleKeeper:
     secret = settings.secret_bytes
     return RuleKeeper(
         RuleBook(Labels(secret)),
-        None if tiers.l2 is None else RedisRules(tiers.l2, secret=secret),
+        None if tiers.l2 is None else RedisRules(tiers.l2, secret=secret, circuit=tiers.circuits["l2"]),
         None if tiers.l3 is None else RuleMirror(tiers.l3, secret=secret),
     )
 
@@ -142,7 +157,11 @@ def open_flights(settings: Settings, tiers: SharedTiers) -> RedisFlights | None:
     if tiers.l2 is None:
         return None
     return RedisFlights(
-        tiers.l2, secret=settings.secret_bytes, linger_seconds=settings.linger_seconds, bloom=tiers.bloom
+        tiers.l2,
+        secret=settings.secret_bytes,
+        linger_seconds=settings.linger_seconds,
+        bloom=tiers.bloom,
+        circuit=tiers.circuits["l2"],
     )
 
 
@@ -150,7 +169,7 @@ def open_builder(tiers: SharedTiers) -> BloomBuilder | None:
     """Return what keeps the filter over L3 built, where there is one."""
     if tiers.bloom is None or tiers.l2 is None or tiers.l3 is None:
         return None
-    return BloomBuilder(tiers.bloom, tiers.l3.names, Lease(tiers.l2, "bloom"))
+    return BloomBuilder(tiers.bloom, tiers.l3.names, Lease(tiers.l2, "bloom", circuit=tiers.circuits["l2"]))
 
 
 def open_family(settings: Settings) -> Family:
@@ -196,17 +215,20 @@ def _read(setting: str, file: str | None, read: Callable[[Path], T]) -> T | None
         raise InvalidRequest(f"Setting '{setting}' ({file}): {error}", param=setting) from error
 
 
-def open_service(settings: Settings, renderer: Renderer, peers: Peers, telemetry: Telemetry) -> VideoService:
-    """Return a router's service over its own connections."""
-    tiers = open_tiers(settings, telemetry)
+def open_service(
+    settings: Settings, renderer: Renderer, peers: Peers, telemetry: Telemetry, tiers: SharedTiers | None = None
+) -> VideoService:
+    """Return a router's service over its process' `tiers`, opened here unless they are given."""
+    tiers = tiers or open_tiers(settings, telemetry)
     jobs: JobStore = MemoryJobs()
     warm_ups: WarmStore = MemoryWarmUps()
     if tiers.l2 is not None:
         jobs = RedisJobs(
-            tiers.l2.client,
+            tiers.l2,
             secret=settings.secret_bytes,
             telemetry=telemetry,
             tombstone_seconds=settings.job_ttl_seconds,
+            circuit=tiers.circuits["l2"],
         )
         warm_ups = RedisWarmUps(tiers.l2.client, secret=settings.secret_bytes, telemetry=telemetry)
     planner = open_planner(settings)

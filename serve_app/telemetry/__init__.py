@@ -2,6 +2,7 @@
 
 from serve_app.telemetry.telemetry import (
     Answered,
+    BreakerTurned,
     EmbeddingServed,
     Encoded,
     Event,
@@ -17,6 +18,7 @@ from serve_app.telemetry.tracing import span
 
 __all__ = [
     "Answered",
+    "BreakerTurned",
     "EmbeddingServed",
     "Encoded",
     "Event",

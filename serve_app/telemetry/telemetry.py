@@ -55,6 +55,15 @@ class Evicted:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerTurned:
+    """A tier's breaker is `open` or `closed` now; `asked` tells what of: to `reach` it, or to `store` in it."""
+
+    tier: str
+    asked: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingServed:
     """The text encoder answered for one prompt: `result` is `hit` or `miss`."""
 
@@ -88,7 +97,7 @@ class StepRun:
     seconds: float
 
 
-Event = Answered | TierRead | TierWritten | Evicted | EmbeddingServed | Rendered | Encoded | StepRun
+Event = Answered | TierRead | TierWritten | Evicted | BreakerTurned | EmbeddingServed | Rendered | Encoded | StepRun
 Observer = Callable[[Event], None]
 
 

@@ -18,6 +18,7 @@ from deployments.metrics import SECONDS, Instruments, MetricsThread, ServeMetric
 from serve_app.core import Outcome
 from serve_app.telemetry import (
     Answered,
+    BreakerTurned,
     EmbeddingServed,
     Encoded,
     Event,
@@ -36,6 +37,7 @@ EVENTS: list[Event] = [
     TierRead("l2", "video", "hit", 0.002, 300_000),
     TierWritten("l3", "video", "stored", 0.01, 300_000),
     Evicted("l1", 2, 5_000),
+    BreakerTurned("l2", "reach", "open"),
     EmbeddingServed("miss"),
     Rendered("completed", 0.5, 20.0, 1.5, 8),
     StepRun(4, 0.25),
@@ -52,10 +54,13 @@ class Recorder:
         self.kinds: dict[str, str] = {}
         self.boundaries: dict[str, list[float]] = {}
         self.recorded: dict[Series, list[float]] = defaultdict(list)
-        self.instruments = Instruments(counter=self._counter, histogram=self._histogram)
+        self.instruments = Instruments(counter=self._counter, histogram=self._histogram, gauge=self._gauge)
 
     def _counter(self, name: str, description: str, tag_keys: tuple[str, ...]) -> typing.Any:
         return self._instrument("counter", name, description, tag_keys)
+
+    def _gauge(self, name: str, description: str, tag_keys: tuple[str, ...]) -> typing.Any:
+        return self._instrument("gauge", name, description, tag_keys)
 
     def _histogram(self, name: str, description: str, boundaries: list[float], tag_keys: tuple[str, ...]) -> typing.Any:
         self.boundaries[name] = boundaries
@@ -69,7 +74,7 @@ class Recorder:
 
 
 class RecordedMetric:
-    """One instrument; it has both verbs, the test of real metrics tells whether the right one is used."""
+    """One instrument; it has all verbs, the test of real metrics tells whether the right one is used."""
 
     def __init__(self, recorder: Recorder, name: str, tag_keys: tuple[str, ...]) -> None:
         self._recorder, self._name, self._tag_keys = recorder, name, tag_keys
@@ -81,6 +86,10 @@ class RecordedMetric:
 
     def observe(self, value: float, tags: dict[str, str]) -> None:
         assert self._recorder.kinds[self._name] == "histogram"
+        self._record(value, tags)
+
+    def set(self, value: float, tags: dict[str, str]) -> None:
+        assert self._recorder.kinds[self._name] == "gauge"
         self._record(value, tags)
 
     def _record(self, value: float, tags: dict[str, str]) -> None:
@@ -117,6 +126,10 @@ EXPECTED: list[dict[Series, list[float]]] = [
         series("tier_write_bytes", tier="l3", kind="video"): [300_000],
     },
     {series("evictions", tier="l1"): [2], series("evicted_bytes", tier="l1"): [5_000]},
+    {
+        series("breaker_open", tier="l2", asked="reach"): [1.0],
+        series("breaker_turns", tier="l2", asked="reach", state="open"): [1],
+    },
     {series("embeddings", result="miss"): [1]},
     {
         series("renders", result="completed"): [1],
@@ -141,6 +154,11 @@ def test_each_event_moves_its_series_and_no_other(event: Event, expected: dict[S
 def test_every_kind_of_event_is_known() -> None:
     """The tables above cover the whole Event union: a new event needs its metrics."""
     assert {type(event) for event in EVENTS} == set(typing.get_args(Event))
+
+
+def test_a_closed_breaker_is_zero() -> None:
+    """The gauge goes back to 0 when the tier is asked again."""
+    assert record(BreakerTurned("l3", "store", "closed"))[series("breaker_open", tier="l3", asked="store")] == [0.0]
 
 
 def test_nothing_is_counted_as_nothing() -> None:
@@ -200,7 +218,7 @@ def exported_names() -> set[str]:
     return {
         f"ray_{name}{suffix}"
         for name, kind in metrics_of().items()
-        for suffix in (("_total",) if kind == "counter" else ("_bucket", "_sum", "_count"))
+        for suffix in {"counter": ("_total",), "gauge": ("",)}.get(kind, ("_bucket", "_sum", "_count"))
     }
 
 
@@ -216,7 +234,7 @@ def test_the_dashboard_asks_for_what_exists() -> None:
     asked = "\n".join(t["expr"] for panel in dashboard["panels"] for t in panel.get("targets", []))
     names = set(re.findall(r"ray_encore_\w+", asked))
     assert names <= exported_names()
-    shown = {name for name in metrics_of() if any(asked_for.startswith(f"ray_{name}_") for asked_for in names)}
+    shown = {name for name in metrics_of() if any(f"{asked_for}_".startswith(f"ray_{name}_") for asked_for in names)}
     assert shown == set(metrics_of())
 
 
@@ -237,7 +255,7 @@ REAL = """
 import sys, time, urllib.request
 import ray
 from deployments.metrics import ServeMetrics
-from serve_app.telemetry import Answered, Rendered, StepRun
+from serve_app.telemetry import Answered, BreakerTurned, Rendered, StepRun
 port = int(sys.argv[1])
 ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False,
          _metrics_export_port=port, _node_ip_address="127.0.0.1", _system_config={"metrics_report_interval_ms": 500})
@@ -245,6 +263,7 @@ observer = ServeMetrics()
 for _ in range(3):
     observer(Answered("l1", 0.0004, 100))
 observer(Rendered("completed", 0.1, 2.0, 0.3, 8))
+observer(BreakerTurned("l2", "reach", "open"))
 observer(StepRun(4, 0.25))
 page, end = "", time.monotonic() + 60
 while time.monotonic() < end and "ray_encore_step_batch_size_count" not in page:
@@ -277,5 +296,6 @@ def test_prometheus_sees_them() -> None:
     assert value("ray_encore_render_seconds_count", 'phase="denoise"') == [1.0]
     assert value("ray_encore_render_seconds_bucket", 'phase="denoise"', 'le="1.0"') == [0.0]
     assert value("ray_encore_render_seconds_bucket", 'phase="denoise"', 'le="2.5"') == [1.0]
+    assert value("ray_encore_breaker_open", 'tier="l2"', 'asked="reach"') == [1.0]
     assert value("ray_encore_step_batch_size_sum") == [4.0]
     assert {re.split(r"[{ ]", line)[0] for line in page} <= exported_names()

@@ -224,7 +224,7 @@ async def test_names_are_told_when_redis_is_back(
     server = start_valkey(persistent=True)
     tier = RedisTier(server.url)
     bloom, other = BloomFilter(tier), BloomFilter(tier)
-    bloom._breaker._retry_after = 0.0
+    bloom._circuit.reach._retry_after = 0.0
     try:
         await builder(bloom, tier, listing([])).build()
         await tier.client.bgrewriteaof()

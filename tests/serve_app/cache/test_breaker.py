@@ -69,6 +69,37 @@ def test_only_one_trial_at_a_time(breaker: Breaker, clock) -> None:
     assert breaker.state is State.CLOSED
 
 
+def test_slow_is_a_failure_too(clock) -> None:
+    """An attempt that takes longer than `slow_after` counts as failed, a trial too, though its result was used."""
+    breaker = Breaker("l2", slow_after=1.0, clock=clock)
+
+    def ask(seconds: float) -> None:
+        with breaker.attempt():
+            clock.advance(seconds)
+
+    ask(1.1), ask(1.1), ask(1.0), ask(1.1), ask(1.1)
+    assert breaker.state is State.CLOSED
+    ask(1.1)
+    assert breaker.state is State.OPEN
+    clock.advance(5.0)
+    ask(1.1)
+    assert breaker.state is State.OPEN
+    clock.advance(5.0)
+    ask(0.1)
+    assert breaker.state is State.CLOSED
+
+
+def test_somebody_elses_word(breaker: Breaker, clock) -> None:
+    """`trip` opens at once, again for a whole while; `close` ends that."""
+    breaker.trip()
+    clock.advance(4.0)
+    breaker.trip()
+    clock.advance(4.0)
+    assert breaker.state is State.OPEN
+    breaker.close()
+    assert breaker.state is State.CLOSED
+
+
 def test_a_cancelled_trial_makes_room_for_the_next(breaker: Breaker, clock) -> None:
     """Cancellation says nothing about the tier: still half-open, and the next trial is let through."""
     fail(breaker), fail(breaker), fail(breaker)

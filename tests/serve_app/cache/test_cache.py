@@ -92,7 +92,7 @@ async def test_events_and_stats_agree(replica, recorder) -> None:
     assert recorder.results(TierWritten, "l3") == ["stored"]
     stats = cache.stats()
     assert (stats["l1"]["hit"], stats["l1"]["miss"], stats["l1"]["entries"]) == (2, 1, 1)
-    assert stats["l2"] == {"miss": 1, "write_stored": 1, "breaker": "closed"}
+    assert stats["l2"] == {"miss": 1, "write_stored": 1, "breaker": "closed", "store_breaker": "closed"}
     assert stats["kind"] == "video"
 
 
@@ -364,7 +364,7 @@ async def test_background_work_is_bounded(replica, clock, monkeypatch) -> None:
     for entry in entries:
         await one.cache.put(entry)
     clock.advance(HOUR)
-    monkeypatch.setattr(one.l2, "expire", slow)
+    monkeypatch.setattr(one.l2, "extend", slow)
     for entry in entries:
         one.cache.get_now(entry.key)
     await asyncio.sleep(0.05)

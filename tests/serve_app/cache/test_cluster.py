@@ -118,7 +118,7 @@ async def test_jobs_live_in_one_slot(nodes: ValkeyCluster) -> None:
     page = await jobs.page(after=None, limit=10, order="asc")
     assert [each.id for each in page.jobs] == ["video_1", "video_2"]
     assert await jobs.delete(job.id)
-    await jobs._redis.aclose()
+    await jobs._redis.close()
 
 
 async def test_a_dead_node_takes_its_own_keys_and_no_others(nodes: ValkeyCluster) -> None:

@@ -40,7 +40,7 @@ from serve_app.model.model import Family, load_family
 from serve_app.schema import VideoRequest, parse_request, resolve
 from serve_app.service.job import Job
 from serve_app.service.jobs import JobStore, MemoryJobs
-from serve_app.service.plan import Planner
+from serve_app.service.plan import Plan, Planner
 from serve_app.service.redis_jobs import RedisJobs
 from serve_app.service.redis_warm_ups import RedisWarmUps
 from serve_app.service.service import Limits, VideoService
@@ -54,6 +54,11 @@ TINY = {"width": 32, "height": 32, "num_frames": 8, "num_inference_steps": 2}
 def ask(prompt: str = "a red circle moves left", **fields: Any) -> VideoRequest:
     """A request as the wire would give it."""
     return parse_request({"prompt": prompt} | fields)
+
+
+def a_plan(prompt: str) -> Plan:
+    """What a request for `prompt` means, with its keys."""
+    return Planner(load_family("native/demo"), "encoder", max_prompt_chars=500).plan(ask(prompt, **TINY))
 
 
 SPEC = resolve(ask(), load_family("native/demo").card)
@@ -73,7 +78,7 @@ def a_job(number: int = 0, **fields: Any) -> Job:
 def redis_jobs(url: str, events: list[Event], *, patience: float = 0.5, clock: Clock | None = None) -> RedisJobs:
     """Job records in Redis over connections of their own, given up after `patience`."""
     tier = RedisTier(url, connect_timeout=patience, socket_timeout=patience, deadline=4 * patience)
-    return RedisJobs(tier.client, secret=SECRET, telemetry=Telemetry(events.append), clock=clock)
+    return RedisJobs(tier, secret=SECRET, telemetry=Telemetry(events.append), clock=clock)
 
 
 class ScriptedRenderer:
@@ -242,7 +247,7 @@ class Rig:
         redis = self.redis()
         if redis is None:
             return MemoryJobs(clock=self.clock)
-        return RedisJobs(redis.client, secret=SECRET, telemetry=self.telemetry, clock=self.clock)
+        return RedisJobs(redis, secret=SECRET, telemetry=self.telemetry, clock=self.clock)
 
     def warm_ups(self) -> WarmStore:
         """Warm-ups where this rig keeps them."""

@@ -570,7 +570,7 @@ async def test_a_redis_outage_during_a_render(tmp_path: Path, start_valkey: Call
     with pytest.raises(Unavailable):
         await service.job(new_job_id())
     server.restart()
-    jobs._breaker._opened_at = -1e9
+    jobs._circuit.reach._opened_at = -1e9
     await asyncio.sleep(0.05)
     await rounds(service)
     fresh = rig.service()
@@ -608,7 +608,7 @@ async def test_a_deletion_during_an_outage(tmp_path: Path, start_valkey: Callabl
     with pytest.raises(NotFound, match="deleted"):
         await service.job(job.id)
     server.restart()
-    jobs._breaker._opened_at = -1e9
+    jobs._circuit.reach._opened_at = -1e9
     await asyncio.sleep(0.05)
     await rounds(service)
     fresh = rig.service()

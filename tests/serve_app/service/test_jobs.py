@@ -47,7 +47,7 @@ async def store(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[J
     made = redis_jobs(server.url, events, patience=20.0, clock=clock)
     yield made
     assert events == [], "nothing in the contract is an error of the tier"
-    await made._redis.aclose()
+    await made._redis.client.aclose()
 
 
 async def listed(store: JobStore, order: Order = "asc") -> list[str]:
@@ -312,7 +312,7 @@ def test_redis_does_what_memory_does(
                 expected = await call(naive, verb, number, name, flag)
                 assert await call(real, verb, number, name, flag) == expected, (verb, number, name, flag)
         finally:
-            await real._redis.aclose()
+            await real._redis.client.aclose()
 
     asyncio.run(compare())
 
@@ -342,11 +342,11 @@ async def test_names_are_secret_and_in_one_slot(valkey_server: ValkeyServer) -> 
     assert await other.get("video_1") is None
     assert await other.recall(ASKS) is None
     assert (await other.page(after=None, limit=9, order="asc")).jobs == ()
-    names = await store._redis.keys("*")
+    names = await store._redis.client.keys("*")
     assert len(names) == 4
     assert not [name for name in names if b"video" in name or ASKS.name.encode() in name]
     assert {name.split(b":")[1] for name in names} == {b"{job}"}
-    await store._redis.aclose()
+    await store._redis.client.aclose()
 
 
 async def test_accepted_is_kept(start_valkey: Callable[..., ValkeyServer]) -> None:
@@ -363,7 +363,7 @@ async def test_accepted_is_kept(start_valkey: Callable[..., ValkeyServer]) -> No
         assert await store.recall(mark) == f"video_{round_}"
     clock.now += ORPHAN_SECONDS
     assert len(await store.claim(9)) == 5
-    await store._redis.aclose()
+    await store._redis.client.aclose()
 
 
 async def test_without_redis_nothing_is_answered(start_valkey: Callable[..., ValkeyServer]) -> None:
@@ -385,12 +385,12 @@ async def test_without_redis_nothing_is_answered(start_valkey: Callable[..., Val
     assert [(event.tier, event.kind, event.result) for event in events if isinstance(event, TierRead)] == [
         ("l2", "job", "error")
     ] * len(calls)
-    assert store._breaker.state == "open"
+    assert store._circuit.reach.state == "open"
     server.restart()
-    store._breaker._opened_at = -1e9  # its five seconds are over
+    store._circuit.reach._opened_at = -1e9  # its five seconds are over
     assert await store.get("video_1") == a_job(1)
     assert await store.get("video_2") is None
-    await store._redis.aclose()
+    await store._redis.client.aclose()
 
 
 async def test_not_found_is_an_answer(valkey_server: ValkeyServer) -> None:
@@ -404,8 +404,8 @@ async def test_not_found_is_an_answer(valkey_server: ValkeyServer) -> None:
             with pytest.raises(NotFound):
                 await call()
     assert await store.get("\ud800") is None
-    assert (store._breaker.state, events) == ("closed", [])
-    await store._redis.aclose()
+    assert (store._circuit.reach.state, events) == ("closed", [])
+    await store._redis.client.aclose()
 
 
 async def test_a_record_nobody_can_read(valkey_server: ValkeyServer) -> None:
@@ -414,9 +414,9 @@ async def test_a_record_nobody_can_read(valkey_server: ValkeyServer) -> None:
     clock = Clock(NOW)
     store = redis_jobs(valkey_server.url, [], clock=clock)
     await store.add(a_job(1), a_job(2))
-    await store._redis.set(store._name("video_1"), b'{"id": "video_1", "shape": "new"}')
+    await store._redis.client.set(store._name("video_1"), b'{"id": "video_1", "shape": "new"}')
     clock.now += ORPHAN_SECONDS
     assert [job.id for job in await store.claim(9)] == ["video_2"]
     assert await store.get("video_1") is None
     assert await listed(store) == ["video_2"]
-    await store._redis.aclose()
+    await store._redis.client.aclose()

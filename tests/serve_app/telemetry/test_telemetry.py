@@ -60,6 +60,6 @@ def test_every_event_is_frozen_and_exported(kind: type) -> None:
 
 
 def test_no_event_has_a_place_for_prompt_text() -> None:
-    """The only strings in events are names of tiers, kinds, results and outcomes."""
+    """The only strings in events are names of tiers, kinds, results, outcomes, and of what a breaker is."""
     words = {f.name for kind in typing.get_args(Event) for f in dataclasses.fields(kind) if f.type == "str"}
-    assert words == {"outcome", "tier", "kind", "result"}
+    assert words == {"outcome", "tier", "kind", "result", "asked", "state"}
