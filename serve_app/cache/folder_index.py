@@ -1,0 +1,436 @@
+"""The books of a folder store's eviction, in SQLite beside the files: shared by processes, alive after a restart.
+
+The same policy as `Gdsf`, with a B-tree where that has a heap. A file appears, and those that go for it disappear,
+within one write transaction, and writers of all processes take turns at those: so the files are within the bound at
+every moment, not only in the end. A process that is killed in between leaves rows and files that disagree by what it
+was at; `reconcile`, which every process begins with, lists the files and sets the rows right. The index is worth
+nothing without the files and everything in it but frequencies can be had from them, so one that is damaged is replaced.
+
+WAL without a sync per transaction: losing the last ones to a power cut is one more disagreement. sqlite3.Error and
+OSError come out as they are; `FolderStore` maps them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from serve_app.cache.folder_files import FolderFiles, Measure
+from serve_app.cache.gdsf import GHOSTS_PER_VALUE, worth
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_VERSION = 1
+_PATIENCE_SECONDS = 30.0
+_PAGE = 64
+_SCHEMA = """
+    CREATE TABLE entries (
+        name BLOB PRIMARY KEY, bytes INTEGER NOT NULL, cost REAL NOT NULL,
+        frequency REAL NOT NULL, priority REAL NOT NULL, turn INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX cheapest ON entries (priority, turn);
+    CREATE TABLE ghosts (turn INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, frequency REAL NOT NULL);
+    CREATE TABLE state (
+        age REAL NOT NULL, turn INTEGER NOT NULL, bytes INTEGER NOT NULL, entries INTEGER NOT NULL,
+        ghosts INTEGER NOT NULL
+    );
+    INSERT INTO state VALUES (0, 0, 0, 0, 0);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """What was evicted."""
+
+    count: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Gone) -> Gone:
+        return Gone(self.count + other.count, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """How rows and files disagree: files without a row, rows without a file, rows with another size."""
+
+    unlisted: tuple[str, ...] = ()
+    vanished: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.unlisted) + len(self.vanished) + len(self.resized)
+
+
+@dataclass(slots=True)
+class _State:
+    age: float
+    turn: int
+    bytes: int
+    entries: int
+    ghosts: int
+
+
+class FolderIndex:
+    """The index of `files` at `path`; any thread may call, one at a time gets through."""
+
+    def __init__(self, files: FolderFiles) -> None:
+        self.path = files.root / "index.sqlite"
+        self._files = files
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._reconciled = False
+
+    def admit(
+        self,
+        name: str,
+        size: int,
+        cost: float,
+        *,
+        max_bytes: int | None,
+        uses: Mapping[str, int],
+        publish: Callable[[], None],
+    ) -> Gone:
+        """Count `uses`, evict what must go for `size` more bytes, and `publish` the file.
+
+        Raises FileExistsError, with nothing changed, when the file is there, and what `publish` raises: what was
+        evicted by then is gone, and its rows go with the next eviction.
+        """
+        self.begin()
+
+        def work(book: _Book) -> Gone:
+            if self._files.exists(name):
+                raise FileExistsError(name)
+            book.use(uses)
+            book.drop(name)  # a row that a killed writer or a deletion by hand left
+            gone = Gone() if max_bytes is None else book.evict(max_bytes - size)
+            publish()
+            book.insert(name, size, cost)
+            return gone
+
+        return self._write(work)
+
+    def use(self, uses: Mapping[str, int]) -> None:
+        """Count how often names were used; those whose file is there without a row get one."""
+        self._write(lambda book: book.use(uses))
+
+    def delete(self, name: str) -> bool:
+        """Remove the file and the row of `name`; False when there was no file."""
+
+        def work(book: _Book) -> bool:
+            removed = self._files.unlink(name)
+            book.drop(name)
+            return removed
+
+        return self._write(work)
+
+    def evict(self, max_bytes: int) -> Gone:
+        """Evict some of what is beyond `max_bytes`; nothing more is to be done when nothing goes."""
+        self.begin()
+        return self._write(lambda book: book.evict(max_bytes, limit=_PAGE))
+
+    def would_evict(self, max_bytes: int) -> Gone:
+        """Tell what `evict` would come to in the end, and change nothing."""
+        self.begin()
+
+        def work(book: _Book) -> Gone:
+            gone = Gone()
+            for _, size, *_ in book.cheapest():
+                if book.state.bytes - gone.bytes <= max_bytes:
+                    break
+                gone += Gone(1, size)
+            return gone
+
+        return self._write(work)
+
+    def frequency(self, name: str) -> float:
+        """Return how often a name was used that is held, or was evicted not long ago; 0 for others."""
+        return self._write(lambda book: book.frequency(name))
+
+    def size(self) -> tuple[int, int]:
+        """Return how many values there are, and their bytes."""
+        self.begin()
+        return self._write(lambda book: (book.state.entries, book.state.bytes))
+
+    def begin(self) -> None:
+        """Set the rows right, once in the life of this process and after the index was lost."""
+        with self._lock:
+            self._open()
+            if not self._reconciled:
+                self.reconcile()
+
+    def differences(self) -> Differences:
+        """List rows and files and compare them; those that change meanwhile may be told as different."""
+        rows = self._write(lambda book: dict(book.sizes()))
+        found: dict[str, list[str]] = {"unlisted": [], "vanished": [], "resized": []}
+        for name in self._every_name():
+            size = rows.pop(name, None)
+            measure = self._files.measure(name) if size is not None else None
+            if size is None:
+                found["unlisted"].append(name)
+            elif measure is not None and measure.size != size:
+                found["resized"].append(name)
+        found["vanished"] += rows
+        return Differences(*map(tuple, found.values()))
+
+    def reconcile(self, show: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Make the rows agree with the files, keeping frequencies; return how many had to be changed.
+
+        The listing happens before the transactions, so each name is looked at again inside one. What is new is
+        entered in the order of its last use.
+        """
+        with self._lock:
+            rows = self._write(lambda book: {name for name, _ in book.sizes()})
+            there = set(self._every_name())
+            new = {name: found for name in there - rows if (found := self._files.measure(name)) is not None}
+            order = [*sorted(rows - there), *sorted(new, key=lambda name: new[name].used_at)]
+            changed = 0
+            for start in range(0, len(order), 1000):
+                show(start, len(order))
+                page = order[start : start + 1000]
+                changed += self._write(partial(_settled, page, new))
+            self._reconciled = True
+            return changed
+
+    def rebuild(self, show: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Make all rows anew from the files; frequencies are lost. Returns how many rows there are now."""
+        names = list(self._every_name())
+        measures: dict[str, Measure] = {}
+        for done, name in enumerate(names):
+            if (measure := self._files.measure(name)) is not None:
+                measures[name] = measure
+            show(done + 1, len(names))
+
+        def work(book: _Book) -> int:
+            since = [name for name, _ in book.sizes() if name not in measures]  # published while we measured
+            book.clear()
+            for name in [*sorted(measures, key=lambda name: measures[name].used_at), *since]:
+                book.settle(name, measures.get(name))
+            return book.state.entries
+
+        with self._lock:
+            count = self._write(work)
+            self._reconciled = True
+            return count
+
+    def close(self) -> None:
+        """Close the connection; a later call opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _every_name(self) -> Iterator[str]:
+        for shard in self._files.shards():
+            yield from self._files.names(shard)
+
+    def _write(self, work: Callable[[_Book], T]) -> T:
+        """Run `work` in a write transaction; an index that turns out damaged is replaced, and `work` run again."""
+        with self._lock:
+            try:
+                return self._transaction(work)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError | sqlite3.IntegrityError):
+                    raise
+                logger.warning("the index %s is damaged (%s) and made anew", self.path, error)
+                self._discard()
+                return self._transaction(work)
+
+    def _transaction(self, work: Callable[[_Book], T]) -> T:
+        connection = self._open()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            book = _Book(connection, self._files)
+            result = work(book)
+            book.save()
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+        return result
+
+    def _open(self) -> sqlite3.Connection:
+        """Return the connection to the file that is at `path` now: somebody may have replaced a damaged one."""
+        if self._connection is not None:
+            with suppress(FileNotFoundError):
+                if self.path.stat().st_ino == self._inode:
+                    return self._connection
+            self.close()
+        with self._locked():
+            try:
+                self._connection = _connected(self.path)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError as error:
+                logger.warning("the index %s is damaged (%s) and made anew", self.path, error)
+                self._remove()
+                self._connection = _connected(self.path)
+        self._inode, self._reconciled = self.path.stat().st_ino, False
+        return self._connection
+
+    def _discard(self) -> None:
+        """Remove the file this process has open, unless somebody else has done so already."""
+        inode = self._inode
+        self.close()
+        with self._locked(), suppress(FileNotFoundError):
+            if self.path.stat().st_ino == inode:
+                self._remove()
+
+    def _remove(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Opening and removing take turns, or a new file could be opened with an old one's log."""
+        with self.path.with_suffix(".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+class _Book:
+    """The rows, inside one transaction; `state` is written back by `save`."""
+
+    def __init__(self, connection: sqlite3.Connection, files: FolderFiles) -> None:
+        self._sql = connection
+        self._files = files
+        self.state = _State(*connection.execute("SELECT age, turn, bytes, entries, ghosts FROM state").fetchone())
+
+    def save(self) -> None:
+        state = self.state
+        self._sql.execute(
+            "UPDATE state SET age = ?, turn = ?, bytes = ?, entries = ?, ghosts = ?",
+            (state.age, state.turn, state.bytes, state.entries, state.ghosts),
+        )
+
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        for name, size in self._sql.execute("SELECT name, bytes FROM entries"):
+            yield name.hex(), size
+
+    def cheapest(self) -> Iterator[tuple[str, int, float, float]]:
+        rows = self._sql.execute("SELECT name, bytes, frequency, priority FROM entries ORDER BY priority, turn")
+        for name, *rest in rows:
+            yield name.hex(), *rest
+
+    def frequency(self, name: str) -> float:
+        for table in ("entries", "ghosts"):
+            query = f"SELECT frequency FROM {table} WHERE name = ?"  # noqa: S608 - two words of our own
+            if (row := self._sql.execute(query, (bytes.fromhex(name),)).fetchone()) is not None:
+                return float(row[0])
+        return 0.0
+
+    def use(self, uses: Mapping[str, int]) -> None:
+        for name, times in uses.items():
+            row = self._sql.execute(
+                "SELECT bytes, cost, frequency FROM entries WHERE name = ?", (bytes.fromhex(name),)
+            ).fetchone()
+            if row is None:
+                self.settle(name, None)
+                continue
+            size, cost, frequency = row
+            self._sql.execute(
+                "UPDATE entries SET frequency = ?, priority = ?, turn = ? WHERE name = ?",
+                (frequency + times, self._priority(frequency + times, cost, size), self._turn(), bytes.fromhex(name)),
+            )
+            self._files.used(name)
+
+    def insert(self, name: str, size: int, cost: float) -> None:
+        self.drop(name)
+        frequency = 1 + self._haunted(name)
+        self._sql.execute(
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)",
+            (bytes.fromhex(name), size, cost, frequency, self._priority(frequency, cost, size), self._turn()),
+        )
+        self.state.bytes += size
+        self.state.entries += 1
+
+    def drop(self, name: str) -> bool:
+        row = self._sql.execute("DELETE FROM entries WHERE name = ? RETURNING bytes", (bytes.fromhex(name),)).fetchone()
+        if row is None:
+            return False
+        self.state.bytes -= row[0]
+        self.state.entries -= 1
+        return True
+
+    def evict(self, max_bytes: int, limit: int | None = None) -> Gone:
+        """Remove the cheapest files and their rows until `max_bytes` or the limit is reached."""
+        gone = Gone()
+        while self.state.bytes > max_bytes and (limit is None or gone.count < limit):
+            name, size, frequency, priority = next(self.cheapest())
+            self._files.unlink(name)
+            self.drop(name)
+            self.state.age = priority
+            self._haunt(name, frequency)
+            gone += Gone(1, size)
+        return gone
+
+    def settle(self, name: str, measure: Measure | None) -> bool:
+        """Make the row of `name` agree with its file; True when that changed something."""
+        if not self._files.exists(name):
+            return self.drop(name)
+        row = self._sql.execute("SELECT 1 FROM entries WHERE name = ?", (bytes.fromhex(name),)).fetchone()
+        measure = measure or self._files.measure(name)
+        if row is not None or measure is None:
+            return False
+        self.insert(name, measure.size, measure.cost_seconds)
+        return True
+
+    def clear(self) -> None:
+        for table in ("entries", "ghosts"):
+            self._sql.execute(f"DELETE FROM {table}")  # noqa: S608 - two words of our own
+        self.state.bytes = self.state.entries = self.state.ghosts = 0
+
+    def _priority(self, frequency: float, cost: float, size: int) -> float:
+        return self.state.age + worth(frequency, cost, size)
+
+    def _turn(self) -> int:
+        self.state.turn += 1
+        return self.state.turn
+
+    def _haunt(self, name: str, frequency: float) -> None:
+        self._sql.execute("INSERT INTO ghosts VALUES (?, ?, ?)", (self._turn(), bytes.fromhex(name), frequency))
+        self.state.ghosts += 1
+        excess = self.state.ghosts - int(GHOSTS_PER_VALUE * (self.state.entries + 1))
+        if excess > 0:
+            self._sql.execute(
+                "DELETE FROM ghosts WHERE turn IN (SELECT turn FROM ghosts ORDER BY turn LIMIT ?)", (excess,)
+            )
+            self.state.ghosts -= excess
+
+    def _haunted(self, name: str) -> float:
+        row = self._sql.execute(
+            "DELETE FROM ghosts WHERE name = ? RETURNING frequency", (bytes.fromhex(name),)
+        ).fetchone()
+        self.state.ghosts -= row is not None
+        return 0.0 if row is None else float(row[0])
+
+
+def _settled(names: Iterable[str], measures: Mapping[str, Measure], book: _Book) -> int:
+    return sum(book.settle(name, measures.get(name)) for name in names)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_PATIENCE_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        elif version != _VERSION:
+            raise sqlite3.DatabaseError(f"version {version} instead of {_VERSION}")
+        connection.execute("SELECT * FROM state").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
