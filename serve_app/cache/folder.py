@@ -89,7 +89,7 @@ class FolderStore:
     async def delete(self, name: str) -> bool:
         """Remove the file; True when it was there."""
         self._uses.pop(name, None)
-        return await self.in_thread(lambda: self.files.path(name).exists() and self.index.delete(name))
+        return await self.in_thread(lambda: self.files.exists(name) and self.index.delete(name))
 
     async def contains(self, name: str) -> bool:
         """Tell whether the file is there."""

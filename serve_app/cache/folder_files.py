@@ -84,8 +84,12 @@ class FolderFiles:
             os.utime(self.path(name))
 
     def exists(self, name: str) -> bool:
-        """Tell whether `name` is there."""
-        return self.path(name).exists()
+        """Tell whether `name` is there; unlike Path.exists it hides no other trouble."""
+        try:
+            self.path(name).stat()
+        except FileNotFoundError:
+            return False
+        return True
 
     def measure(self, name: str) -> Measure | None:
         """Return what the file of `name` says of itself, None when it is not there."""

@@ -18,7 +18,7 @@ from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.breaker import Breaker, State
 from serve_app.cache.entry import pack, unpack
 from serve_app.cache.name import Kind, storage_name
-from serve_app.cache.store import Extendable, ObjectStore, Touchable
+from serve_app.cache.store import Extendable, Locating, ObjectStore, Touchable
 from serve_app.core import Entry
 from serve_app.errors import CorruptEntry, TierError
 from serve_app.telemetry import Telemetry, TierRead, TierWritten, span
@@ -128,6 +128,18 @@ class RemoteTier:
         """Keep `key` for `ttl` seconds from now (None: as after a use); whether it is there, as far as is known."""
         store = self._store
         return isinstance(store, Extendable) and bool(await self._ask(lambda name: store.extend(name, ttl), key))
+
+    @property
+    def locates(self) -> bool:
+        """Whether the store may send clients to its values."""
+        return isinstance(self._store, Locating) and self._store.locates
+
+    async def location(self, key: str) -> str | None:
+        """Return a URL of the payload of `key` itself; None when there is none to be trusted, or none to be had."""
+        store = self._store
+        url = await self._ask(store.location, key) if isinstance(store, Locating) else None
+        self._counts["redirect"] += url is not None
+        return url
 
     def stats(self) -> dict[str, Any]:
         """Return how many reads and writes had which result, and the breaker's state."""

@@ -4,14 +4,16 @@
 stores ignore that header silently and some refuse it (501), so the name is looked up before as well: there a
 race of two writers can still replace equal work by equal work, nothing worse. Retries are off and timeouts short,
 because a miss is cheaper than a wait. botocore's default checksums are off too: some stores reject them, and frames
-carry digests of their own.
+carry digests of their own. S3 bounds nothing by itself: `encore gc` does, by what objects tell in their metadata.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import aioboto3
@@ -19,7 +21,10 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from serve_app.cache.name import checked, is_name
-from serve_app.errors import TierError
+from serve_app.cache.s3_plain import FOLDER, LIFE_SECONDS, PlainCopies, frame_metadata
+from serve_app.errors import CorruptEntry, TierError
+
+logger = logging.getLogger(__name__)
 
 _EXISTS = 412
 _CONFLICT = 409  # AWS: another conditional write of this name is under way
@@ -30,7 +35,8 @@ class S3Store:
     """Frames as objects `prefix/ab/<name>` of one bucket.
 
     endpoint_url: None for AWS, else the compatible store. Credentials and region default to where AWS tools look
-    for them. connect_timeout, timeout: seconds for connecting and for a whole call.
+    for them. connect_timeout, timeout: seconds for connecting and for a whole call. plain: makes copies of videos that
+    clients can be sent to; None: none are made.
     """
 
     def __init__(
@@ -44,7 +50,9 @@ class S3Store:
         secret_access_key: str | None = None,
         connect_timeout: float = 0.5,
         timeout: float = 5.0,
+        plain: PlainCopies | None = None,
     ) -> None:
+        self._plain = plain
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._endpoint_url = endpoint_url
@@ -53,6 +61,7 @@ class S3Store:
         self._config = Config(
             connect_timeout=connect_timeout,
             read_timeout=timeout,
+            signature_version="s3v4",  # presigned URLs too
             retries={"total_max_attempts": 1},
             max_pool_connections=32,
             s3={"addressing_style": "path" if endpoint_url else "auto"},
@@ -62,6 +71,23 @@ class S3Store:
         self._open = AsyncExitStack()
         self._client: Any = None
         self._opening = asyncio.Lock()
+
+    @property
+    def locates(self) -> bool:
+        """Whether clients can be sent to this store at all."""
+        return self._plain is not None
+
+    async def location(self, name: str) -> str | None:
+        """Return a URL, good for an hour, that a GET answers with the video alone; None when there is none to trust."""
+        if self._plain is None:
+            return None
+        async with self._call(name) as (client, where):
+            plain = self._plain_key(where)
+            frame, copy = await asyncio.gather(_head(client, where), _head(client, plain))
+            if frame is None or copy is None or not self._plain.may_be_sent_to(name, frame, copy):
+                return None
+            url: str = await client.generate_presigned_url("get_object", Params=plain, ExpiresIn=LIFE_SECONDS)
+            return url
 
     async def get(self, name: str) -> bytes | None:
         """Return the object's bytes, None when there is no such object."""
@@ -76,6 +102,7 @@ class S3Store:
                 if held is not None:
                     return held
                 if await _put_first(client, where, data):
+                    await self._put_plain(client, name, where, data)
                     return data
                 # Somebody was first and is read in the next round; if it was deleted since, the name is free again.
 
@@ -84,6 +111,7 @@ class S3Store:
         async with self._call(name) as (client, where):
             existed = await _exists(client, where)
             await client.delete_object(**where)
+            await client.delete_object(**self._plain_key(where))  # also when copies were made in the past only
             return existed
 
     async def contains(self, name: str) -> bool:
@@ -103,6 +131,20 @@ class S3Store:
             if not page.get("IsTruncated"):
                 return
             after = {"ContinuationToken": page["NextContinuationToken"]}
+
+    async def _put_plain(self, client: Any, name: str, where: dict[str, str], frame: bytes) -> None:
+        """Write the plain copy of a frame that is stored; without one clients get the video through the server."""
+        if self._plain is None:
+            return
+        try:
+            copy = await asyncio.to_thread(partial(self._plain.copy_of, name, frame))
+            if copy is not None:
+                await client.put_object(**self._plain_key(where), **copy)
+        except (CorruptEntry, KeyError, ClientError) as error:
+            logger.warning("no plain copy of %s: %s", name, error)
+
+    def _plain_key(self, where: dict[str, str]) -> dict[str, str]:
+        return where | {"Key": f"{self._prefix}{FOLDER}{where['Key'].removeprefix(self._prefix)}"}
 
     def _name(self, key: str) -> str | None:
         """Return the name an object of this store has; None for what else lies in the bucket."""
@@ -150,22 +192,27 @@ async def _get(client: Any, where: dict[str, str]) -> bytes | None:
 
 
 async def _exists(client: Any, where: dict[str, str]) -> bool:
+    return await _head(client, where) is not None
+
+
+async def _head(client: Any, where: dict[str, str]) -> dict[str, Any] | None:
     try:
-        await client.head_object(**where)
+        answer: dict[str, Any] = await client.head_object(**where)
     except ClientError as error:
         if _status(error) == 404:
-            return False
+            return None
         raise
-    return True
+    return answer
 
 
 async def _put_first(client: Any, where: dict[str, str], data: bytes) -> bool:
     """Put `data` if the name is free; False when it is not."""
+    value: dict[str, Any] = where | {"Body": data, "Metadata": frame_metadata(data)}
     try:
-        await client.put_object(**where, Body=data, IfNoneMatch="*")
+        await client.put_object(**value, IfNoneMatch="*")
     except ClientError as error:
         if _status(error) == _NOT_IMPLEMENTED:
-            await client.put_object(**where, Body=data)
+            await client.put_object(**value)
         elif _status(error) in (_EXISTS, _CONFLICT):
             return False
         else:

@@ -75,6 +75,7 @@ def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
             max_bytes=settings.l3_max_bytes,
             telemetry=telemetry,
             endpoint_url=settings.s3_endpoint_url,
+            plain_secret=settings.secret_bytes if settings.s3_redirect else None,
         )
     return SharedTiers(l2, l3, _open_bloom(settings, l2, l3))
 
