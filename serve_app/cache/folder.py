@@ -34,7 +34,10 @@ _FLUSH_NAMES = 256
 
 
 class FolderStore:
-    """Frames as files under `root`, at most `max_bytes` of them (None: unbounded)."""
+    """Frames as files under `root`, at most `max_bytes` of them (None: unbounded).
+
+    sweep: begin by removing the temporary files of writers that are gone.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class FolderStore:
         *,
         max_bytes: int | None = None,
         telemetry: Telemetry | None = None,
+        sweep: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_bytes = max_bytes
@@ -52,7 +56,8 @@ class FolderStore:
         self._flushing: asyncio.Task[None] | None = None
         try:
             self.files = FolderFiles(root)
-            self.files.sweep()
+            if sweep:
+                self.files.sweep()
         except OSError as error:
             raise TierError(f"The folder cannot be used: {error.strerror}.") from error
         self.index = FolderIndex(self.files)

@@ -182,20 +182,21 @@ class FolderIndex:
         found["vanished"] += rows
         return Differences(*map(tuple, found.values()))
 
-    def reconcile(self, show: Callable[[int, int], None] = lambda done, total: None) -> int:
+    def reconcile(self, again: Iterable[str] = ()) -> int:
         """Make the rows agree with the files, keeping frequencies; return how many had to be changed.
 
-        The listing happens before the transactions, so each name is looked at again inside one. What is new is
-        entered in the order of its last use.
+        again: names whose rows are made anew, because their size was found to be wrong. The listing happens before the
+        transactions, so each name is looked at again inside one. What is new is entered in the order of its last use.
         """
         with self._lock:
             rows = self._write(lambda book: {name for name, _ in book.sizes()})
             there = set(self._every_name())
-            new = {name: found for name in there - rows if (found := self._files.measure(name)) is not None}
+            new = {
+                name: found for name in (there - rows) | set(again) if (found := self._files.measure(name)) is not None
+            }
             order = [*sorted(rows - there), *sorted(new, key=lambda name: new[name].used_at)]
             changed = 0
             for start in range(0, len(order), 1000):
-                show(start, len(order))
                 page = order[start : start + 1000]
                 changed += self._write(partial(_settled, page, new))
             self._reconciled = True
@@ -378,9 +379,9 @@ class _Book:
         """Make the row of `name` agree with its file; True when that changed something."""
         if not self._files.exists(name):
             return self.drop(name)
-        row = self._sql.execute("SELECT 1 FROM entries WHERE name = ?", (bytes.fromhex(name),)).fetchone()
+        row = self._sql.execute("SELECT bytes FROM entries WHERE name = ?", (bytes.fromhex(name),)).fetchone()
         measure = measure or self._files.measure(name)
-        if row is not None or measure is None:
+        if measure is None or (row is not None and row[0] == measure.size):
             return False
         self.insert(name, measure.size, measure.cost_seconds)
         return True

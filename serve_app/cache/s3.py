@@ -13,6 +13,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -29,6 +31,15 @@ logger = logging.getLogger(__name__)
 _EXISTS = 412
 _CONFLICT = 409  # AWS: another conditional write of this name is under way
 _NOT_IMPLEMENTED = 501
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One object as the listing of its bucket tells it."""
+
+    name: str
+    bytes: int
+    written_at: datetime
 
 
 class S3Store:
@@ -121,16 +132,34 @@ class S3Store:
 
     async def names(self) -> AsyncIterator[str]:
         """Yield every stored name, a thousand to a request; `timeout` holds for each request."""
+        async for each in self.listed():
+            yield each.name
+
+    async def listed(self, *, plain: bool = False) -> AsyncIterator[Listed]:
+        """Yield what the bucket's listing tells of every value, or of every plain copy."""
         after: dict[str, str] = {}
+        prefix = self._prefix + FOLDER if plain else self._prefix
         while True:
             async with self._mapped() as client:
-                page = await client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, **after)
+                page = await client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **after)
             for each in page.get("Contents", ()):
-                if (name := self._name(each["Key"])) is not None:
-                    yield name
+                shard, _, name = each["Key"].removeprefix(prefix).rpartition("/")
+                if is_name(name) and shard == name[:2]:  # else something of somebody else's in the bucket
+                    yield Listed(name, each["Size"], each["LastModified"])
             if not page.get("IsTruncated"):
                 return
             after = {"ContinuationToken": page["NextContinuationToken"]}
+
+    async def metadata(self, name: str) -> dict[str, str] | None:
+        """Return what the object tells of itself (`cost-seconds`, `digest`), None when it is not there."""
+        async with self._call(name) as (client, where):
+            told = await _head(client, where)
+            return None if told is None else told["Metadata"]
+
+    async def delete_plain(self, name: str) -> None:
+        """Remove the plain copy of `name`, whether there is one or not."""
+        async with self._call(name) as (client, where):
+            await client.delete_object(**self._plain_key(where))
 
     async def _put_plain(self, client: Any, name: str, where: dict[str, str], frame: bytes) -> None:
         """Write the plain copy of a frame that is stored; without one clients get the video through the server."""
@@ -145,11 +174,6 @@ class S3Store:
 
     def _plain_key(self, where: dict[str, str]) -> dict[str, str]:
         return where | {"Key": f"{self._prefix}{FOLDER}{where['Key'].removeprefix(self._prefix)}"}
-
-    def _name(self, key: str) -> str | None:
-        """Return the name an object of this store has; None for what else lies in the bucket."""
-        shard, _, name = key.removeprefix(self._prefix).rpartition("/")
-        return name if is_name(name) and shard == name[:2] else None
 
     async def aclose(self) -> None:
         """Close the client's connections."""

@@ -162,8 +162,9 @@ def open_store(
     endpoint_url: str | None = None,
     region: str | None = None,
     plain_secret: bytes | None = None,
+    sweep: bool = True,
 ) -> ObjectStore:
-    """Return the L3 that `url` names: `file:///path` (bounded by `max_bytes`) or `s3://bucket/prefix`.
+    """Return the L3 that `url` names: `file:///path` (bounded by `max_bytes`, swept at first) or `s3://bucket/prefix`.
 
     endpoint_url, region and plain_secret are for S3 alone; its credentials come from where AWS tools look for them.
     With plain_secret videos get plain copies that clients can be sent to. Raises ValueError for any other URL,
@@ -171,7 +172,7 @@ def open_store(
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
-        return FolderStore(Path(unquote(parts.path)), max_bytes=max_bytes, telemetry=telemetry)
+        return FolderStore(Path(unquote(parts.path)), max_bytes=max_bytes, telemetry=telemetry, sweep=sweep)
     if parts.scheme == "s3" and parts.netloc:
         from serve_app.cache.s3 import S3Store  # half a second of imports that a folder does not need
         from serve_app.cache.s3_plain import PlainCopies
