@@ -21,8 +21,9 @@ from typing import TypeVar
 
 from serve_app.cache.cost import cost_seconds
 from serve_app.cache.detached import detached
+from serve_app.cache.folder_book import Gone
 from serve_app.cache.folder_files import FolderFiles
-from serve_app.cache.folder_index import FolderIndex, Gone
+from serve_app.cache.folder_index import FolderIndex
 from serve_app.errors import TierError
 from serve_app.telemetry import Evicted, Telemetry
 

@@ -20,42 +20,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
+from serve_app.cache.folder_book import Book, Gone, connected
 from serve_app.cache.folder_files import FolderFiles, Measure
-from serve_app.cache.gdsf import GHOSTS_PER_VALUE, worth
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_VERSION = 1
-_PATIENCE_SECONDS = 30.0
 _PAGE = 64
-_SCHEMA = """
-    CREATE TABLE entries (
-        name BLOB PRIMARY KEY, bytes INTEGER NOT NULL, cost REAL NOT NULL,
-        frequency REAL NOT NULL, priority REAL NOT NULL, turn INTEGER NOT NULL
-    ) WITHOUT ROWID;
-    CREATE INDEX cheapest ON entries (priority, turn);
-    CREATE TABLE ghosts (turn INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, frequency REAL NOT NULL);
-    CREATE TABLE state (
-        age REAL NOT NULL, turn INTEGER NOT NULL, bytes INTEGER NOT NULL, entries INTEGER NOT NULL,
-        ghosts INTEGER NOT NULL
-    );
-    INSERT INTO state VALUES (0, 0, 0, 0, 0);
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """What was evicted."""
-
-    count: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: Gone) -> Gone:
-        return Gone(self.count + other.count, self.bytes + other.bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +41,6 @@ class Differences:
 
     def __len__(self) -> int:
         return len(self.unlisted) + len(self.vanished) + len(self.resized)
-
-
-@dataclass(slots=True)
-class _State:
-    age: float
-    turn: int
-    bytes: int
-    entries: int
-    ghosts: int
 
 
 class FolderIndex:
@@ -107,7 +71,7 @@ class FolderIndex:
         """
         self.begin()
 
-        def work(book: _Book) -> Gone:
+        def work(book: Book) -> Gone:
             if self._files.exists(name):
                 raise FileExistsError(name)
             book.use(uses)
@@ -126,7 +90,7 @@ class FolderIndex:
     def delete(self, name: str) -> bool:
         """Remove the file and the row of `name`; False when there was no file."""
 
-        def work(book: _Book) -> bool:
+        def work(book: Book) -> bool:
             removed = self._files.unlink(name)
             book.drop(name)
             return removed
@@ -142,7 +106,7 @@ class FolderIndex:
         """Tell what `evict` would come to in the end, and change nothing."""
         self.begin()
 
-        def work(book: _Book) -> Gone:
+        def work(book: Book) -> Gone:
             gone = Gone()
             for _, size, *_ in book.cheapest():
                 if book.state.bytes - gone.bytes <= max_bytes:
@@ -211,7 +175,7 @@ class FolderIndex:
                 measures[name] = measure
             show(done + 1, len(names))
 
-        def work(book: _Book) -> int:
+        def work(book: Book) -> int:
             since = [name for name, _ in book.sizes() if name not in measures]  # published while we measured
             book.clear()
             for name in [*sorted(measures, key=lambda name: measures[name].used_at), *since]:
@@ -234,7 +198,7 @@ class FolderIndex:
         for shard in self._files.shards():
             yield from self._files.names(shard)
 
-    def _write(self, work: Callable[[_Book], T]) -> T:
+    def _write(self, work: Callable[[Book], T]) -> T:
         """Run `work` in a write transaction; an index that turns out damaged is replaced, and `work` run again."""
         with self._lock:
             try:
@@ -246,11 +210,11 @@ class FolderIndex:
                 self._discard()
                 return self._transaction(work)
 
-    def _transaction(self, work: Callable[[_Book], T]) -> T:
+    def _transaction(self, work: Callable[[Book], T]) -> T:
         connection = self._open()
         connection.execute("BEGIN IMMEDIATE")
         try:
-            book = _Book(connection, self._files)
+            book = Book(connection, self._files)
             result = work(book)
             book.save()
             connection.execute("COMMIT")
@@ -269,13 +233,13 @@ class FolderIndex:
             self.close()
         with self._locked():
             try:
-                self._connection = _connected(self.path)
+                self._connection = connected(self.path)
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError as error:
                 logger.warning("the index %s is damaged (%s) and made anew", self.path, error)
                 self._remove()
-                self._connection = _connected(self.path)
+                self._connection = connected(self.path)
         self._inode, self._reconciled = self.path.stat().st_ino, False
         return self._connection
 
@@ -299,139 +263,5 @@ class FolderIndex:
             yield
 
 
-class _Book:
-    """The rows, inside one transaction; `state` is written back by `save`."""
-
-    def __init__(self, connection: sqlite3.Connection, files: FolderFiles) -> None:
-        self._sql = connection
-        self._files = files
-        self.state = _State(*connection.execute("SELECT age, turn, bytes, entries, ghosts FROM state").fetchone())
-
-    def save(self) -> None:
-        state = self.state
-        self._sql.execute(
-            "UPDATE state SET age = ?, turn = ?, bytes = ?, entries = ?, ghosts = ?",
-            (state.age, state.turn, state.bytes, state.entries, state.ghosts),
-        )
-
-    def sizes(self) -> Iterator[tuple[str, int]]:
-        for name, size in self._sql.execute("SELECT name, bytes FROM entries"):
-            yield name.hex(), size
-
-    def cheapest(self) -> Iterator[tuple[str, int, float, float]]:
-        rows = self._sql.execute("SELECT name, bytes, frequency, priority FROM entries ORDER BY priority, turn")
-        for name, *rest in rows:
-            yield name.hex(), *rest
-
-    def frequency(self, name: str) -> float:
-        for table in ("entries", "ghosts"):
-            query = f"SELECT frequency FROM {table} WHERE name = ?"  # noqa: S608 - two words of our own
-            if (row := self._sql.execute(query, (bytes.fromhex(name),)).fetchone()) is not None:
-                return float(row[0])
-        return 0.0
-
-    def use(self, uses: Mapping[str, int]) -> None:
-        for name, times in uses.items():
-            row = self._sql.execute(
-                "SELECT bytes, cost, frequency FROM entries WHERE name = ?", (bytes.fromhex(name),)
-            ).fetchone()
-            if row is None:
-                self.settle(name, None)
-                continue
-            size, cost, frequency = row
-            self._sql.execute(
-                "UPDATE entries SET frequency = ?, priority = ?, turn = ? WHERE name = ?",
-                (frequency + times, self._priority(frequency + times, cost, size), self._turn(), bytes.fromhex(name)),
-            )
-            self._files.used(name)
-
-    def insert(self, name: str, size: int, cost: float) -> None:
-        self.drop(name)
-        frequency = 1 + self._haunted(name)
-        self._sql.execute(
-            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)",
-            (bytes.fromhex(name), size, cost, frequency, self._priority(frequency, cost, size), self._turn()),
-        )
-        self.state.bytes += size
-        self.state.entries += 1
-
-    def drop(self, name: str) -> bool:
-        row = self._sql.execute("DELETE FROM entries WHERE name = ? RETURNING bytes", (bytes.fromhex(name),)).fetchone()
-        if row is None:
-            return False
-        self.state.bytes -= row[0]
-        self.state.entries -= 1
-        return True
-
-    def evict(self, max_bytes: int, limit: int | None = None) -> Gone:
-        """Remove the cheapest files and their rows until `max_bytes` or the limit is reached."""
-        gone = Gone()
-        while self.state.bytes > max_bytes and (limit is None or gone.count < limit):
-            name, size, frequency, priority = next(self.cheapest())
-            self._files.unlink(name)
-            self.drop(name)
-            self.state.age = priority
-            self._haunt(name, frequency)
-            gone += Gone(1, size)
-        return gone
-
-    def settle(self, name: str, measure: Measure | None) -> bool:
-        """Make the row of `name` agree with its file; True when that changed something."""
-        if not self._files.exists(name):
-            return self.drop(name)
-        row = self._sql.execute("SELECT bytes FROM entries WHERE name = ?", (bytes.fromhex(name),)).fetchone()
-        measure = measure or self._files.measure(name)
-        if measure is None or (row is not None and row[0] == measure.size):
-            return False
-        self.insert(name, measure.size, measure.cost_seconds)
-        return True
-
-    def clear(self) -> None:
-        for table in ("entries", "ghosts"):
-            self._sql.execute(f"DELETE FROM {table}")  # noqa: S608 - two words of our own
-        self.state.bytes = self.state.entries = self.state.ghosts = 0
-
-    def _priority(self, frequency: float, cost: float, size: int) -> float:
-        return self.state.age + worth(frequency, cost, size)
-
-    def _turn(self) -> int:
-        self.state.turn += 1
-        return self.state.turn
-
-    def _haunt(self, name: str, frequency: float) -> None:
-        self._sql.execute("INSERT INTO ghosts VALUES (?, ?, ?)", (self._turn(), bytes.fromhex(name), frequency))
-        self.state.ghosts += 1
-        excess = self.state.ghosts - int(GHOSTS_PER_VALUE * (self.state.entries + 1))
-        if excess > 0:
-            self._sql.execute(
-                "DELETE FROM ghosts WHERE turn IN (SELECT turn FROM ghosts ORDER BY turn LIMIT ?)", (excess,)
-            )
-            self.state.ghosts -= excess
-
-    def _haunted(self, name: str) -> float:
-        row = self._sql.execute(
-            "DELETE FROM ghosts WHERE name = ? RETURNING frequency", (bytes.fromhex(name),)
-        ).fetchone()
-        self.state.ghosts -= row is not None
-        return 0.0 if row is None else float(row[0])
-
-
-def _settled(names: Iterable[str], measures: Mapping[str, Measure], book: _Book) -> int:
+def _settled(names: Iterable[str], measures: Mapping[str, Measure], book: Book) -> int:
     return sum(book.settle(name, measures.get(name)) for name in names)
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_PATIENCE_SECONDS, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-        elif version != _VERSION:
-            raise sqlite3.DatabaseError(f"version {version} instead of {_VERSION}")
-        connection.execute("SELECT * FROM state").fetchone()
-    except BaseException:
-        connection.close()
-        raise
-    return connection

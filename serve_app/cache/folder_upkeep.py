@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from serve_app.cache.folder import FolderStore
-from serve_app.cache.folder_index import Gone
+from serve_app.cache.folder_book import Gone
 from serve_app.cache.upkeep import Collected, Problem, Show
 
 

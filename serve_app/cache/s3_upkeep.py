@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from serve_app.cache.cost import UNKNOWN_SECONDS
-from serve_app.cache.folder_index import Gone
+from serve_app.cache.folder_book import Gone
 from serve_app.cache.gdsf import Gdsf
 from serve_app.cache.s3 import S3Store
 from serve_app.cache.upkeep import Collected, Problem, Show, in_pages

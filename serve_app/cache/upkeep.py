@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, get_args
 
 from serve_app.cache.entry import read_header, unpack
-from serve_app.cache.folder_index import Gone
+from serve_app.cache.folder_book import Gone
 from serve_app.cache.name import Kind, storage_name
 from serve_app.cache.store import ObjectStore
 from serve_app.errors import CorruptEntry

@@ -14,7 +14,7 @@ import pytest
 
 from serve_app.cache.entry import pack
 from serve_app.cache.folder import FolderStore
-from serve_app.cache.folder_index import Gone
+from serve_app.cache.folder_book import Gone
 from serve_app.core import Entry
 from serve_app.errors import TierError
 from serve_app.telemetry import Evicted

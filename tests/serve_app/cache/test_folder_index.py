@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve_app.cache.folder_book import Gone
 from serve_app.cache.folder_files import FolderFiles
-from serve_app.cache.folder_index import FolderIndex, Gone
+from serve_app.cache.folder_index import FolderIndex
 from serve_app.cache.gdsf import Gdsf
 
 
