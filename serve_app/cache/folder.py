@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _FLUSH_SECONDS = 5.0
 _FLUSH_NAMES = 256
+_TURN_SECONDS = 0.005
 
 
 class FolderStore:
@@ -135,13 +136,23 @@ class FolderStore:
             publish = partial(self.files.link, temporary, name)
             while True:
                 try:
-                    return data, self.index.admit(
-                        name, len(data), cost, max_bytes=self.max_bytes, uses=uses, publish=publish
+                    gone = self.index.admit(
+                        name,
+                        len(data),
+                        cost,
+                        max_bytes=self.max_bytes,
+                        uses=uses,
+                        temporary=temporary,
+                        publish=publish,
                     )
+                except BlockingIOError:
+                    time.sleep(_TURN_SECONDS)  # another writer is about to publish this name
                 except FileExistsError:
                     # Evicted or deleted between the attempt and this read: the name is free again.
                     if (held := self.files.read(name)) is not None:
                         return held, Gone()
+                else:
+                    return data, gone
 
     def _count(self, name: str) -> None:
         self._uses[name] += 1

@@ -6,6 +6,7 @@ would need a look at all rows are kept in one row beside them.
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ _PATIENCE_SECONDS = 30.0
 _SCHEMA = """
     CREATE TABLE entries (
         name BLOB PRIMARY KEY, bytes INTEGER NOT NULL, cost REAL NOT NULL,
-        frequency REAL NOT NULL, priority REAL NOT NULL, turn INTEGER NOT NULL
+        frequency REAL NOT NULL, priority REAL NOT NULL, turn INTEGER NOT NULL, pending TEXT
     ) WITHOUT ROWID;
-    CREATE INDEX cheapest ON entries (priority, turn);
+    CREATE INDEX cheapest ON entries (priority, turn) WHERE pending IS NULL;
+    CREATE INDEX waiting ON entries (pending) WHERE pending IS NOT NULL;
     CREATE TABLE ghosts (turn INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, frequency REAL NOT NULL);
     CREATE TABLE state (
         age REAL NOT NULL, turn INTEGER NOT NULL, bytes INTEGER NOT NULL, entries INTEGER NOT NULL,
@@ -76,7 +78,9 @@ class Book:
 
     def cheapest(self) -> Iterator[tuple[str, int, float, float]]:
         """Yield name, bytes, frequency and priority in the order in which values would go."""
-        rows = self._sql.execute("SELECT name, bytes, frequency, priority FROM entries ORDER BY priority, turn")
+        rows = self._sql.execute(
+            "SELECT name, bytes, frequency, priority FROM entries WHERE pending IS NULL ORDER BY priority, turn"
+        )
         for name, *rest in rows:
             yield name.hex(), *rest
 
@@ -104,16 +108,33 @@ class Book:
             )
             self._files.used(name)
 
-    def insert(self, name: str, size: int, cost: float) -> None:
-        """Enter a value as used once now, and as often as is remembered of it."""
+    def insert(self, name: str, size: int, cost: float, pending: str | None = None) -> None:
+        """Enter a value as used once now, and as often as is remembered of it.
+
+        pending: the temporary file of a value whose own file is yet to come; it is counted and cannot be evicted.
+        """
         self.drop(name)
         frequency = 1 + self._haunted(name)
         self._sql.execute(
-            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)",
-            (bytes.fromhex(name), size, cost, frequency, self._priority(frequency, cost, size), self._turn()),
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (bytes.fromhex(name), size, cost, frequency, self._priority(frequency, cost, size), self._turn(), pending),
         )
         self.state.bytes += size
         self.state.entries += 1
+
+    def arrived(self, name: str) -> None:
+        """The file of a pending value is there."""
+        self._sql.execute("UPDATE entries SET pending = NULL WHERE name = ?", (bytes.fromhex(name),))
+
+    def pending(self) -> list[str]:
+        """Return the names of values whose files are yet to come, or came just before their writer was killed."""
+        rows = self._sql.execute("SELECT name FROM entries WHERE pending IS NOT NULL")
+        return [name.hex() for (name,) in rows]
+
+    def is_being_written(self, name: str) -> bool:
+        """Tell whether a value is pending and its writer alive."""
+        row = self._sql.execute("SELECT pending FROM entries WHERE name = ?", (bytes.fromhex(name),)).fetchone()
+        return row is not None and row[0] is not None and self._files.writing(row[0])
 
     def drop(self, name: str) -> bool:
         """Remove a row; False when there was none."""
@@ -125,7 +146,15 @@ class Book:
         return True
 
     def evict(self, max_bytes: int, limit: int | None = None) -> Gone:
-        """Remove the cheapest files and their rows until `max_bytes` or the limit is reached."""
+        """Remove the cheapest files and their rows until `max_bytes` or the limit is reached.
+
+        Raises OSError (ENOSPC) first when what cannot be evicted, because it is being written, is too much already.
+        """
+        if self.state.bytes > max_bytes and self._pending_bytes() > max_bytes:
+            for name in self.pending():  # their writers may have been killed
+                self.settle(name, None)
+            if self._pending_bytes() > max_bytes:
+                raise OSError(errno.ENOSPC, "writes in progress take all the room there is")
         gone = Gone()
         while self.state.bytes > max_bytes and (limit is None or gone.count < limit):
             name, size, frequency, priority = next(self.cheapest())
@@ -139,19 +168,28 @@ class Book:
     def settle(self, name: str, measure: Measure | None) -> bool:
         """Make the row of `name` agree with its file; True when that changed something."""
         if not self._files.exists(name):
-            return self.drop(name)
-        row = self._sql.execute("SELECT bytes FROM entries WHERE name = ?", (bytes.fromhex(name),)).fetchone()
+            return not self.is_being_written(name) and self.drop(name)
+        row = self._sql.execute("SELECT bytes, pending FROM entries WHERE name = ?", (bytes.fromhex(name),)).fetchone()
         measure = measure or self._files.measure(name)
-        if measure is None or (row is not None and row[0] == measure.size):
+        if measure is None or (row is not None and row == (measure.size, None)):
             return False
-        self.insert(name, measure.size, measure.cost_seconds)
+        if row is not None and row[0] == measure.size:
+            self.arrived(name)
+        else:
+            self.insert(name, measure.size, measure.cost_seconds)
         return True
 
     def clear(self) -> None:
-        """Remove all rows and memories."""
-        for table in ("entries", "ghosts"):
-            self._sql.execute(f"DELETE FROM {table}")  # noqa: S608 - two words of our own
-        self.state.bytes = self.state.entries = self.state.ghosts = 0
+        """Remove all memories, and all rows but those of values that are being written."""
+        self._sql.execute("DELETE FROM ghosts")
+        self.state.ghosts = 0
+        for name, _ in list(self.sizes()):
+            if not self.is_being_written(name):
+                self.drop(name)
+
+    def _pending_bytes(self) -> int:
+        query = "SELECT coalesce(sum(bytes), 0) FROM entries WHERE pending IS NOT NULL"
+        return int(self._sql.execute(query).fetchone()[0])
 
     def _priority(self, frequency: float, cost: float, size: int) -> float:
         return self.state.age + worth(frequency, cost, size)

@@ -116,6 +116,11 @@ class FolderFiles:
             loose + inner + [path for shard in self.shards() for path in self._files(shard) if not self._is_value(path)]
         )
 
+    def writing(self, temporary: str) -> bool:
+        """Tell whether somebody alive is at the temporary file of that name."""
+        path = self._temporary / temporary
+        return path.exists() and _abandoned(path, remove=False) is None and path.exists()
+
     def leftovers(self) -> list[tuple[Path, int]]:
         """Return the temporary files of writers that are gone, with their bytes; nobody holds the lock on them."""
         return [found for path in self._temporary.iterdir() if (found := _abandoned(path, remove=False)) is not None]

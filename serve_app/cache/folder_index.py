@@ -1,10 +1,10 @@
 """The books of a folder store's eviction, in SQLite beside the files: shared by processes, alive after a restart.
 
-The same policy as `Gdsf`, with a B-tree where that has a heap. A file appears, and those that go for it disappear,
-within one write transaction, and writers of all processes take turns at those: so the files are within the bound at
-every moment, not only in the end. A process that is killed in between leaves rows and files that disagree by what it
-was at; `reconcile`, which every process begins with, lists the files and sets the rows right. The index is worth
-nothing without the files and everything in it but frequencies can be had from them, so one that is damaged is replaced.
+The same policy as `Gdsf`, with a B-tree where that has a heap. A value is counted, and what goes for it is removed and
+counted off, in one write transaction before its file appears; writers of all processes take turns at those. So the
+files are within the bound at every moment, and whoever is killed in between leaves too much counted, never too little.
+`reconcile`, which every process begins with, lists the files and sets the rows right. The index is worth nothing
+without the files and everything in it but frequencies can be had from them, so one that is damaged is replaced.
 
 WAL without a sync per transaction: losing the last ones to a power cut is one more disagreement. sqlite3.Error and
 OSError come out as they are; `FolderStore` maps them.
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from serve_app.cache.folder_book import Book, Gone, connected
@@ -61,27 +62,38 @@ class FolderIndex:
         cost: float,
         *,
         max_bytes: int | None,
-        uses: Mapping[str, int],
+        uses: dict[str, int],
+        temporary: str,
         publish: Callable[[], None],
     ) -> Gone:
-        """Count `uses`, evict what must go for `size` more bytes, and `publish` the file.
+        """Count and empty `uses`, evict what must go for `size` more bytes, and `publish` the `temporary` file.
 
-        Raises FileExistsError, with nothing changed, when the file is there, and what `publish` raises: what was
-        evicted by then is gone, and its rows go with the next eviction.
+        Raises FileExistsError, with nothing changed, when the file is there, BlockingIOError when somebody alive is
+        about to publish it, OSError (ENOSPC) when writes in progress take all the room, and what `publish` raises.
         """
         self.begin()
 
-        def work(book: Book) -> Gone:
+        def reserve(book: Book) -> Gone:
             if self._files.exists(name):
                 raise FileExistsError(name)
+            if book.is_being_written(name):
+                raise BlockingIOError(name)
             book.use(uses)
             book.drop(name)  # a row that a killed writer or a deletion by hand left
             gone = Gone() if max_bytes is None else book.evict(max_bytes - size)
-            publish()
-            book.insert(name, size, cost)
+            book.insert(name, size, cost, Path(temporary).name)
             return gone
 
-        return self._write(work)
+        gone = self._write(reserve)
+        uses.clear()
+        # Killed from here on, the row counts bytes that may not be there: too much is counted, never too little.
+        try:
+            publish()
+        except BaseException:
+            self._write(lambda book: book.drop(name))
+            raise
+        self._write(lambda book: book.arrived(name))
+        return gone
 
     def use(self, uses: Mapping[str, int]) -> None:
         """Count how often names were used; those whose file is there without a row get one."""
@@ -92,7 +104,8 @@ class FolderIndex:
 
         def work(book: Book) -> bool:
             removed = self._files.unlink(name)
-            book.drop(name)
+            if removed or not book.is_being_written(name):
+                book.drop(name)
             return removed
 
         return self._write(work)
@@ -134,7 +147,7 @@ class FolderIndex:
 
     def differences(self) -> Differences:
         """List rows and files and compare them; those that change meanwhile may be told as different."""
-        rows = self._write(lambda book: dict(book.sizes()))
+        rows = self._write(lambda book: {n: size for n, size in book.sizes() if not book.is_being_written(n)})
         found: dict[str, list[str]] = {"unlisted": [], "vanished": [], "resized": []}
         for name in self._every_name():
             size = rows.pop(name, None)
@@ -153,12 +166,12 @@ class FolderIndex:
         transactions, so each name is looked at again inside one. What is new is entered in the order of its last use.
         """
         with self._lock:
-            rows = self._write(lambda book: {name for name, _ in book.sizes()})
+            rows, pending = self._write(lambda book: ({name for name, _ in book.sizes()}, book.pending()))
             there = set(self._every_name())
             new = {
                 name: found for name in (there - rows) | set(again) if (found := self._files.measure(name)) is not None
             }
-            order = [*sorted(rows - there), *sorted(new, key=lambda name: new[name].used_at)]
+            order = [*sorted((rows - there) | set(pending)), *sorted(new, key=lambda name: new[name].used_at)]
             changed = 0
             for start in range(0, len(order), 1000):
                 page = order[start : start + 1000]
@@ -177,7 +190,7 @@ class FolderIndex:
 
         def work(book: Book) -> int:
             since = [name for name, _ in book.sizes() if name not in measures]  # published while we measured
-            book.clear()
+            book.clear()  # but for what is being written now
             for name in [*sorted(measures, key=lambda name: measures[name].used_at), *since]:
                 book.settle(name, measures.get(name))
             return book.state.entries

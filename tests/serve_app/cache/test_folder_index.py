@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,8 @@ class Folder:
 
     def put(self, key: str, size: int, cost: float = 1.0, max_bytes: int | None = None) -> Gone:
         with self.files.written(bytes(size)) as temporary:
-            return self.index.admit(
-                key, size, cost, max_bytes=max_bytes, uses={}, publish=lambda: self.files.link(temporary, key)
-            )
+            publish = partial(self.files.link, temporary, key)
+            return self.index.admit(key, size, cost, max_bytes=max_bytes, uses={}, temporary=temporary, publish=publish)
 
     @property
     def held(self) -> set[str]:
@@ -144,10 +144,50 @@ def test_a_write_that_fails_leaves_the_books_right(folder: Folder) -> None:
 
     folder.put(name(1), 100)
     with pytest.raises(OSError, match="disk full"):
-        folder.index.admit(name(2), 100, 1.0, max_bytes=1000, uses={name(1): 3}, publish=fail)
+        folder.index.admit(name(2), 100, 1.0, max_bytes=1000, uses={}, temporary="none", publish=fail)
     assert folder.index.size() == (1, 100)
-    assert folder.index.frequency(name(1)) == 1
     assert folder.held == {name(1)}
+
+
+def pending(folder: Folder, key: str, size: int, temporary: str) -> None:
+    """Count a value whose file does not come, as a writer that is killed before `link` does."""
+    folder.index._write(lambda book: book.insert(key, size, 1.0, Path(temporary).name))
+
+
+def test_what_is_being_written_is_counted_and_left_alone(folder: Folder) -> None:
+    """Another process neither evicts it, nor writes the same name, nor forgets it when it reconciles or deletes."""
+    beside = Folder(folder.files.root)
+    folder.put(name(1), 100)
+    with folder.files.written(bytes(600)) as temporary:
+        pending(folder, name(2), 600, temporary)
+        assert beside.put(name(3), 350, max_bytes=1000) == Gone(1, 100)
+        assert beside.index.delete(name(2)) is False
+        assert beside.index.reconcile() == 0
+        assert not beside.index.differences()
+        assert beside.index.rebuild() == 2
+        with pytest.raises(BlockingIOError):
+            beside.put(name(2), 1)
+        with pytest.raises(OSError, match="writes in progress"):
+            beside.put(name(4), 500, max_bytes=1000)
+        folder.files.link(temporary, name(2))  # and here the writer is killed
+    assert beside.put(name(4), 200, max_bytes=1000) == Gone(1, 350)  # its bytes count, though nobody told so
+    assert beside.held == {name(2), name(4)}
+    assert beside.index.reconcile() == 1
+    assert beside.put(name(5), 900, max_bytes=1000) == Gone(2, 800)
+
+
+def test_the_room_of_a_killed_writer_is_free_again(folder: Folder) -> None:
+    """At the next start, for the same name at once, and when nothing else can be evicted."""
+    folder.index.size()
+    with folder.files.written(b"") as temporary:
+        pending(folder, name(1), 900, temporary)
+        pending(folder, name(2), 50, temporary)
+    folder.put(name(2), 60)
+    assert folder.index.size() == (2, 960)
+    assert folder.put(name(3), 500, max_bytes=1000) == Gone()
+    assert folder.index.size() == (2, 560)
+    pending(folder, name(4), 400, temporary)
+    assert Folder(folder.files.root).index.size() == (2, 560)
 
 
 def test_what_would_go(folder: Folder) -> None:
