@@ -260,11 +260,11 @@ class TieredCache:
 
     async def location(self, key: str) -> str | None:
         """Return where a client finds the value in L3 by itself; None when it does not, or a tier above has it."""
-        if not any(l3.locates for l3 in self._only("l3")) or self.contains_now(key):
+        if not any(l3.locates for l3 in self._only("l3")) or self.contains_now(key) or not await self.rules.ready():
             return None
         for remote in self._remotes:
             if remote.tier == "l3":
-                return await remote.location(key)
+                return await remote.location(key, self._is_covered)
             if await remote.contains(key):
                 return None
         return None

@@ -75,6 +75,10 @@ class FolderStore:
         """Return the bytes as `get` does, but count no use."""
         return await self.in_thread(partial(self.files.read, name))
 
+    async def head(self, name: str, length: int) -> bytes | None:
+        """Return the first `length` bytes, counting no use."""
+        return await self.in_thread(partial(self.files.head, name, length))
+
     async def put(self, name: str, data: bytes) -> bytes | None:
         """Store `data` unless the name is taken; return what is stored, None when larger than the bound allows."""
         if self.max_bytes is not None and len(data) > self.max_bytes:

@@ -50,6 +50,14 @@ class FolderFiles:
         except FileNotFoundError:
             return None
 
+    def head(self, name: str, length: int) -> bytes | None:
+        """Return the first `length` bytes of `name`, None when it is not there."""
+        try:
+            with self.path(name).open("rb") as file:
+                return file.read(length)
+        except FileNotFoundError:
+            return None
+
     @contextmanager
     def written(self, data: bytes) -> Iterator[str]:
         """Yield the path of a temporary file that holds `data` safely; it is gone afterwards."""

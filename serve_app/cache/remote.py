@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.breaker import Breaker, State
-from serve_app.cache.entry import pack, unpack
+from serve_app.cache.cost import HEADER_BYTES
+from serve_app.cache.entry import glance, pack, unpack
 from serve_app.cache.name import Kind, storage_name
 from serve_app.cache.store import Extendable, Locating, ObjectStore, Touchable
 from serve_app.core import Entry
@@ -134,10 +135,19 @@ class RemoteTier:
         """Whether the store may send clients to its values."""
         return isinstance(self._store, Locating) and self._store.locates
 
-    async def location(self, key: str) -> str | None:
-        """Return a URL of the payload of `key` itself; None when there is none to be trusted, or none to be had."""
+    async def location(self, key: str, stale: Stale) -> str | None:
+        """Return a URL of the payload of `key` itself; None when there is none to trust, or the value is `stale`."""
         store = self._store
-        url = await self._ask(store.location, key) if isinstance(store, Locating) else None
+        if not isinstance(store, Locating):
+            return None
+        head = await self._ask(lambda name: store.head(name, HEADER_BYTES), key)
+        try:
+            entry = None if head is None else glance(head)
+        except CorruptEntry:
+            return None  # told and deleted when it is read
+        if entry is None or entry.key != key or stale(entry):
+            return None
+        url = await self._ask(lambda name: store.location(name, entry.digest), key)
         self._counts["redirect"] += url is not None
         return url
 

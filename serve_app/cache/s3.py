@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _EXISTS = 412
 _CONFLICT = 409  # AWS: another conditional write of this name is under way
 _NOT_IMPLEMENTED = 501
+_EMPTY = 416  # a range of an empty object
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +89,22 @@ class S3Store:
         """Whether clients can be sent to this store at all."""
         return self._plain is not None
 
-    async def location(self, name: str) -> str | None:
-        """Return a URL, good for an hour, that a GET answers with the video alone; None when there is none to trust."""
+    async def location(self, name: str, digest: str) -> str | None:
+        """Return a URL, good for an hour, whose GET gives the video of that digest; None without one to trust."""
         if self._plain is None:
             return None
         async with self._call(name) as (client, where):
             plain = self._plain_key(where)
-            frame, copy = await asyncio.gather(_head(client, where), _head(client, plain))
-            if frame is None or copy is None or not self._plain.may_be_sent_to(name, frame, copy):
+            copy = await _head(client, plain)
+            if copy is None or not self._plain.may_be_sent_to(name, digest, copy):
                 return None
             url: str = await client.generate_presigned_url("get_object", Params=plain, ExpiresIn=LIFE_SECONDS)
             return url
+
+    async def head(self, name: str, length: int) -> bytes | None:
+        """Return the object's first `length` bytes, None when there is no such object."""
+        async with self._call(name) as (client, where):
+            return await _get(client, where | {"Range": f"bytes=0-{length - 1}"})
 
     async def get(self, name: str) -> bytes | None:
         """Return the object's bytes, None when there is no such object."""
@@ -209,6 +215,8 @@ async def _get(client: Any, where: dict[str, str]) -> bytes | None:
     except ClientError as error:
         if _status(error) == 404 and error.response["Error"]["Code"] != "NoSuchBucket":
             return None
+        if _status(error) == _EMPTY:
+            return b""
         raise
     async with answer["Body"] as body:
         data: bytes = await body.read()

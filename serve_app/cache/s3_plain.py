@@ -2,9 +2,9 @@
 
 A frame begins with a header that no player reads, and a browser cannot be told to skip it. So each video is written a
 second time as `plain/ab/<name>`, and a presigned URL of that is handed out. It is handed out only after looking: the
-frame is still there, tells the same digest, and the copy's ETag, which S3 computes as the MD5 of what it holds, is
-the one that was stamped on the copy under the deployment's secret when it was made from verified bytes. A copy that
-was cut, replaced, or left behind by a deletion is not sent to; nor is any where a store's ETags are not MD5.
+copy is of the digest that the frame, still there, tells, and its ETag, which S3 computes as the MD5 of what it holds,
+is the one that was stamped on it under the deployment's secret when it was made from verified bytes. A copy that was
+cut, replaced, or left behind by a deletion is not sent to; nor is any where a store's ETags are not MD5.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class PlainCopies:
         metadata["stamp"] = self._stamp(name, len(data), content_type, metadata)
         return {"Body": data, "ContentType": content_type, "Metadata": metadata}
 
-    def may_be_sent_to(self, name: str, frame: Mapping[str, Any], copy: Mapping[str, Any]) -> bool:
-        """Tell whether the copy is what was made of the frame, given the answers to a HEAD for each."""
+    def may_be_sent_to(self, name: str, digest: str, copy: Mapping[str, Any]) -> bool:
+        """Tell whether the copy is what was made of the payload of that digest, given the answer to a HEAD for it."""
         metadata = copy["Metadata"]
         return (
-            metadata.get("digest") == frame["Metadata"].get("digest")
+            metadata.get("digest") == digest
             and copy["ETag"].strip('"') == metadata.get("md5")
             and hmac.compare_digest(
                 metadata.get("stamp", ""), self._stamp(name, copy["ContentLength"], copy["ContentType"], metadata)

@@ -53,7 +53,8 @@ class S3Upkeep:
         copies = [each.name async for each in self.store.listed(plain=True) if each.name in values]
 
         async def look(name: str) -> None:
-            if await self.store.location(name) is None:
+            told = await self.store.metadata(name)
+            if told is not None and await self.store.location(name, told.get("digest", "")) is None:
                 problems.append(Problem(name, "a plain copy that is not what was made of its video"))
 
         if self.store.locates:

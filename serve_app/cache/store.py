@@ -78,7 +78,16 @@ class Extendable(Protocol):
 
 
 @runtime_checkable
-class Locating(Protocol):
+class Peeking(Protocol):
+    """A store that can give a value's first bytes alone."""
+
+    async def head(self, name: str, length: int) -> bytes | None:
+        """Return the first `length` bytes, None when there are none; that is no use of the value."""
+        ...
+
+
+@runtime_checkable
+class Locating(Peeking, Protocol):
     """A store that can send clients to its values themselves; `locates` tells whether it is to."""
 
     @property
@@ -86,8 +95,8 @@ class Locating(Protocol):
         """Whether asking for locations is worth it."""
         ...
 
-    async def location(self, name: str) -> str | None:
-        """Return a URL whose GET answers with the value's payload alone; None when there is none to be trusted."""
+    async def location(self, name: str, digest: str) -> str | None:
+        """Return a URL whose GET answers with the payload of that digest alone; None when there is none to trust."""
         ...
 
 

@@ -48,7 +48,9 @@ class LatentsCache:
             await self.drop(key)
             return None
 
-    def keep(self, key: str, latents: Tensor, *, request: RenderRequest | None = None, cost_seconds: float = 0.0) -> bool:
+    def keep(
+        self, key: str, latents: Tensor, *, request: RenderRequest | None = None, cost_seconds: float = 0.0
+    ) -> bool:
         """Store latents in the background; False when too many writes are under way.
 
         request: what they were made for, whose invalidations they share. cost_seconds: what denoising them took, which

@@ -14,10 +14,12 @@ import pytest
 
 from serve_app.api.api import build_api
 from serve_app.cache.cache import TieredCache
+from serve_app.cache.entry import pack
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.s3 import S3Store
 from serve_app.cache.s3_plain import PlainCopies
 from serve_app.client import AsyncEncore
+from serve_app.core import EVERYTHING, Entry, Rule
 from serve_app.media import encode_mp4
 from tests.serve_app.api.uvicorn_server import serving
 from tests.serve_app.service.rig import SECRET, TINY, Rig
@@ -31,11 +33,10 @@ class S3Rig(Rig):
 
     store: Callable[[], S3Store] | None = None
 
-    def cache(self, *, l1: bool = True, kind: Any = "video") -> TieredCache:
+    def cache(self, *, l1: bool = True, kind: Any = "video", **options: Any) -> TieredCache:
         assert self.store is not None
-        return TieredCache(
-            kind, secret=SECRET, l1=MemoryTier(1 << 22) if l1 else None, l3=self.store(), telemetry=self.telemetry
-        )
+        tiers = {"l1": MemoryTier(1 << 22) if l1 else None, "l3": self.store()}
+        return TieredCache(kind, secret=SECRET, telemetry=self.telemetry, **tiers, **options)
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ async def rig(s3_server: Any, s3_prefix: str) -> AsyncIterator[S3Rig]:
     made = S3Rig(
         None, store=lambda: S3Store(s3_server.bucket, s3_prefix, timeout=20, plain=PlainCopies(SECRET), **where)
     )
-    made.renderer.data = FILM
+    made.renderer.data, made.renderer.meta = FILM, {"content_type": "video/mp4"}
     yield made
     await made.aclose()
 
@@ -153,3 +154,23 @@ async def test_a_browser_plays_what_it_is_sent_to(addresses: tuple[str, str], tm
     assert "error" not in seen, seen
     assert (seen["width"], seen["height"]) == (64, 64)
     assert seen["position"] == pytest.approx(1.0, abs=0.001)
+
+
+@pytest.mark.parametrize("what", ["deleted", "replaced", "invalidated"])
+async def test_a_copy_outlives_nothing(rig: S3Rig, addresses: tuple[str, str], what: str) -> None:
+    """A plain copy whose frame is gone, is another key's, or is covered by an invalidation is not sent to."""
+    await completed(addresses[0])
+    store, key = rig.store(), rig.renderer.asked[0]
+    cache = TieredCache("video", secret=SECRET, l3=store)
+    assert await cache.location(key) is not None
+    [name] = [each async for each in store.names()]
+    client = await store._connected()
+    frame = {"Bucket": store._bucket, "Key": f"{store._prefix}{name[:2]}/{name}"}
+    if what == "deleted":
+        await client.delete_object(**frame)
+    elif what == "replaced":
+        await client.put_object(**frame, Body=pack(Entry.of("another key", FILM)))
+    else:
+        cache.rules.learn((Rule("everything", EVERYTHING, 2**60, 2**60),))
+    assert await cache.location(key) is None
+    await cache.aclose()

@@ -323,3 +323,13 @@ async def test_an_index_that_cannot_be_written_is_a_tier_error(tmp_path: Path) -
     with pytest.raises(TierError):
         await store.put(name(1), b"data")
     assert files(tmp_path) == []
+
+
+async def test_a_head_is_no_use(tmp_path: Path) -> None:
+    """The first bytes come alone, and who looks at all headers makes nothing look wanted."""
+    store = FolderStore(tmp_path)
+    await store.put(name(1), bytes(range(100)))
+    assert await store.head(name(1), 10) == bytes(range(10))
+    assert await store.head(name(2), 10) is None
+    await store.aclose()
+    assert store.index.frequency(name(1)) == 1
