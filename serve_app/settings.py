@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     redis_timeout_seconds: PositiveFloat = Field(0.5, description="longest wait for one answer of L2")
     l3_url: str | None = Field(None, description="object store: file:///folder or s3://bucket/prefix; none: no L3")
     s3_endpoint_url: str | None = Field(None, description="an S3-compatible store's address; none: AWS")
+    s3_redirect: bool = Field(
+        False,
+        description="a video that only S3 has is answered by 307 to a presigned URL; videos are stored there twice",
+    )
     l3_timeout_seconds: PositiveFloat = Field(5.0, description="longest wait for one answer of an S3 store")
     l3_filter: Literal["auto", "on", "off"] = Field(
         "auto", description="Bloom bits in L2 spare looks into L3 for what it never had; auto: for S3, not for a folder"
@@ -70,7 +74,9 @@ class Settings(BaseSettings):
     l1_bytes: PositiveInt = Field(256 * MIB, description="finished videos kept in each router's memory")
     l2_ttl_seconds: PositiveInt = Field(7 * DAY, description="how long L2 keeps a value since its last use")
     l2_max_value_bytes: PositiveInt = Field(64 * MIB, description="larger values go to L3 only")
-    l3_max_bytes: PositiveInt = Field(20 * 1024 * MIB, description="bound of a local L3 folder")
+    l3_max_bytes: PositiveInt = Field(
+        20 * 1024 * MIB, description="bound of a local L3 folder; S3 is bounded by `encore gc`"
+    )
     keep_latents: bool = Field(
         True, description="final latents go to L3 too: another frame rate or quality of a video costs no denoising"
     )

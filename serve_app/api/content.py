@@ -10,9 +10,11 @@ import re
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve_app.api.cache_status import cache_status
 from serve_app.api.failures import failure_response
-from serve_app.core import Entry
+from serve_app.core import Entry, Outcome
 from serve_app.errors import RangeNotSatisfiable
+from serve_app.service.job import Job
 
 _RANGE = re.compile(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)", re.ASCII | re.IGNORECASE)
 
@@ -34,6 +36,12 @@ def content_response(request: Request, entry: Entry, media_type: str, headers: d
     first, last = wanted
     headers["Content-Range"] = f"bytes {first}-{last}/{entry.size}"
     return _body(request, entry.data[first : last + 1], 206, media_type, headers)
+
+
+def redirection(url: str, job: Job) -> Response:
+    """Send a GET for a job's video to `url`, which is good for a while only and for this client."""
+    headers = {"Location": url, "Cache-Status": cache_status(Outcome.L3), "X-Encore-Key": job.keys.video}
+    return Response(status_code=307, headers=headers | {"Cache-Control": "no-store"})
 
 
 def _body(request: Request, data: bytes, status: int, media_type: str, headers: dict[str, str]) -> Response:

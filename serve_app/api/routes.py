@@ -12,7 +12,7 @@ from starlette.responses import Response
 from serve_app.api.attempt import PARAMETERS, attempt_of
 from serve_app.api.body import read_object, read_request
 from serve_app.api.cache_status import cache_status
-from serve_app.api.content import content_response
+from serve_app.api.content import content_response, redirection
 from serve_app.api.event_stream import EventStream
 from serve_app.api.objects import model_object, video_object
 from serve_app.media.variant import Variant
@@ -64,7 +64,8 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
     204: {"description": "the event that Last-Event-ID names was the last"},
 }
 _CONTENT: dict[int | str, dict[str, Any]] = {
-    200: {"content": {each.media_type: {} for each in Variant}, "description": "the MP4, or the picture of it"}
+    200: {"content": {each.media_type: {} for each in Variant}, "description": "the MP4, or the picture of it"},
+    307: {"description": "the MP4 is to be had from object storage (setting `s3_redirect`)"},
 }
 
 
@@ -153,7 +154,14 @@ async def content(
         Query(description="the video, its middle frame (WebP), or up to 16 of its frames in one picture (JPEG)"),
     ] = Variant.VIDEO,
 ) -> Response:
-    """Return a completed job's MP4, or a picture of it; understands If-None-Match and Range."""
+    """Return a completed job's MP4, or a picture of it; understands If-None-Match and Range.
+
+    With the setting `s3_redirect` a video that only S3 has is answered with 307 to where it lies.
+    """
+    if variant is Variant.VIDEO and request.method == "GET" and "if-none-match" not in request.headers:
+        located = await _service(request).location(video_id)
+        if located is not None:
+            return redirection(*located)
     entry, job, outcome = await _service(request).content(video_id, variant)
     headers = {"Cache-Status": cache_status(outcome), "X-Encore-Key": job.keys.video}
     return content_response(request, entry, variant.media_type, headers)

@@ -286,6 +286,17 @@ class TieredCache:
         here: dict[str, bool | None] = {} if self._l1 is None else {"l1": self._l1.contains_now(key)}
         return here | {remote.tier: has for remote, has in zip(self._remotes, found, strict=True)}
 
+    async def location(self, key: str) -> str | None:
+        """Return where a client finds the value in L3 by itself; None when it does not, or a tier above has it."""
+        if not any(l3.locates for l3 in self._only("l3")) or self.contains_now(key) or not await self.rules.ready():
+            return None
+        for remote in self._remotes:
+            if remote.tier == "l3":
+                return await remote.location(key, self._is_covered)
+            if await remote.contains(key):
+                return None
+        return None
+
     def stats(self) -> dict[str, Any]:
         """Return per tier what was read and written with which result, since this process began."""
         stats: dict[str, Any] = {"kind": self.kind}

@@ -37,7 +37,7 @@ def unpack(key: str, frame: bytes) -> Entry:
     """Return the entry framed in `frame`; raise CorruptEntry unless it is whole and was stored under `key`."""
     header, payload = _split(frame)
     try:
-        entry = Entry(header["key"], payload, header["digest"], header["meta"])
+        entry = Entry(header["key"], bytes(payload), header["digest"], header["meta"])
         length = header["length"]
     except (KeyError, TypeError) as error:
         raise CorruptEntry(f"The header lacks {error}.") from error
@@ -45,7 +45,7 @@ def unpack(key: str, frame: bytes) -> Entry:
         raise CorruptEntry("The value was stored under another key.")
     if length != entry.size:
         raise CorruptEntry(f"The value has {entry.size} bytes, its header says {length}.")
-    if hashlib.sha256(payload).hexdigest() != entry.digest:
+    if hashlib.sha256(entry.data).hexdigest() != entry.digest:
         raise CorruptEntry("The value does not have the digest it was stored with.")
     return entry
 
@@ -75,7 +75,12 @@ class Incomplete(CorruptEntry):
         self.needed = needed
 
 
-def _split(frame: bytes) -> tuple[dict[str, Any], bytes]:
+def read_header(frame: bytes) -> dict[str, Any]:
+    """Return the verified header of a frame of which at least the header is given; raises CorruptEntry."""
+    return _split(frame)[0]
+
+
+def _split(frame: bytes) -> tuple[dict[str, Any], memoryview]:
     if len(frame) < _HEADER_AT:
         raise CorruptEntry(f"A frame of {len(frame)} bytes is too short.")
     magic, version, header_length = _PREFIX.unpack_from(frame)
@@ -85,7 +90,7 @@ def _split(frame: bytes) -> tuple[dict[str, Any], bytes]:
     header = frame[_HEADER_AT : _HEADER_AT + header_length]
     if hashlib.sha256(prefix + header).digest() != digest:
         raise CorruptEntry("The header does not have the digest it was stored with.")
-    return _parse(header), frame[_HEADER_AT + header_length :]
+    return _parse(header), memoryview(frame)[_HEADER_AT + header_length :]
 
 
 def _parse(header: bytes) -> dict[str, Any]:

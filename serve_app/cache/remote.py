@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 
 from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.circuit import Circuit
-from serve_app.cache.entry import pack, unpack
+from serve_app.cache.cost import HEADER_BYTES
+from serve_app.cache.entry import glance, pack, unpack
 from serve_app.cache.name import Kind, storage_name
-from serve_app.cache.store import Extendable, ObjectStore, Touchable
+from serve_app.cache.store import Extendable, Locating, ObjectStore, Touchable
 from serve_app.core import Entry
 from serve_app.errors import CorruptEntry, TierError
 from serve_app.telemetry import Telemetry, TierRead, TierWritten, span
@@ -125,6 +126,27 @@ class RemoteTier:
         """Keep `key` for `ttl` seconds from now (None: as after a use); whether it is there, as far as is known."""
         store = self._store
         return isinstance(store, Extendable) and bool(await self._ask(lambda name: store.extend(name, ttl), key))
+
+    @property
+    def locates(self) -> bool:
+        """Whether the store may send clients to its values."""
+        return isinstance(self._store, Locating) and self._store.locates
+
+    async def location(self, key: str, stale: Stale) -> str | None:
+        """Return a URL of the payload of `key` itself; None when there is none to trust, or the value is `stale`."""
+        store = self._store
+        if not isinstance(store, Locating):
+            return None
+        head = await self._ask(lambda name: store.head(name, HEADER_BYTES), key)
+        try:
+            entry = None if head is None else glance(head)
+        except CorruptEntry:
+            return None  # told and deleted when it is read
+        if entry is None or entry.key != key or stale(entry):
+            return None
+        url = await self._ask(lambda name: store.location(name, entry.digest), key)
+        self._counts["redirect"] += url is not None
+        return url
 
     def stats(self) -> dict[str, Any]:
         """Return how many reads and writes had which result, and the breakers' states."""

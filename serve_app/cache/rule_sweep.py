@@ -15,13 +15,14 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Protocol, cast
 
+from serve_app.cache.cost import HEADER_BYTES
 from serve_app.cache.detached import detached
 from serve_app.cache.entry import Incomplete, glance
 from serve_app.cache.invalidation import MICROSECONDS
 from serve_app.cache.name import is_name, redis_name
 from serve_app.cache.redis import RedisTier
 from serve_app.cache.rule_keeper import KEPT_SECONDS, RuleKeeper
-from serve_app.cache.store import ObjectStore
+from serve_app.cache.store import ObjectStore, Peeking
 from serve_app.core import Entry, Rule
 from serve_app.errors import CorruptEntry, TierError
 
@@ -102,10 +103,11 @@ class ObjectShelf:
         return self._store.names()
 
     async def head(self, name: str) -> Entry | None:
-        """Return the header."""
-        frame = await self._store.get(name)
+        """Return the header; where the store can give it alone, nobody counts that as a use of the value."""
+        store = self._store
+        head = await (store.head(name, HEADER_BYTES) if isinstance(store, Peeking) else store.get(name))
         try:
-            return None if frame is None else glance(frame)
+            return None if head is None else glance(head)
         except CorruptEntry:
             return None
 

@@ -77,6 +77,29 @@ class Extendable(Protocol):
         ...
 
 
+@runtime_checkable
+class Peeking(Protocol):
+    """A store that can give a value's first bytes alone."""
+
+    async def head(self, name: str, length: int) -> bytes | None:
+        """Return the first `length` bytes, None when there are none; that is no use of the value."""
+        ...
+
+
+@runtime_checkable
+class Locating(Peeking, Protocol):
+    """A store that can send clients to its values themselves; `locates` tells whether it is to."""
+
+    @property
+    def locates(self) -> bool:
+        """Whether asking for locations is worth it."""
+        ...
+
+    async def location(self, name: str, digest: str) -> str | None:
+        """Return a URL whose GET answers with the payload of that digest alone; None when there is none to trust."""
+        ...
+
+
 class AiocacheStore:
     """Any aiocache backend that takes bytes, as an ObjectStore; a later value overwrites an earlier one.
 
@@ -147,17 +170,22 @@ def open_store(
     telemetry: Telemetry | None = None,
     endpoint_url: str | None = None,
     region: str | None = None,
+    plain_secret: bytes | None = None,
+    sweep: bool = True,
 ) -> ObjectStore:
-    """Return the L3 that `url` names: `file:///path` (bounded by `max_bytes`) or `s3://bucket/prefix`.
+    """Return the L3 that `url` names: `file:///path` (bounded by `max_bytes`, swept at first) or `s3://bucket/prefix`.
 
-    endpoint_url and region are for S3 alone; its credentials come from where AWS tools look for them. Raises
-    ValueError for any other URL, TierError when the folder cannot be made.
+    endpoint_url, region and plain_secret are for S3 alone; its credentials come from where AWS tools look for them.
+    With plain_secret videos get plain copies that clients can be sent to. Raises ValueError for any other URL,
+    TierError when the folder cannot be made.
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
-        return FolderStore(Path(unquote(parts.path)), max_bytes=max_bytes, telemetry=telemetry)
+        return FolderStore(Path(unquote(parts.path)), max_bytes=max_bytes, telemetry=telemetry, sweep=sweep)
     if parts.scheme == "s3" and parts.netloc:
         from serve_app.cache.s3 import S3Store  # half a second of imports that a folder does not need
+        from serve_app.cache.s3_plain import PlainCopies
 
-        return S3Store(parts.netloc, parts.path.strip("/"), endpoint_url=endpoint_url, region=region)
+        plain = None if plain_secret is None else PlainCopies(plain_secret)
+        return S3Store(parts.netloc, parts.path.strip("/"), endpoint_url=endpoint_url, region=region, plain=plain)
     raise ValueError("the object store is file:///path or s3://bucket/prefix")

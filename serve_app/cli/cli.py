@@ -346,3 +346,57 @@ def model(
     from serve_app.cli.model import show_model
 
     show_model(name, as_json=as_json)
+
+
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="ENCORE_CACHE_DIR",
+        help="The server's cache folder, where no ENCORE_L3_URL is set. Absent: as for `encore serve`.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def gc(
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Evict down to so many bytes. Absent: the setting l3_max_bytes; for S3, where that has no default, "
+            "only leftovers are removed.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would go, and remove nothing.")] = False,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Evict what the object store (L3) has too much of, and remove leftovers. A server may be running."""
+    from serve_app.cli.upkeep import collect
+
+    collect(cache_dir, max_bytes=max_bytes, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def fsck(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Delete what does not verify, and put index and leftovers in order.")
+    ] = False,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Verify everything in the object store (L3); exit status 1 when something is wrong and not repaired."""
+    from serve_app.cli.upkeep import verify
+
+    if not verify(cache_dir, repair=repair, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reindex(cache_dir: CacheDir = None, as_json: Json = False) -> None:
+    """Make the index of a local object store (L3) anew from its files; how often each was used is forgotten."""
+    from serve_app.cli.upkeep import rebuild
+
+    rebuild(cache_dir, as_json=as_json)

@@ -32,7 +32,7 @@ def launch(
     if config is not None:
         _check_config(config)
     arguments = {
-        "cache_dir": str(_absolute(cache_dir or default_cache_dir(os.environ))),
+        "cache_dir": str(absolute(cache_dir or default_cache_dir(os.environ))),
         "port": port,
         "overrides": overrides(model, assignments),
         "config": None if config is None else str(config.absolute()),
@@ -41,7 +41,8 @@ def launch(
     os.execv(sys.executable, [sys.executable, "-P", "-m", LAUNCHER, json.dumps(arguments)])  # noqa: S606 - the point
 
 
-def _absolute(folder: Path) -> Path:
+def absolute(folder: Path) -> Path:
+    """Return a folder that was given on the command line, as an absolute path; raises BadParameter."""
     try:
         return folder.expanduser().absolute()
     except RuntimeError as error:
@@ -65,7 +66,7 @@ def overrides(model: str | None, assignments: Sequence[str]) -> dict[str, Any]:
         if given.get("model", model) != model:
             raise typer.BadParameter(f"--model {model} and --set model={given['model']} contradict each other.")
         given["model"] = model
-    settings = _settings(given)
+    settings = read_settings(given)
     checked = settings.model_dump(mode="json", include=set(given))
     if not MODEL_SETTINGS.isdisjoint(checked):
         load_family(settings.model, checkpoint=settings.checkpoint, dtype=settings.dtype)
@@ -93,7 +94,8 @@ def _meant(name: str) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"
 
 
-def _settings(given: Mapping[str, Any]) -> Settings:
+def read_settings(given: Mapping[str, Any]) -> Settings:
+    """Return the settings of the environment with `given` ones before them; raises BadParameter for a wrong one."""
     try:
         return Settings(**given)
     except ValidationError as error:

@@ -185,7 +185,7 @@ class AsyncEncore:
     async def _send(self, call: Call[T]) -> T:
         request = self._connection.request(self._http, call)
         try:
-            response = await self._http.send(request)
+            response = await self._http.send(request, follow_redirects=call.redirected)
         except httpx.RequestError as error:
             raise failures.of_transport(error, self.base_url) from error
         return call.answer(response)

@@ -60,7 +60,10 @@ class Fields(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One HTTP exchange. A `slow` one may last as long as a render; any may be silent for `patience` seconds."""
+    """One HTTP exchange. A `slow` one may last as long as a render; any may be silent for `patience` seconds.
+
+    A `redirected` one may be answered by another server, which gets no credentials of this one.
+    """
 
     method: str
     path: str
@@ -68,6 +71,7 @@ class Call(Generic[T]):
     params: Mapping[str, str | int] = field(default_factory=dict)
     json: Mapping[str, Any] | None = None
     slow: bool = False
+    redirected: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     patience: float = 0.0
 
@@ -119,7 +123,7 @@ def delete(video_id: str) -> Call[bool]:
 def content(video_id: str, variant: Variant = "video") -> Call[bytes]:
     """Download a finished video, or a picture of it."""
     params = {} if variant == "video" else {"variant": variant}
-    return Call("GET", f"{_video(video_id)}/content", replies.content, params=params)
+    return Call("GET", f"{_video(video_id)}/content", replies.content, params=params, redirected=True)
 
 
 def sync(prompt: str, fields: Fields) -> Call[Generated]:

@@ -48,14 +48,17 @@ class LatentsCache:
             await self.drop(key)
             return None
 
-    def keep(self, key: str, latents: Tensor, *, request: RenderRequest | None = None) -> bool:
+    def keep(
+        self, key: str, latents: Tensor, *, request: RenderRequest | None = None, cost_seconds: float = 0.0
+    ) -> bool:
         """Store latents in the background; False when too many writes are under way.
 
-        request: what they were made for, whose invalidations they share.
+        request: what they were made for, whose invalidations they share. cost_seconds: what denoising them took, which
+        is what keeping them is worth.
         """
         if len(self._writes) >= _AT_ONCE:
             return False
-        task = detached(self._write(key, latents, request))
+        task = detached(self._write(key, latents, request, cost_seconds))
         self._writes[task] = key
         task.add_done_callback(self._writes.pop)
         return True
@@ -69,9 +72,9 @@ class LatentsCache:
         """Wait for the writes under way."""
         await asyncio.gather(*self._writes, return_exceptions=True)
 
-    async def _write(self, key: str, latents: Tensor, request: RenderRequest | None) -> None:
+    async def _write(self, key: str, latents: Tensor, request: RenderRequest | None, cost_seconds: float) -> None:
         data = await asyncio.to_thread(_dump, latents)
-        meta = {"shape": list(latents.shape)}
+        meta = {"shape": list(latents.shape), "cost_seconds": round(cost_seconds, 4)}
         if request is not None:
             meta |= provenance(request.begun_at, request.labels)
         await self._cache.put(Entry.of(key, data, meta), not_before=self._not_before(request))

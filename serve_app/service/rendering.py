@@ -141,7 +141,9 @@ class RenderWorker:
         rendering = await self._denoised(request, embeds, flight)
         finished = await self._finished(request, rendering, Outcome.RENDERED)
         if self._latents is not None:
-            self._latents.keep(request.keys.latents, rendering.latents, request=request)
+            self._latents.keep(
+                request.keys.latents, rendering.latents, request=request, cost_seconds=rendering.denoise_seconds
+            )
         return finished
 
     async def _from_latents(self, request: RenderRequest) -> Rendering | None:

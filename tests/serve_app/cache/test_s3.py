@@ -173,3 +173,11 @@ async def test_names_are_all_that_is_stored(store: S3Store, monkeypatch) -> None
     client.meta.events.register("provide-client-params.s3.ListObjectsV2", small)
     assert sorted([each async for each in store.names()]) == sorted(stored)
     assert len(pages) == 3
+
+
+async def test_a_head_is_the_first_bytes(store: S3Store) -> None:
+    """Of an object that is longer, shorter, empty, or not there."""
+    for number, data in enumerate((bytes(range(100)), b"abc", b"")):
+        await store.put(f"{number:064x}", data)
+        assert await store.head(f"{number:064x}", 10) == data[:10]
+    assert await store.head(NAME, 10) is None

@@ -105,9 +105,9 @@ def serving(files: dict[str, tuple[str, bytes]]) -> Iterator[tuple[str, queue.Qu
         thread.join()
 
 
-def seen_by(chromium: str, profile: Path, video: bytes) -> dict[str, Any]:
+def seen_by(chromium: str, profile: Path, video: bytes, page: bytes = PAGE) -> dict[str, Any]:
     """Return the page's report on `video`."""
-    files = {"/": ("text/html", PAGE), "/video.mp4": ("video/mp4", video)}
+    files = {"/": ("text/html", page), "/video.mp4": ("video/mp4", video)}
     with serving(files) as (url, reports):
         command = [chromium, *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", url]
         # A session of its own, so that the browser's children end with it.

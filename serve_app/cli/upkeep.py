@@ -1,0 +1,144 @@
+"""`encore gc`, `fsck` and `reindex`: they look after the L3 that a server on this machine would use, or is using.
+
+That is the one of ENCORE_L3_URL, else the folder `l3` in the server's cache folder, as the launcher chooses. They take
+no lock: beside a running server they take turns with it as its own processes do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+from urllib.parse import unquote, urlsplit
+
+import typer
+
+from serve_app.cache.folder import FolderStore
+from serve_app.cache.folder_upkeep import FolderUpkeep
+from serve_app.cache.store import open_store
+from serve_app.cache.upkeep import Show, Upkeep, check
+from serve_app.cli.bars import bars
+from serve_app.cli.serve import absolute, default_cache_dir, read_settings
+from serve_app.errors import InvalidRequest, NotFound
+from serve_app.settings import UNSET_SECRET
+
+if TYPE_CHECKING:
+    from serve_app.cache.s3 import S3Store
+
+T = TypeVar("T")
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The L3 of a server: its URL, the secret that names in it are made under (None: not known), and its bound."""
+
+    url: str
+    secret: bytes | None
+    max_bytes: int | None
+    endpoint_url: str | None
+    redirects: bool
+
+
+def collect(cache_dir: Path | None, *, max_bytes: int | None, dry_run: bool, as_json: bool) -> None:
+    """Remove what is too much, or tell what would go; raises NotFound without a store, TierError."""
+    configured = _configured(cache_dir)
+    bound = configured.max_bytes if max_bytes is None else max_bytes
+    found = _run(configured, lambda upkeep, show: upkeep.collect(bound, dry_run=dry_run, show=show))
+    if as_json:
+        told = {"values": found.values, "bytes": found.bytes, "max_bytes": bound, "dry_run": dry_run}
+        typer.echo(json.dumps(told | {"evicted": asdict(found.evicted), "leftovers": asdict(found.leftovers)}))
+        return
+    would = "would be " if dry_run else ""
+    typer.echo(f"{found.evicted.count:,} values ({_mib(found.evicted.bytes)}) {would}evicted")
+    typer.echo(f"{found.leftovers.count:,} leftovers ({_mib(found.leftovers.bytes)}) {would}removed")
+    there = "there are" if dry_run else "there are now"
+    bounded = "no bound" if bound is None else f"the bound is {_mib(bound)}"
+    typer.echo(f"{there} {found.values:,} values ({_mib(found.bytes)}); {bounded}")
+
+
+def verify(cache_dir: Path | None, *, repair: bool, as_json: bool) -> bool:
+    """Verify everything and tell what is wrong; False when something is that was not repaired."""
+    configured = _configured(cache_dir)
+    found = _run(configured, lambda upkeep, show: check(upkeep, configured.secret, repair=repair, show=show))
+    if as_json:
+        problems = [asdict(problem) for problem in found.problems]
+        names = "unknown" if configured.secret is None else "verified"
+        typer.echo(json.dumps({"values": found.values, "names": names, "problems": problems}))
+    else:
+        for problem in found.problems:
+            typer.echo(f"{problem.where}: {problem.what}{' (repaired)' if problem.repaired else ''}")
+        typer.echo(f"{found.values:,} values verified, {len(found.problems):,} problems")
+        if configured.secret is None:
+            typer.echo("encore: without ENCORE_SECRET names were not held against keys", err=True)
+    return all(problem.repaired for problem in found.problems)
+
+
+def rebuild(cache_dir: Path | None, *, as_json: bool) -> None:
+    """Make the index anew; raises InvalidRequest for a store that has none."""
+    count = _run(_configured(cache_dir), lambda upkeep, show: upkeep.reindex(show))
+    if count is None:
+        raise InvalidRequest("An S3 store has no index: its objects tell what they are.")
+    typer.echo(json.dumps({"values": count}) if as_json else f"{count:,} values indexed")
+
+
+def _run(configured: Configured, work: Callable[[Upkeep, Show], Awaitable[T]]) -> T:
+    async def run() -> T:
+        upkeep = _opened(configured)
+        try:
+            with bars() as shown:
+                return await work(upkeep, shown.show)
+        finally:
+            await upkeep.store.aclose()
+
+    return asyncio.run(run())
+
+
+def _opened(configured: Configured) -> Upkeep:
+    parts = urlsplit(configured.url)
+    if parts.scheme == "file" and not (Path(unquote(parts.path)) / "objects").is_dir():
+        raise NotFound(f"There is no store at {unquote(parts.path)}; see --cache-dir and ENCORE_L3_URL.")
+    try:
+        store = open_store(
+            configured.url,
+            endpoint_url=configured.endpoint_url,
+            plain_secret=configured.secret if configured.redirects else None,
+            sweep=False,
+        )
+    except ValueError as error:
+        raise InvalidRequest(f"ENCORE_L3_URL: {error}.") from error
+    if isinstance(store, FolderStore):
+        return FolderUpkeep(store)
+    from serve_app.cache.s3_upkeep import S3Upkeep  # half a second of imports that a folder does not need
+
+    return S3Upkeep(cast("S3Store", store))
+
+
+def _configured(cache_dir: Path | None) -> Configured:
+    settings = read_settings({})
+    folder = absolute(cache_dir or default_cache_dir(os.environ))
+    url = settings.l3_url or (folder / "l3").as_uri()
+    bounded = url.startswith("file:") or "l3_max_bytes" in settings.model_fields_set
+    return Configured(
+        url=url,
+        secret=_secret(folder) if settings.secret.get_secret_value() == UNSET_SECRET else settings.secret_bytes,
+        max_bytes=settings.l3_max_bytes if bounded else None,
+        endpoint_url=settings.s3_endpoint_url,
+        redirects=settings.s3_redirect,
+    )
+
+
+def _secret(folder: Path) -> bytes | None:
+    """Return the secret that the launcher made in its cache folder, None when it has made none."""
+    with suppress(OSError):
+        return (folder / "secret").read_text().strip().encode() or None
+    return None
+
+
+def _mib(size: int) -> str:
+    return f"{size / MIB:,.1f} MiB"

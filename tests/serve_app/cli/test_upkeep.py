@@ -1,0 +1,228 @@
+"""`encore gc`, `fsck` and `reindex` on real folders and a real SeaweedFS, beside servers' own stores."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from serve_app.cache.entry import pack
+from serve_app.cache.folder import FolderStore
+from serve_app.cache.name import storage_name
+from serve_app.cache.s3 import S3Store
+from serve_app.cache.s3_plain import PlainCopies
+from serve_app.core import Entry
+
+SECRET = b"a secret of tests"
+KEYS = [f"{number:064x}" for number in range(10)]
+NAMES = [storage_name(SECRET, "video", key) for key in KEYS]
+Encore = Callable[..., Result]
+
+
+def frame(number: int) -> bytes:
+    """A video that took 10 to the power of `number` seconds."""
+    meta = {"content_type": "video/mp4", "render_seconds": 10**number, "encode_seconds": 0}
+    return pack(Entry.of(KEYS[number], bytes([number]) * 10_000, meta))
+
+
+FRAME_BYTES = len(frame(9))
+
+
+@pytest.fixture
+def folder(place: Path) -> Path:
+    """A server's cache folder with ten videos in its L3 and the secret that the launcher made."""
+    (place / "secret").write_text(SECRET.decode() + "\n")
+
+    async def fill() -> None:
+        store = FolderStore(place / "l3")
+        for number, name in enumerate(NAMES):
+            await store.put(name, frame(number))
+        await store.aclose()
+
+    asyncio.run(fill())
+    return place
+
+
+def value(folder: Path, number: int) -> Path:
+    return folder / "l3" / "objects" / NAMES[number][:2] / NAMES[number][2:4] / NAMES[number]
+
+
+def run(encore: Encore, command: str, folder: Path, *more: str) -> tuple[int, Any]:
+    result = encore(command, "--cache-dir", str(folder), "--json", *more)
+    return result.exit_code, json.loads(result.stdout)
+
+
+def held(folder: Path) -> set[int]:
+    return {number for number in range(10) if value(folder, number).exists()}
+
+
+def test_gc_keeps_what_saves_most(encore: Encore, folder: Path) -> None:
+    """Down to the bound the cheapest videos go; a dry run tells the same and removes nothing."""
+    (folder / "l3" / "tmp" / "leftover").write_bytes(bytes(77))
+    bound = ("--max-bytes", str(3 * FRAME_BYTES + 100))
+    _, told = run(encore, "gc", folder, "--dry-run", *bound)
+    assert (told["evicted"]["count"], told["leftovers"], told["values"]) == (7, {"count": 1, "bytes": 77}, 10)
+    assert held(folder) == set(range(10))
+    status, done = run(encore, "gc", folder, *bound)
+    assert status == 0
+    assert (done["evicted"], done["leftovers"]) == (told["evicted"], told["leftovers"])
+    assert (done["values"], held(folder)) == (3, {7, 8, 9})
+    assert list((folder / "l3" / "tmp").iterdir()) == []
+
+
+def test_gc_without_a_bound_takes_the_servers(encore: Encore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting l3_max_bytes bounds the folder, and the answer for people names figures."""
+    monkeypatch.setenv("ENCORE_L3_MAX_BYTES", str(2 * FRAME_BYTES + 100))
+    shown = encore("gc", "--cache-dir", str(folder)).stdout
+    assert "8 values (0.1 MiB) evicted" in shown
+    assert held(folder) == {8, 9}
+
+
+def test_fsck_finds_nothing_wrong_with_a_good_store(encore: Encore, folder: Path) -> None:
+    """Also while a server's store is open and written to."""
+    store = FolderStore(folder / "l3")
+    assert run(encore, "fsck", folder) == (0, {"values": 10, "names": "verified", "problems": []})
+    with closing(store.index):
+        asyncio.run(store.put(storage_name(SECRET, "latents", KEYS[0]), frame(0)))
+        assert run(encore, "fsck", folder)[1]["values"] == 11
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_fsck_finds_and_repairs(encore: Encore, folder: Path) -> None:
+    """Flipped, cut and swapped values go, leftovers and strays too, the index agrees again; the rest stays."""
+    flip(value(folder, 0))
+    value(folder, 1).write_bytes(frame(1)[:-1])
+    value(folder, 2).write_bytes(frame(3))
+    value(folder, 4).unlink()
+    (folder / "l3" / "tmp" / "leftover").write_bytes(b"half")
+    (folder / "l3" / "objects" / "stray").write_bytes(b"")
+    status, told = run(encore, "fsck", folder)
+    what = [problem["what"] for problem in told["problems"]]
+    assert status == 1
+    assert sorted(problem["where"] for problem in told["problems"][:3]) == sorted(NAMES[:3])
+    assert sum("name that is not" in each for each in what) == 1
+    assert {"a temporary file of a writer that is gone", "no value's file", "in the index without a file"} < set(what)
+    assert held(folder) == set(range(10)) - {4}
+    status, told = run(encore, "fsck", folder, "--repair")
+    assert status == 0
+    assert all(problem["repaired"] for problem in told["problems"])
+    assert held(folder) == {3, 5, 6, 7, 8, 9}
+    assert run(encore, "fsck", folder) == (0, {"values": 6, "names": "verified", "problems": []})
+
+
+def test_fsck_without_the_secret(encore: Encore, folder: Path) -> None:
+    """Frames and digests are verified all the same; a swapped value cannot be told, and it says so."""
+    value(folder, 2).write_bytes(frame(3))
+    flip(value(folder, 5))
+    (folder / "secret").unlink()
+    status, told = run(encore, "fsck", folder)
+    assert (status, told["names"]) == (1, "unknown")
+    assert NAMES[5] in {problem["where"] for problem in told["problems"]}
+    assert "without ENCORE_SECRET" in encore("fsck", "--cache-dir", str(folder)).stderr
+
+
+def test_a_lost_index_comes_back(encore: Encore, folder: Path) -> None:
+    """`reindex` makes it from the files, with their costs."""
+    for path in (folder / "l3").glob("index.sqlite*"):
+        path.write_bytes(b"garbage")
+    assert run(encore, "reindex", folder) == (0, {"values": 10})
+    run(encore, "gc", folder, "--max-bytes", str(FRAME_BYTES + 100))
+    assert held(folder) == {9}
+
+
+@pytest.mark.parametrize("command", ["gc", "fsck", "reindex"])
+def test_a_store_that_is_not_there(encore: Encore, place: Path, command: str) -> None:
+    """A wrong folder is told, and not made."""
+    result = encore(command, "--cache-dir", str(place / "nowhere"))
+    assert result.exit_code == 1
+    assert "There is no store at" in result.stderr
+    assert not (place / "nowhere").exists()
+
+
+def test_a_url_of_no_kind(encore: Encore, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting is named."""
+    monkeypatch.setenv("ENCORE_L3_URL", "ftp://somewhere")
+    assert "ENCORE_L3_URL" in encore("fsck").stderr
+
+
+@pytest.fixture
+def bucket(s3_server: Any, s3_prefix: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], S3Store]]:
+    """A store in SeaweedFS that the environment names; it makes plain copies."""
+    monkeypatch.setenv("ENCORE_L3_URL", f"s3://{s3_server.bucket}/{s3_prefix}")
+    monkeypatch.setenv("ENCORE_S3_ENDPOINT_URL", s3_server.endpoint_url)
+    monkeypatch.setenv("ENCORE_S3_REDIRECT", "true")
+    monkeypatch.setenv("ENCORE_SECRET", SECRET.decode())
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key_id)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_access_key)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", s3_server.region)
+    return lambda: S3Store(
+        s3_server.bucket, s3_prefix, endpoint_url=s3_server.endpoint_url, timeout=30, plain=PlainCopies(SECRET)
+    )
+
+
+def test_gc_bounds_s3(encore: Encore, bucket: Callable[[], S3Store]) -> None:
+    """S3 evicts nothing itself: the policy plays its writes, plain copies count and go with their videos.
+
+    What was written last stays, as it does in a folder; here the names decide that, all are of one second.
+    """
+    found: list[set[str]] = []
+
+    async def fill(store: S3Store) -> None:
+        for number in range(6):
+            await store.put(NAMES[number], frame(number))
+        client = await store._connected()
+        orphan = f"{store._prefix}plain/{NAMES[9][:2]}/{NAMES[9]}"
+        await client.put_object(Bucket=store._bucket, Key=orphan, Body=bytes(55))
+        await store.aclose()
+
+    async def look(store: S3Store) -> None:
+        found.append({name async for name in store.names()})
+        found.append({each.name async for each in store.listed(plain=True)})
+        await store.aclose()
+
+    asyncio.run(fill(bucket()))
+    assert json.loads(encore("gc", "--json", "--dry-run").stdout)["evicted"]["count"] == 0
+    bound = ("--max-bytes", str(3 * (FRAME_BYTES + 10_000) + 100))
+    assert json.loads(encore("gc", "--json", "--dry-run", *bound).stdout)["evicted"]["count"] == 3
+    told = json.loads(encore("gc", "--json", *bound).stdout)
+    assert (told["values"], told["evicted"]["count"], told["leftovers"]) == (3, 3, {"count": 1, "bytes": 55})
+    asyncio.run(look(bucket()))
+    assert found[0] == found[1] > set(NAMES[4:6])
+
+
+def test_fsck_repairs_s3(encore: Encore, bucket: Callable[[], S3Store]) -> None:
+    """A cut object and a replaced plain copy are found and deleted; good ones stay."""
+
+    async def spoil(store: S3Store) -> None:
+        for number in range(3):
+            await store.put(NAMES[number], frame(number))
+        client = await store._connected()
+        where = {"Bucket": store._bucket}
+        await client.put_object(**where, Key=f"{store._prefix}{NAMES[0][:2]}/{NAMES[0]}", Body=frame(0)[:-1])
+        await client.put_object(**where, Key=f"{store._prefix}plain/{NAMES[1][:2]}/{NAMES[1]}", Body=b"evil")
+        await store.aclose()
+
+    asyncio.run(spoil(bucket()))
+    first = encore("fsck", "--json")
+    assert first.exit_code == 1
+    assert {NAMES[0], NAMES[1]} == {problem["where"] for problem in json.loads(first.stdout)["problems"]}
+    assert encore("fsck", "--repair").exit_code == 0
+    last = json.loads(encore("fsck", "--json").stdout)
+    assert last == {"values": 2, "names": "verified", "problems": []}
+
+
+def test_s3_has_no_index(encore: Encore, bucket: Callable[[], S3Store]) -> None:
+    """`reindex` says so instead of pretending."""
+    result = encore("reindex")
+    assert (result.exit_code, "no index" in result.stderr) == (1, True)
