@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 
 from serve_app.cache.bloom import BloomFilter
-from serve_app.cache.detached import detached
+from serve_app.cache.detached import detached, end
 from serve_app.cache.lease import Lease
 from serve_app.cache.name import SHARDS, shard_of
 from serve_app.errors import TierError
@@ -58,8 +58,7 @@ class BloomBuilder:
     async def aclose(self) -> None:
         """Stop, in the middle of building if need be."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
 
     async def look(self) -> bool:
         """Build where a filter is missing or old and nobody else does; whether this process built. Raises TierError."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -29,3 +30,17 @@ def detached(work: Coroutine[Any, Any, T], *, traced: bool = False) -> asyncio.T
     _alive.add(task)
     task.add_done_callback(_alive.discard)
     return task
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancel `task` until it is done, however it ends; one cancellation may be lost.
+
+    A client that is just given an answer can swallow it (redis-py, aiohttp; asyncio before 3.12 where it looks for
+    timeouts), and a loop that goes on after that would never end.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
+    if not task.cancelled():
+        with suppress(Exception):
+            task.result()

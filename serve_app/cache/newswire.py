@@ -16,7 +16,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from serve_app.cache.detached import detached
+from serve_app.cache.detached import detached, end
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +56,8 @@ class Newswire:
 
     async def aclose(self) -> None:
         """Close the connection."""
-        while self._task is not None and not self._task.done():
-            self._task.cancel()  # redis-py may swallow one cancellation, when an answer arrives at the same moment
-            await asyncio.wait({self._task}, timeout=0.1)
+        if self._task is not None:
+            await end(self._task)
 
     async def _run(self) -> None:
         while True:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from serve_app.cache.debounce import Debounce
-from serve_app.cache.detached import detached
+from serve_app.cache.detached import detached, end
 from serve_app.cache.invalidation import MICROSECONDS, RuleBook
 from serve_app.cache.redis_rules import Reading, RedisRules
 from serve_app.cache.rule_mirror import RuleMirror
@@ -152,8 +152,7 @@ class RuleKeeper:
     async def aclose(self) -> None:
         """End the polling, write what is still to be noted, stop hearing."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
         if self.redis is not None:
             await self._write_notes()
             await self.redis.aclose()

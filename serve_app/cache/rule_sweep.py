@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Protocol, cast
 
 from serve_app.cache.cost import HEADER_BYTES
-from serve_app.cache.detached import detached
+from serve_app.cache.detached import detached, end
 from serve_app.cache.entry import Incomplete, glance
 from serve_app.cache.invalidation import MICROSECONDS
 from serve_app.cache.name import is_name, redis_name
@@ -151,8 +151,7 @@ class RuleSweeper:
     async def aclose(self) -> None:
         """End, in the middle of a sweep if need be."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
 
     def _due(self, now: int) -> tuple[Rule, ...]:
         return tuple(rule for rule in self._keeper.book if self._is_due(rule, now))

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from serve_app.cache.detached import detached
+from serve_app.cache.detached import detached, end
 from serve_app.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,7 @@ class Sweeper:
     async def aclose(self) -> None:
         """End, in the middle of a round if need be, and for good."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
 
     async def round(self) -> None:
         """Do each duty once."""

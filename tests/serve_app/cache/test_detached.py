@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import pytest
 from opentelemetry import context as otel
 
-from serve_app.cache.detached import detached
+from serve_app.cache.detached import detached, end
 
 _REQUEST: ContextVar[str] = ContextVar("request", default="none")
 
@@ -58,3 +58,31 @@ def test_without_a_loop_the_work_is_the_callers_to_close() -> None:
     with pytest.raises(RuntimeError):
         detached(work)
     work.close()
+
+
+async def test_a_task_is_ended_though_it_swallows_a_cancellation() -> None:
+    """A loop whose client eats the first cancellation, as redis-py may, still ends, and one that fails, too."""
+    swallowed = []
+
+    async def deaf() -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if swallowed:
+                    raise
+                swallowed.append(True)
+
+    async def failing() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("on the way out")
+
+    for work in (deaf(), failing()):
+        task = detached(work)
+        await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            await end(task)
+        assert task.done()
+    assert swallowed == [True]
