@@ -44,9 +44,10 @@ from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
 
 BUCKET = "encore-outage"
-L2_CALLS, L3_CALLS = 5, 5
-"""What one miss asks of a tier, one after the other: of L2 the router's look, the text encoder's, the video encoder's,
-its landing and its write; of L3 the router's look, the text encoder's, the diffusion's, and a look and a write."""
+L2_CALLS, L3_CALLS = 9, 5
+"""What one miss asks of a tier, one after the other. Of L2: the router's look and its filter's, the text encoder's look
+and its filter's, diffusion's filter, the video encoder's look, its filter, its landing and its write. Of L3: the
+router's look, the text encoder's, diffusion's, and the video encoder's look and write."""
 BOUND = {"l2": 0.5, "l3": 1.0, "l2 slow": 2.0, "l3 slow": 5.0}
 """Seconds for one of them: a silence at the default timeouts; a trickle ends with the whole call's deadline."""
 SHORTEST_TIMEOUT = 0.5

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import astuple
 
+from serve_app.cache.circuit import Circuit
 from serve_app.cache.entry import pack, unpack
 from serve_app.cache.invalidation import provenance
 from serve_app.cache.name import storage_name
@@ -30,15 +31,20 @@ _WORTH = 1e9
 
 
 class RuleMirror:
-    """The rules in `store`; every method raises TierError when it cannot be reached."""
+    """The rules in `store`; every method raises TierError when it cannot be reached.
 
-    def __init__(self, store: ObjectStore, *, secret: bytes) -> None:
+    circuit: that of the store, shared with whatever else asks it.
+    """
+
+    def __init__(self, store: ObjectStore, *, secret: bytes, circuit: Circuit | None = None) -> None:
         self._store = store
+        self._circuit = circuit or Circuit("l3")
         self._name = storage_name(secret, "rules", _KEY)
 
     async def read(self) -> frozenset[Rule]:
         """Return the rules that are there; what cannot be read is none, and makes way for what is written next."""
-        frame = await self._store.get(self._name)
+        with self._circuit.attempt():
+            frame = await self._store.get(self._name)
         if frame is None:
             return frozenset()
         try:

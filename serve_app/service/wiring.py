@@ -142,7 +142,7 @@ def open_rules(settings: Settings, tiers: SharedTiers) -> RuleKeeper:
     return RuleKeeper(
         RuleBook(Labels(secret)),
         None if tiers.l2 is None else RedisRules(tiers.l2, secret=secret, circuit=tiers.circuits["l2"]),
-        None if tiers.l3 is None else RuleMirror(tiers.l3, secret=secret),
+        None if tiers.l3 is None else RuleMirror(tiers.l3, secret=secret, circuit=tiers.circuits["l3"]),
     )
 
 
