@@ -70,7 +70,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests in one worker of `make test`, and all that start Ray in one: each would start its own."""
     for item in items:
         parts = item.path.relative_to(Path(__file__).parent).parts
-        group = "ray" if parts[0] in ("deployments", "end_to_end") else "/".join(parts)
+        with_ray = parts[0] in ("deployments", "end_to_end") or item.get_closest_marker("cluster") is not None
+        group = "ray" if with_ray else "/".join(parts)
         item.add_marker(pytest.mark.xdist_group(group))
 
 
