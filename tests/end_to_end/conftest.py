@@ -42,7 +42,17 @@ class Cluster:
 
 
 @pytest.fixture(scope="session")
-def cluster(valkey_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def valkey_of_cluster(valkey_binary: Path, short_tmp: Path) -> Iterator[ValkeyServer]:
+    """A Valkey of the cluster's own: it writes at any time, and who shares `valkey_server` empties that and counts."""
+    folder = short_tmp / "cluster"
+    folder.mkdir()
+    server = ValkeyServer(valkey_binary, folder)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def cluster(valkey_of_cluster: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Start Ray and deploy `encore`; a router, a text encoder, a diffusion and an encoding replica."""
     os.environ.update(ENVIRONMENT)
     import ray
@@ -60,7 +70,7 @@ def cluster(valkey_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactor
     try:  # 8 logical CPUs: a replica takes one unless a config says less
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
         settings = Settings(
-            redis_url=valkey_server.url, l3_url=l3.as_uri(), device="cpu", torch_threads=1, linger_seconds=1.0
+            redis_url=valkey_of_cluster.url, l3_url=l3.as_uri(), device="cpu", torch_threads=1, linger_seconds=1.0
         )
         handle = serve.run(build(settings), name="encore")
         yield Cluster(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}", settings, handle)
