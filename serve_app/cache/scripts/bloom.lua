@@ -1,9 +1,10 @@
 -- Before the scripts that read or set a shard's Bloom filter (B. H. Bloom, 1970; layers as in Almeida et al., "Scalable
 -- Bloom Filters", 2007). A filter is a string of bits: layers one after the other, each with room for twice as many
--- names as the one before and half its share of false positives, 2^-8, 2^-9, ...: below 2^-7 in all, however many grow.
+-- names as the one before and half its share of false positives, 2^-9, 2^-10, ...: below 2^-8 in all, however many grow,
+-- half of what is promised, because a full filter of many layers comes so near its bound that chance decides.
 -- capacity: names of the first layer. number: of a layer, from 0. Returns its hash functions, bits, and room for names.
 local function layer_of(capacity, number)
-  local room, hashes = capacity * 2 ^ number, 8 + number
+  local room, hashes = capacity * 2 ^ number, 9 + number
   return hashes, math.ceil(room * hashes / math.log(2)), room
 end
 
