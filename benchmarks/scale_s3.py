@@ -8,13 +8,12 @@ counted by botocore as it sends them, round trips to Redis where every one of th
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,7 +110,6 @@ class Line:
     embedder: PromptEmbedder
     latents: LatentsCache
     counts: Counts
-    asked: list[str] = field(default_factory=list)
 
     async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
         self.counts.renders += 1
@@ -166,7 +164,7 @@ async def _replay(url: str, endpoint: str, count: int, *, with_filter: bool) -> 
             chance = draw.random()
             plan = _plan(f"video number {number}") if chance < NEW or len(made) < 5 else draw.choice(made)
             if chance >= 1 - OLD:
-                await _drop_from_redis(redis, routers, plan, counts)
+                await _drop_from_redis(redis, routers, plan)
             if plan not in made:
                 made.append(plan)
             await _ask(routers[number % 2], plan, counts, line)
@@ -220,10 +218,9 @@ async def _ask(router: VideoSource, plan: Plan, counts: Counts, line: Line) -> N
     await line.latents.settled()
 
 
-async def _drop_from_redis(redis: RedisTier, routers: list[VideoSource], plan: Plan, counts: Counts) -> None:
+async def _drop_from_redis(redis: RedisTier, routers: list[VideoSource], plan: Plan) -> None:
     """Let a video be as if nobody had asked for it in a week; that is not counted."""
     name = storage_name(SECRET, "video", plan.keys.video)
-    await asyncio.sleep(0)
     await redis.client.unlink(*(redis_name(name, of) for of in ("value", "flight", "waiters")))
     for router in routers:
         router._cache.forget(plan.keys.video)

@@ -54,3 +54,9 @@ def tag(shard: int) -> str:
 def redis_name(name: str, of: str = "value") -> str:
     """Return what a storage name's value, or another thing `of` it, is called in Redis."""
     return f"encore:{of}:{tag(shard_of(name))}{name}"
+
+
+def record_name(secret: bytes, kind: str, part: str) -> str:
+    """Return what a record of `kind` is called in Redis; in a cluster all of one kind are in one slot."""
+    text = f"{kind}:{part}".encode("utf-8", "surrogatepass")  # `part` may be as a client gave it
+    return f"encore:{{{kind}}}:" + hmac.new(secret, text, hashlib.sha256).hexdigest()

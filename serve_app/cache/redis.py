@@ -28,7 +28,7 @@ from serve_app.cache.script import Script
 from serve_app.errors import TierError, TierRefused
 
 WEEK = 7 * 24 * 3600.0
-_READ, _EXTEND = Script("read"), Script("extend")
+_READ, _EXTEND = Script("read", "keep"), Script("extend", "keep")
 _NO_WRITES = re.compile(r"\b(OOM|READONLY|MISCONF|NOREPLICAS)\b")
 """How Redis says that it answers, but takes no writes: memory or disk full, a replica, a primary without replicas."""
 _T = TypeVar("_T")

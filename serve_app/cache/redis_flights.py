@@ -34,11 +34,11 @@ from serve_app.cache.flight import (
 from serve_app.cache.name import redis_name, storage_name
 from serve_app.cache.newswire import Newswire
 from serve_app.cache.redis import RedisTier
-from serve_app.cache.script import Script, milliseconds
+from serve_app.cache.script import Script, milliseconds, now_of
 from serve_app.core import Urgency
 from serve_app.errors import TierError
 
-_BOARD = Script("flight_board", "bloom")
+_BOARD = Script("flight_board", "keep", "bloom")
 _BEAT, _END, _LEAVE = (Script(f"flight_{verb}") for verb in ("beat", "end", "leave"))
 _FIELDS = ("token", "state", "step", "total", "embedding", "detail")
 
@@ -86,8 +86,8 @@ class RedisFlights:
         deadline = "" if urgency.deadline is None else str(milliseconds(urgency.deadline))
         name = self._name(key)
         args = (
-            self._now(), waiter, given_up or "", self._lease, max(self._record, self._waiter), self._redis.keep_for(),
-            rank(urgency.priority), deadline, "1" if lead else "", name,
+            now_of(self._clock), waiter, given_up or "", self._lease, max(self._record, self._waiter),
+            self._redis.keep_for(), rank(urgency.priority), deadline, "1" if lead else "", name,
         )  # fmt: skip
         keys = self._keys(key) + ([] if self._bloom is None else self._bloom.keys(name))
         kind, *rest = await self._run(_BOARD, keys, args)
@@ -97,7 +97,7 @@ class RedisFlights:
         """Extend the lease and tell progress; raises TierError."""
         _, record, _, channel = self._names(key)
         args = (
-            self._now(), token, self._lease, self._record, self._linger,
+            now_of(self._clock), token, self._lease, self._record, self._linger,
             news.state.value, news.step, news.total, news.embedding, channel,
         )  # fmt: skip
         verdict, *wanted = await self._run(_BEAT, [record], args)
@@ -114,7 +114,7 @@ class RedisFlights:
     async def leave(self, key: str, waiter: str, *, at_once: bool = False) -> bool:
         """Stop waiting; True when nobody waits any more. Raises TierError."""
         _, record, waiters, _ = self._names(key)
-        args = (self._now(), waiter, "1" if at_once else "", self._waiter)
+        args = (now_of(self._clock), waiter, "1" if at_once else "", self._waiter)
         return bool(await self._run(_LEAVE, [record, waiters], args))
 
     async def look(self, key: str) -> News | None:
@@ -144,9 +144,6 @@ class RedisFlights:
     async def _run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:
         with self._circuit.attempt():
             return await self._redis.run(script, keys, args)
-
-    def _now(self) -> str:
-        return "" if self._clock is None else str(milliseconds(self._clock()))
 
     def _keys(self, key: str) -> list[str]:
         return list(self._names(key)[:3])

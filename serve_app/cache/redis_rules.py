@@ -7,8 +7,6 @@ the rules stand, per tag, the names of videos that were asked for with it after 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +14,10 @@ from typing import Any, cast
 
 from serve_app.cache.circuit import Circuit
 from serve_app.cache.lease import Lease
+from serve_app.cache.name import record_name
 from serve_app.cache.newswire import Newswire
 from serve_app.cache.redis import RedisTier
-from serve_app.cache.script import Script, milliseconds
+from serve_app.cache.script import Script, now_of
 from serve_app.core import Rule, Selector
 
 _ADD, _READ, _RETIRE = (Script(f"rules_{verb}") for verb in ("add", "read", "retire"))
@@ -99,7 +98,9 @@ class RedisRules:
     async def read(self, version: str) -> Reading:
         """Return what has changed since `version`."""
         with self._circuit.attempt():
-            answer = await self._redis.run(_READ, [self._rules, self._epoch, self._swept], [self._now(), version])
+            answer = await self._redis.run(
+                _READ, [self._rules, self._epoch, self._swept], [now_of(self._clock), version]
+            )
         found, now = answer[0].decode(), int(answer[1])
         if len(answer) == 2:
             return Reading(found, now)
@@ -128,7 +129,7 @@ class RedisRules:
         fields = [part for rule in rules for part in (rule.label, f"{rule.kind} {rule.before} {rule.at}")]
         if fields:
             keys = [self._rules, self._epoch, self._swept]
-            await self._redis.run(_RETIRE, keys, [self._now(), self._channel, *fields])
+            await self._redis.run(_RETIRE, keys, [now_of(self._clock), self._channel, *fields])
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` when somebody says that rules changed; messages may be lost."""
@@ -141,7 +142,7 @@ class RedisRules:
     async def _add(self, fields: Sequence[str], tag: str) -> tuple[Added, int]:
         """Return what was added, and how many videos of the tag are left to be."""
         keys = [self._rules, self._epoch, self._name(f"tag:{tag}")]
-        epoch, now, added, left = await self._redis.run(_ADD, keys, [self._now(), self._channel, *fields])
+        epoch, now, added, left = await self._redis.run(_ADD, keys, [now_of(self._clock), self._channel, *fields])
         rules = tuple(_rule(*added[first : first + 4]) for first in range(0, len(added), 4))
         return Added(int(epoch), int(now), rules), int(left)
 
@@ -149,12 +150,8 @@ class RedisRules:
         with self._circuit.attempt():
             return await self._redis.ask(call)
 
-    def _now(self) -> str:
-        return "" if self._clock is None else str(milliseconds(self._clock()))
-
     def _name(self, part: str) -> str:
-        """Return an HMAC under the secret; in a cluster all of them are in one slot."""
-        return "encore:{rules}:" + hmac.new(self._secret, f"rules:{part}".encode(), hashlib.sha256).hexdigest()
+        return record_name(self._secret, "rules", part)
 
 
 def _fields(rule: Rule) -> tuple[str, str, str, str]:

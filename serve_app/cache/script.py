@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -14,6 +14,11 @@ from redis.exceptions import NoScriptError
 def milliseconds(seconds: float) -> int:
     """Return a time or a length of time as scripts take it."""
     return round(seconds * 1000)
+
+
+def now_of(clock: Callable[[], float] | None) -> str:
+    """Return the time as scripts take it: '' for the server's own, else that of a test's clock in Unix seconds."""
+    return "" if clock is None else str(milliseconds(clock()))
 
 
 def _text(name: str) -> str:

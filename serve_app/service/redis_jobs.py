@@ -9,41 +9,35 @@ and after a few in a row Redis is left alone for a while.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar, cast
-
-from redis.asyncio import Redis, RedisCluster
+from typing import Any, cast
 
 from serve_app.cache.circuit import Circuit
 from serve_app.cache.redis import RedisTier
 from serve_app.cache.script import Script, milliseconds
-from serve_app.errors import TierError, Unavailable
 from serve_app.service.job import Job, Order, Page, gone, unknown
 from serve_app.service.jobs import ORPHAN_SECONDS
+from serve_app.service.redis_records import Client, RedisRecords
 from serve_app.service.repeats import Mark
-from serve_app.telemetry import Telemetry, TierRead
+from serve_app.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-Client = Redis | RedisCluster
 _ADD, _UPDATE, _BEAT, _CLAIM, _DELETE = (Script(f"job_{verb}") for verb in ("add", "update", "beat", "claim", "delete"))
 _DELETED = b"deleted"
 _DIGEST = 64
-RETRY_AFTER = 5
-"""Seconds after which a Redis that was left alone is asked again."""
 
 
-class RedisJobs:
+class RedisJobs(RedisRecords):
     """A JobStore that every replica shares; whoever gave it `redis` closes that.
 
     tombstone_seconds: how long a deletion is remembered, no less than a record lives. clock: for tests, Unix seconds
     instead of the server's own time. circuit: that of the server, shared with whatever else asks it.
     """
+
+    kind = "job"
+    called = "Job records"
 
     def __init__(
         self,
@@ -55,12 +49,8 @@ class RedisJobs:
         clock: Callable[[], float] | None = None,
         circuit: Circuit | None = None,
     ) -> None:
-        self._redis = redis
-        self._secret = secret
-        self._telemetry = telemetry
-        self._clock = clock
+        super().__init__(redis, secret=secret, telemetry=telemetry, clock=clock, circuit=circuit)
         self._tombstone_seconds = tombstone_seconds
-        self._circuit = circuit or Circuit("l2", retry_after=RETRY_AFTER)
         # No job id has a slash in it: one path segment is all that a client gives.
         self._index, self._unfinished = self._name("/index"), self._name("/unfinished")
 
@@ -115,7 +105,7 @@ class RedisJobs:
     async def delete(self, job_id: str) -> bool:
         """Put a tombstone where the record was, as long-lived as a record."""
         names = [self._index, self._unfinished, self._name(job_id)]
-        return bool(await self._run(_DELETE, names, (job_id, milliseconds(self._tombstone_seconds))))
+        return bool(await self._run(_DELETE, names, (job_id, milliseconds(self._tombstone_seconds)), storing=False))
 
     async def page(self, *, after: str | None, limit: int, order: Order) -> Page:
         """Return up to `limit` jobs by creation time; records that expired meanwhile are skipped."""
@@ -159,29 +149,8 @@ class RedisJobs:
         names = [self._name(job_id) for job_id in ids]
         return cast(list[bytes | None], await self._ask(lambda redis: redis.mget(names)))
 
-    async def _run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:
-        return await self._ask(lambda redis: script.run(redis, keys, args), storing=script is not _DELETE)
-
-    async def _ask(self, call: Callable[[Client], Awaitable[T]], *, storing: bool = False) -> T:
-        """Ask Redis; Unavailable when it cannot answer, or cannot keep what is to be kept."""
-        began = time.perf_counter()
-        try:
-            with self._circuit.storing() if storing else self._circuit.attempt():
-                return await self._redis.ask(call)
-        except TierError as error:
-            logger.debug("job records: %s", error)
-            self._telemetry.emit(TierRead("l2", "job", "error", time.perf_counter() - began))
-            raise Unavailable("Job records cannot be reached just now; try again.", retry_after=RETRY_AFTER) from error
-
-    def _now(self) -> str:
-        return "" if self._clock is None else str(milliseconds(self._clock()))
-
     def _mark(self, mark: Mark) -> str:
         return self._name(f"/mark/{mark.name}")
-
-    def _name(self, part: str) -> str:
-        text = f"job:{part}".encode("utf-8", "surrogatepass")
-        return "encore:{job}:" + hmac.new(self._secret, text, hashlib.sha256).hexdigest()
 
 
 def _answer(mark: Mark, digest: bytes, job_id: bytes) -> str | None:

@@ -231,7 +231,9 @@ def open_service(
             tombstone_seconds=settings.job_ttl_seconds,
             circuit=tiers.circuits["l2"],
         )
-        warm_ups = RedisWarmUps(tiers.l2.client, secret=settings.secret_bytes, telemetry=telemetry)
+        warm_ups = RedisWarmUps(
+            tiers.l2, secret=settings.secret_bytes, telemetry=telemetry, circuit=tiers.circuits["l2"]
+        )
     planner = open_planner(settings)
     planner.load()
     rules = open_rules(settings, tiers)

@@ -13,11 +13,8 @@ local value = redis.call('GET', KEYS[1])
 local record = redis.call('HMGET', KEYS[2], 'token', 'state', 'step', 'total', 'embedding', 'detail', 'until')
 local token, state, ends = record[1], record[2], tonumber(record[7] or '0')
 if value then
-  local left = redis.call('PTTL', KEYS[1])
-  if left >= 0 and left < tonumber(ARGV[6]) then
-    redis.pcall('PEXPIRE', KEYS[1], ARGV[6])
-  end
-  redis.pcall('ZREM', KEYS[3], waiter)  -- as PEXPIRE above: a server that takes no writes still gives the value
+  keep(KEYS[1], ARGV[6])
+  redis.pcall('ZREM', KEYS[3], waiter)  -- a server that takes no writes still gives the value
   if not token then
     return {'value', value}
   end

@@ -254,7 +254,7 @@ class Rig:
         redis = self.redis()
         if redis is None:
             return MemoryWarmUps(clock=self.clock)
-        return RedisWarmUps(redis.client, secret=SECRET, telemetry=self.telemetry, clock=self.clock)
+        return RedisWarmUps(redis, secret=SECRET, telemetry=self.telemetry, clock=self.clock)
 
     def service(
         self,

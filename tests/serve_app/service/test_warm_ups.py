@@ -55,7 +55,7 @@ async def store(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[W
     server: ValkeyServer | ValkeyCluster = request.getfixturevalue(request.param)
     server.flush()
     tier = RedisTier(server.url, socket_timeout=5.0, deadline=10.0)
-    yield RedisWarmUps(tier.client, secret=SECRET, telemetry=Telemetry(), clock=clock)
+    yield RedisWarmUps(tier, secret=SECRET, telemetry=Telemetry(), clock=clock)
     await tier.client.aclose()
 
 
@@ -115,7 +115,7 @@ async def test_names_and_expiry_in_valkey(valkey_server: ValkeyServer) -> None:
     """Names tell nothing and share a hash tag; a record expires when it says so, by the server's clock."""
     valkey_server.flush()
     tier = RedisTier(valkey_server.url)
-    store = RedisWarmUps(tier.client, secret=SECRET, telemetry=Telemetry())
+    store = RedisWarmUps(tier, secret=SECRET, telemetry=Telemetry())
     server_now = (await tier.client.time())[0]
     await store.add(Held(replace(a_warm_up(), expires_at=server_now + 100), REQUEST), "one")
     names = [name.decode() for name in await tier.client.keys()]
@@ -131,7 +131,7 @@ async def test_without_redis_everything_is_unavailable(valkey_server: ValkeyServ
     """Every method says so, with a time to come back, and it counts as an error of the tier."""
     events: list[Event] = []
     tier = RedisTier("redis://127.0.0.1:1")
-    store = RedisWarmUps(tier.client, secret=SECRET, telemetry=Telemetry(events.append))
+    store = RedisWarmUps(tier, secret=SECRET, telemetry=Telemetry(events.append))
     for call in (store.add(HELD, "one"), store.write(a_warm_up(), "one"), store.claim(1, "one"), store.get("warm_0")):
         with pytest.raises(Unavailable) as raised:
             await call
