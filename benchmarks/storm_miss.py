@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import uvloop
 from pydantic import SecretStr
 from storm_valkey import valkey
 
@@ -66,7 +67,8 @@ def measure(misses: int) -> Added:
             settings = Settings(
                 model="native/demo", redis_url=f"redis://127.0.0.1:{port}", l3_url=(folder / "l3").as_uri()
             ).model_copy(update={"secret": SecretStr("a benchmark's secret")})
-            return asyncio.run(_measured(settings, misses))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # the loop that Ray's workers run on
+                return runner.run(_measured(settings, misses))
 
 
 class StandInEngine:

@@ -32,6 +32,8 @@ Embeds = npt.NDArray[np.float32]
 
 AT_ONCE = 16
 """Prompts in one call of the encoder, at most: who asked first must not wait for all who asked since."""
+BEHIND_SECONDS = 0.02
+"""How long after the answer an embedding is written to the shared tiers."""
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -58,7 +60,7 @@ class PromptEmbedder:
         self._thread = torch_thread("text-encoder", torch_threads)
         self._missing: dict[str, tuple[str, asyncio.Future[Embeds], Origin]] = {}
         self._runner: asyncio.Task[None] | None = None
-        self._writes: set[asyncio.Task[object]] = set()
+        self._writes: set[asyncio.Task[None]] = set()
 
     async def embed(self, keys: Sequence[str], prompts: Sequence[str], origin: Origin | None = None) -> PromptEmbeds:
         """Return the embeddings of [prompt, negative prompt], given with their keys; raises RenderFailed.
@@ -147,10 +149,15 @@ class PromptEmbedder:
             meta = provenance(origin.begun_at, origin.labels) | {"cost_seconds": round(seconds, 6)}
             entry = Entry.of(key, _dump(tensor), meta)
             self._cache.remember(entry)
-            write: asyncio.Task[object] = detached(self._cache.put(entry, not_before=origin.not_before))
+            write = detached(self._write(entry, origin))
             self._writes.add(write)
             write.add_done_callback(self._writes.discard)
         return {key: tensor.float().numpy() for key, tensor in zip(prompts, tensors, strict=True)}
+
+    async def _write(self, entry: Entry, origin: Origin) -> None:
+        """Store in the shared tiers, when who asked has the answer: it takes their threads and, in part, this loop."""
+        await asyncio.sleep(BEHIND_SECONDS)
+        await self._cache.put(entry, not_before=origin.not_before)
 
 
 def _fail(waiting: dict[str, asyncio.Future[Embeds]], error: EncoreError) -> None:
