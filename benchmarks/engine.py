@@ -150,9 +150,9 @@ async def found(extent: Extent) -> Result:
         f"decision with {engine_decisions.QUEUED} jobs queued, ms, largest": decisions.largest,
     }
     for load, cell in zip(LOADS, on_gpus, strict=True):
-        better = engine_simulation.on_the_least_busy(load, extent.simulated_jobs)
-        facts[f"simulated, {cell.traffic}: mean over whole requests, were our jobs placed on the least busy GPU"] = (
-            better / cell.found[WHOLE_REQUESTS].mean
+        mean = engine_simulation.by_serves_rule(load, extent.simulated_jobs)
+        facts[f"simulated, {cell.traffic}: mean over whole requests, were our jobs placed by Serve's rule too"] = (
+            mean / cell.found[WHOLE_REQUESTS].mean
         )
     return Result([row for cell in cells for row in rows(cell)], [*goals(cells), *decision_goals(decisions)], facts)
 

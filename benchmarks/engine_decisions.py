@@ -33,7 +33,7 @@ class Queue:
         self._chance = random.Random(seed)
         self._now = 0.0
         self._added = 0
-        self.scheduler = BatchScheduler(_MAX_JOBS, lambda shape: _MAX_ROWS)
+        self.scheduler = BatchScheduler(_MAX_JOBS, lambda shape: _MAX_ROWS, lambda shape, rows: _PASS_SECONDS * rows**0.9)
         self.refill(queued)
 
     def refill(self, queued: int) -> None:
@@ -42,7 +42,7 @@ class Queue:
 
     def decide(self) -> int:
         """Do what the engine does between two passes; return how many jobs advanced."""
-        batch = self.scheduler.next_batch()
+        batch = self.scheduler.next_batch(self._now)
         for job_id in batch:
             self.scheduler.advance(job_id)
         self._now += _PASS_SECONDS
@@ -59,7 +59,8 @@ class Queue:
             steps,
             due=due(self._now, steps * _PASS_SECONDS, priority, deadline),
             rows=chance.choice((1, 2)),
-            warm_up=priority is Priority.WARM_UP,
+            priority=priority,
+            step_seconds=_PASS_SECONDS,
         )
 
 

@@ -1,11 +1,11 @@
 """What the step engine's policy does on many GPUs: the real BatchScheduler and Pace under a clock that is only counted.
 
 Nothing is decided here that the product decides: `due`, `next_batch` and `limit` are the engine's. What no replica has
-room for waits in one queue, and the next job goes to the emptier of two replicas chosen by chance, which is Ray Serve's
-rule (`least_busy`: of all). A replica takes two batches; sequential ones take one job, so that nobody waits behind a
-long one while a GPU is idle. Whole-request batches have the same limits of jobs and rows and are formed when the GPU is
-free (Serve closes one when its time is up, even while another runs); members that are done cost nothing any more. No
-engine decodes, and no network takes time.
+room for waits in one queue. The step engine's next job goes to the emptiest of the replicas that `deployments.placement`
+asks, the others' to the emptier of two chosen by chance, which is Ray Serve's rule (`by_serves_rule`). A replica takes
+two batches; sequential ones take one job, so that nobody waits behind a long one while a GPU is idle. Whole-request
+batches have the same limits of jobs and rows and are formed when the GPU is free (Serve closes one when its time is up,
+even while another runs); members that are done cost nothing any more. No engine decodes, and no network takes time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import heapq
 import itertools
 import math
 import random
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +35,7 @@ from engine_traffic import (
     trace,
 )
 
+from deployments.placement import PROBED
 from serve_app.core import Priority
 from serve_app.engine.pace import Pace, Shape
 from serve_app.engine.scheduler import BatchScheduler, due
@@ -43,6 +43,7 @@ from serve_app.engine.scheduler import BatchScheduler, due
 GPUS = 64
 MAX_JOBS = 4
 BATCHES_TAKEN = 2
+SERVES_CHOICES = 2
 SHAPES: tuple[Shape, ...] = ((48, 13, 30, 52), (48, 5, 16, 28))
 """Latents of 832x480, 49 frames, and of 448x256, 17 frames, in the autoencoder of Wan2.2-TI2V-5B."""
 
@@ -133,16 +134,16 @@ class Placement:
     """How jobs come to replicas: each takes up to `room`, the next one goes to the emptier of `choices` with room."""
 
     room: int = BATCHES_TAKEN * MAX_JOBS
-    choices: int = 2
+    choices: int = SERVES_CHOICES
     by_due: bool = True
 
-    def least_busy(self) -> Placement:
-        """Return this placement with a choice among all replicas."""
-        return replace(self, choices=sys.maxsize)
+    def by_serves_rule(self) -> Placement:
+        """Return this placement with a choice of two."""
+        return replace(self, choices=SERVES_CHOICES)
 
 
 PLACEMENTS = {
-    STEP_ENGINE: Placement(),
+    STEP_ENGINE: Placement(choices=PROBED),
     SEQUENTIAL: Placement(1, by_due=False),
     WHOLE_REQUESTS: Placement(by_due=False),
 }
@@ -191,7 +192,7 @@ class StepReplica:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._scheduler = BatchScheduler(MAX_JOBS, cluster.pace.limit)
+        self._scheduler = BatchScheduler(MAX_JOBS, cluster.pace.limit, cluster.pace.measured_seconds)
         self._jobs: dict[str, Running] = {}
         self._busy = False
 
@@ -202,13 +203,16 @@ class StepReplica:
         """Begin a job, as `StepEngine.render` does."""
         kind, job_id = arrival.kind, str(arrival.number)
         self._jobs[job_id] = Running(arrival)
-        self._scheduler.add(job_id, kind.shape, kind.steps, due=self._cluster.due(arrival), rows=kind.rows)
+        self._scheduler.add(
+            job_id, kind.shape, kind.steps, due=self._cluster.due(arrival), rows=kind.rows,
+            step_seconds=self._cluster.pace.seconds(kind.shape, kind.rows),
+        )  # fmt: skip
         if not self._busy:
             self._busy = True
             self._cluster.clock.at(self._cluster.clock.now, self._begin)
 
     def _begin(self) -> None:
-        batch = self._scheduler.next_batch()
+        batch = self._scheduler.next_batch(self._cluster.clock.now)
         self._busy = bool(batch)
         if batch:
             kinds_in = [self._jobs[job_id].arrival.kind for job_id in batch]
@@ -309,8 +313,8 @@ def compare(load: float, count: int, device: Device | None = None, gpus: int = G
     return {engine: Latencies.of(play(engine, arrivals, device, gpus, seed)) for engine in ENGINES}
 
 
-def on_the_least_busy(load: float, count: int, device: Device | None = None, gpus: int = GPUS, seed: int = 0) -> float:
-    """Return the step engine's mean latency in `compare`, were its jobs placed on the least busy replica."""
+def by_serves_rule(load: float, count: int, device: Device | None = None, gpus: int = GPUS, seed: int = 0) -> float:
+    """Return the step engine's mean latency in `compare`, were its jobs placed as the others' are."""
     device = device or Device()
-    placement = PLACEMENTS[STEP_ENGINE].least_busy()
+    placement = PLACEMENTS[STEP_ENGINE].by_serves_rule()
     return Latencies.of(play(STEP_ENGINE, loaded(load, count, device, gpus, seed), device, gpus, seed, placement)).mean

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application, Deployment
+from ray.serve.config import RequestRouterConfig
 
 from deployments import tracing
 from deployments.diffusion import Diffusion
@@ -18,6 +19,7 @@ from deployments.video_encoder import VideoEncoder
 from serve_app.service.wiring import open_planner
 from serve_app.settings import Settings
 
+PLACEMENT: Any = "deployments.placement.LeastBusyRouter"
 BATCHES_TAKEN = 2
 """What a Diffusion replica takes on: one batch to denoise and one to follow it at once; the rest waits in routers."""
 
@@ -34,6 +36,7 @@ def build(settings: Settings) -> Application:
     diffusion = _deployment(
         Diffusion,
         max_ongoing_requests=BATCHES_TAKEN * settings.max_batch_size,
+        request_router_config=RequestRouterConfig(request_router_class=PLACEMENT),
         graceful_shutdown_timeout_s=settings.drain_seconds + 30,
     )
     text_encoder = _deployment(TextEncoder, max_ongoing_requests=64)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from serve_app.core import Frames, Priority, Urgency, VideoSpec
+from serve_app.core import Frames, Urgency, VideoSpec
 from serve_app.engine import memory, probing
 from serve_app.engine.decoding import Decoded, Decoding
 from serve_app.engine.denoising import Start, Trajectory, advance
@@ -84,7 +84,9 @@ class StepEngine:
         self._clock = clock
         self._wall = wall
         self._pace = pace or Pace(_ROWS_OF_A_JOB * max_batch_size)
-        self._scheduler: BatchScheduler[Shape] = BatchScheduler(max_batch_size, self._pace.limit)
+        self._scheduler: BatchScheduler[Shape] = BatchScheduler(
+            max_batch_size, self._pace.limit, self._pace.measured_seconds
+        )
         self._stuck = StuckCheck(stuck_seconds, clock)
         self._decoding = Decoding(decoder, self._stuck, clock)
         self._lag = LoopLag(time.monotonic)
@@ -218,8 +220,7 @@ class StepEngine:
         job = self._jobs.get(job_id)
         if job is None or not job.active:
             return False
-        warm_up = urgency.priority is Priority.WARM_UP
-        return self._scheduler.promote(job_id, self._due(job, urgency), warm_up=warm_up)
+        return self._scheduler.promote(job_id, self._due(job, urgency), urgency.priority)
 
     def stats(self) -> dict[str, Any]:
         """Jobs by phase, the backlog in steps and in seconds of this device, limits, and counters since the start."""
@@ -259,7 +260,8 @@ class StepEngine:
             job.steps_left,
             due=self._due(job, job.urgency),
             rows=job.rows,
-            warm_up=job.urgency.priority is Priority.WARM_UP,
+            priority=job.urgency.priority,
+            step_seconds=self._pace.seconds(job.trajectory.shape, job.rows),
         )
         self._wake.set()
 
@@ -331,7 +333,7 @@ class StepEngine:
     async def _run(self) -> None:
         try:
             while True:
-                batch = [self._jobs[job_id] for job_id in self._scheduler.next_batch()]
+                batch = [self._jobs[job_id] for job_id in self._scheduler.next_batch(self._clock())]
                 if batch:
                     await self._pass(batch)
                 else:

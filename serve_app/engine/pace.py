@@ -55,6 +55,10 @@ class Pace:
             return 0.0
         return between(self._seconds[reference], rows) * math.prod(shape) / math.prod(reference)
 
+    def measured_seconds(self, shape: Shape, rows: int) -> float:
+        """Return the same; 0 too until a shape was measured: passes that merely ran say little about other sizes."""
+        return self.seconds(shape, rows) if self._best else 0.0
+
     def row_seconds(self, shape: Shape) -> float:
         """Return what one row's step costs when passes are full."""
         return self.seconds(shape, self.limit(shape)) / self.limit(shape)

@@ -10,7 +10,7 @@ gives way keeps its place and its steps. Warm-up jobs share a pass with their ow
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -27,6 +27,8 @@ PATIENCE: Mapping[Priority, float] = {Priority.INTERACTIVE: 0.0, Priority.BATCH:
 """By how many seconds a job of each priority is due later; after that it is before all newcomers."""
 
 _LOOK_AHEAD = 16  # jobs looked at per place left; what needs two rows may be passed by one that needs one
+_SHAPES_LOOKED_AT = 8
+_IN_COMPANY = 2.0  # times longer than alone, about, is a step in a full pass
 
 
 def due(now: float, expected_seconds: float, priority: Priority, deadline: float | None = None) -> float:
@@ -40,8 +42,14 @@ class _Job(Generic[Shape]):
     shape: Shape
     rank: tuple[float, int, str]
     rows: int
-    warm_up: bool
+    priority: Priority
     steps_left: int
+    step_seconds: float
+
+    @property
+    def late_from(self) -> float:
+        """When it must go first, to be done when it is due."""
+        return self.rank[0] - _IN_COMPANY * self.steps_left * self.step_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +64,20 @@ class BatchScheduler(Generic[Shape]):
     """Jobs waiting and running. Not thread-safe: one owner calls it between passes.
 
     max_jobs: most jobs in a pass. max_rows: most rows of a shape in a pass (a guided job takes two), asked each time.
+    pass_seconds: what a pass over so many rows takes, 0 where nobody knows.
     """
 
-    def __init__(self, max_jobs: int, max_rows: Callable[[Shape], int] = lambda shape: 1 << 30) -> None:
+    def __init__(
+        self,
+        max_jobs: int,
+        max_rows: Callable[[Shape], int] = lambda shape: 1 << 30,
+        pass_seconds: Callable[[Shape, int], float] = lambda shape, rows: 0.0,
+    ) -> None:
         if max_jobs < 1:
             raise ValueError("max_jobs must be at least 1")
         self.max_jobs = max_jobs
         self._max_rows = max_rows
+        self._pass_seconds = pass_seconds
         self._jobs: dict[str, _Job[Shape]] = {}
         self._waiting: dict[Shape, list[tuple[float, int, str]]] = {}
         self._row_steps: dict[Shape, int] = {}
@@ -77,15 +92,26 @@ class BatchScheduler(Generic[Shape]):
         return {shape: Backlog(len(ranks), self._row_steps[shape]) for shape, ranks in self._waiting.items()}
 
     def add(
-        self, job_id: str, shape: Shape, num_steps: int, *, due: float = 0.0, rows: int = 1, warm_up: bool = False
+        self,
+        job_id: str,
+        shape: Shape,
+        num_steps: int,
+        *,
+        due: float = 0.0,
+        rows: int = 1,
+        priority: Priority = Priority.INTERACTIVE,
+        step_seconds: float = 0.0,
     ) -> None:
-        """Queue a job of `num_steps` steps; ValueError when the id is taken or there is nothing to do."""
+        """Queue a job of `num_steps` steps, each of `step_seconds` when it is alone.
+
+        Raises ValueError when the id is taken or there is nothing to do.
+        """
         if job_id in self._jobs:
             raise ValueError(f"job {job_id} is queued already")
         if num_steps < 1 or rows < 1:
             raise ValueError("num_steps and rows must be at least 1")
         self._came += 1
-        job = self._jobs[job_id] = _Job(shape, (due, self._came, job_id), rows, warm_up, num_steps)
+        job = self._jobs[job_id] = _Job(shape, (due, self._came, job_id), rows, priority, num_steps, step_seconds)
         bisect.insort(self._waiting.setdefault(shape, []), job.rank)
         self._row_steps[shape] = self._row_steps.get(shape, 0) + num_steps * rows
 
@@ -101,12 +127,12 @@ class BatchScheduler(Generic[Shape]):
             del self._waiting[job.shape], self._row_steps[job.shape]
         return True
 
-    def promote(self, job_id: str, due: float, *, warm_up: bool = False) -> bool:
-        """Make a job due no later than `due`; False when it is not here. It keeps its steps."""
+    def promote(self, job_id: str, due: float, priority: Priority = Priority.INTERACTIVE) -> bool:
+        """Make a job due no later than `due`, of `priority` at least; False when it is not here. It keeps its steps."""
         job = self._jobs.get(job_id)
         if job is None:
             return False
-        job.warm_up &= warm_up
+        job.priority = min(job.priority, priority, key=PATIENCE.__getitem__)
         if due < job.rank[0]:
             ranks = self._waiting[job.shape]
             del ranks[bisect.bisect_left(ranks, job.rank)]
@@ -114,26 +140,51 @@ class BatchScheduler(Generic[Shape]):
             bisect.insort(ranks, job.rank)
         return True
 
-    def next_batch(self) -> tuple[str, ...]:
-        """Return the jobs that advance together now, first due first; empty when idle."""
+    def next_batch(self, now: float) -> tuple[str, ...]:
+        """Return the jobs that advance together, `now` on the clock of `due`; empty when idle."""
         if not self._waiting:
             return ()
-        shape = min(self._waiting, key=lambda shape: self._waiting[shape][0])
-        return tuple(self._filling(shape))
+        shapes = sorted(self._waiting, key=lambda shape: self._waiting[shape][0])
+        first = self._first(shapes[0])
+        batch = tuple(self._filling(shapes[0]))
+        if len(self) < self.max_jobs or now >= first.late_from:
+            return batch
+        fullness = self._fullness(shapes[0], batch)
+        for shape in shapes[1:_SHAPES_LOOKED_AT]:
+            if fullness < 1 and self._first(shape).priority is first.priority:
+                other = tuple(self._filling(shape))
+                if (fuller := self._fullness(shape, other)) > fullness:
+                    batch, fullness = other, fuller
+        return batch
+
+    def _first(self, shape: Shape) -> _Job[Shape]:
+        return self._jobs[self._waiting[shape][0][2]]
+
+    def _fullness(self, shape: Shape, batch: Sequence[str]) -> float:
+        rows = sum(self._jobs[job_id].rows for job_id in batch)
+        return min(1.0, max(rows / self._max_rows(shape), len(batch) / self.max_jobs))
 
     def _filling(self, shape: Shape) -> Iterator[str]:
         """Yield the shape's first job and those after it that fit beside it."""
         ranks = self._waiting[shape]
-        free_jobs, free_rows = self.max_jobs, self._max_rows(shape)
-        with_warm_ups = self._jobs[ranks[0][2]].warm_up
-        for place, (_, _, job_id) in enumerate(ranks[: _LOOK_AHEAD * self.max_jobs]):
+        max_rows, jobs, rows = self._max_rows(shape), 0, 0
+        with_warm_ups = self._first(shape).priority is Priority.WARM_UP
+        for _, _, job_id in ranks[: _LOOK_AHEAD * self.max_jobs]:
             job = self._jobs[job_id]
-            if place and (job.rows > free_rows or (job.warm_up and not with_warm_ups)):
+            if jobs and (rows + job.rows > max_rows or (job.priority is Priority.WARM_UP and not with_warm_ups)):
+                continue
+            if jobs and len(self) < self.max_jobs and not self._pays(shape, jobs, rows, job.rows):
                 continue
             yield job_id
-            free_jobs, free_rows = free_jobs - 1, free_rows - job.rows
-            if free_jobs < 1 or free_rows < 1:
+            jobs, rows = jobs + 1, rows + job.rows
+            if jobs >= self.max_jobs or rows >= max_rows:
                 return
+
+    def _pays(self, shape: Shape, jobs: int, rows: int, more: int) -> bool:
+        """Tell whether `more` rows beside `rows` of so many jobs cost them less than they save whoever else is here."""
+        delay = self._pass_seconds(shape, rows + more) - self._pass_seconds(shape, rows)
+        saved = self._pass_seconds(shape, more) - delay
+        return jobs * delay <= (len(self) - jobs) * saved
 
     def advance(self, job_id: str) -> bool:
         """Record one step done; True when it was the last, and then the job has left. KeyError when unknown."""

@@ -68,7 +68,7 @@ def test_a_batch_has_one_shape_and_no_more_than_is_allowed() -> None:
 
 def test_replicas_take_no_more_than_their_room_and_the_queue_is_by_due() -> None:
     """With room for one job, the short job that came last passes the long one that waits."""
-    placement = simulation.Placement(room=1).least_busy()
+    placement = simulation.Placement(room=1)
     served = simulation.play(STEP_ENGINE, arrivals((0, 3), (0.1, 50), (0.2, 2)), DEVICE, 1, placement=placement)
     assert [(each.arrival.number, each.answered) for each in served] == [(0, 3), (2, 5), (1, 55)]
 

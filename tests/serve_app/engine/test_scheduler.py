@@ -16,9 +16,9 @@ def scheduler(max_jobs: int = 3, max_rows: int = 99) -> BatchScheduler[str]:
     return BatchScheduler(max_jobs, lambda shape: max_rows)
 
 
-def run_pass(jobs: BatchScheduler[str]) -> tuple[str, ...]:
+def run_pass(jobs: BatchScheduler[str], now: float = 0.0) -> tuple[str, ...]:
     """Advance one batch; return its jobs."""
-    batch = jobs.next_batch()
+    batch = jobs.next_batch(now)
     for job_id in batch:
         jobs.advance(job_id)
     return batch
@@ -86,21 +86,85 @@ def test_the_limit_is_asked_for_each_pass() -> None:
 def test_warm_ups_ride_with_their_own_kind() -> None:
     """A warm-up gives way at the next step and takes no part in a pass of others, unless it is overdue."""
     jobs = scheduler()
-    jobs.add("w1", "s", 2, due=100, warm_up=True)
-    jobs.add("w2", "s", 2, due=100, warm_up=True)
+    jobs.add("w1", "s", 2, due=100, priority=Priority.WARM_UP)
+    jobs.add("w2", "s", 2, due=100, priority=Priority.WARM_UP)
     assert run_pass(jobs) == ("w1", "w2")
     jobs.add("now", "s", 1, due=5)
     assert [run_pass(jobs) for _ in range(2)] == [("now",), ("w1", "w2")]
-    jobs.add("old", "s", 1, due=1, warm_up=True)
+    jobs.add("old", "s", 1, due=1, priority=Priority.WARM_UP)
     jobs.add("now", "s", 1, due=5)
     assert run_pass(jobs) == ("old", "now")
+
+
+def test_the_fullest_pass_goes_first_while_there_is_time() -> None:
+    """With a pass' worth of jobs here, who is due first waits for company as long as it can, and no longer."""
+    jobs = scheduler(max_jobs=3)
+    jobs.add("alone", "a", 2, due=20, step_seconds=1)
+    jobs.add("b1", "b", 3, due=100, step_seconds=1)
+    assert run_pass(jobs) == ("alone",)  # fewer jobs than one pass takes: nothing is gained by waiting
+    jobs.add("b2", "b", 3, due=100, step_seconds=1)
+    jobs.add("b3", "b", 3, due=100, step_seconds=1)
+    assert run_pass(jobs, now=17) == ("b1", "b2", "b3")
+    assert run_pass(jobs, now=18) == ("alone",)
+
+
+@pytest.mark.parametrize(("power", "shared"), [(0.9, False), (0.5, True), (0.0, True)])
+def test_company_must_pay_while_few_are_here(power: float, shared: bool) -> None:
+    """Two alone on a device share passes when two rows take less than 1.5 times as long as one: the mean is best so."""
+    jobs: BatchScheduler[str] = BatchScheduler(4, lambda shape: 9, lambda shape, rows: rows**power)
+    for job_id in ("a", "b"):
+        jobs.add(job_id, "s", 5)
+    assert run_pass(jobs) == (("a", "b") if shared else ("a",))
+
+
+def test_company_pays_sooner_when_more_wait() -> None:
+    """What is saved is saved for all who wait, of any shape; with a pass' worth of jobs every pass is filled."""
+    jobs: BatchScheduler[str] = BatchScheduler(5, lambda shape: 9, lambda shape, rows: rows**0.7)
+    jobs.add("a", "s", 9)
+    jobs.add("b", "s", 9)
+    assert run_pass(jobs) == ("a",)
+    jobs.add("c", "t", 9)
+    assert run_pass(jobs) == ("a", "b")
+    dear: BatchScheduler[str] = BatchScheduler(3, lambda shape: 9, lambda shape, rows: float(rows))
+    for job_id in "abc":
+        dear.add(job_id, "s", 9)
+    assert run_pass(dear) == ("a", "b", "c")
+
+
+def test_of_passes_as_full_the_earliest_due_goes() -> None:
+    """Fullness decides only where it differs: a lone row that fills its device is a full pass."""
+    limits = {"large": 1, "small": 4}
+    jobs: BatchScheduler[str] = BatchScheduler(4, limits.__getitem__)
+    for job_id, shape, when in (("l", "large", 1), ("s1", "small", 2), ("s2", "small", 2)):
+        jobs.add(job_id, shape, 9, due=when)
+    jobs.add("s3", "small", 9, due=3, rows=2)
+    assert run_pass(jobs, now=-1) == ("l",)
+    jobs.remove("l")
+    jobs.add("l", "large", 9, due=5)
+    assert run_pass(jobs, now=-1) == ("s1", "s2", "s3")
+    jobs.remove("s3")
+    jobs.add("t", "small", 9, due=9)
+    assert run_pass(jobs, now=-1) == ("l",)
+
+
+@pytest.mark.parametrize("later", [Priority.BATCH, Priority.WARM_UP])
+def test_less_urgent_work_is_no_reason_to_wait(later: Priority) -> None:
+    """However full a pass of batch work or warm-ups would be, an interactive job takes the next one."""
+    jobs = scheduler(max_jobs=2)
+    for job_id in ("x", "y"):
+        jobs.add(job_id, "full", 5, due=due(0, 5, later), priority=later, step_seconds=1)
+    jobs.add("now", "other", 1, due=due(0, 1, Priority.INTERACTIVE), step_seconds=1)
+    assert run_pass(jobs) == ("now",)
+    jobs.add("now", "other", 1, due=due(0, 1, Priority.INTERACTIVE), step_seconds=1)
+    jobs.promote("x", due(0, 5, Priority.INTERACTIVE))
+    assert run_pass(jobs) == ("x", "y") if later is Priority.BATCH else ("now",)
 
 
 def test_promote_moves_forward_only() -> None:
     """Somebody in a hurry joins a job: it is due earlier, keeps its steps, and never gets later."""
     jobs = scheduler(max_jobs=1)
     jobs.add("a", "s", 2, due=1)
-    jobs.add("b", "s", 1, due=9, warm_up=True)
+    jobs.add("b", "s", 1, due=9, priority=Priority.WARM_UP)
     assert jobs.promote("b", 0.5)
     assert jobs.promote("a", 50)
     assert not jobs.promote("nobody", 0)
@@ -144,7 +208,7 @@ def test_nonsense_is_refused() -> None:
         scheduler(max_jobs=0)
     with pytest.raises(KeyError):
         jobs.advance("b")
-    assert scheduler().next_batch() == ()
+    assert scheduler().next_batch(0) == ()
 
 
 JOBS = st.lists(
@@ -167,9 +231,9 @@ def test_every_job_gets_exactly_its_steps(
         if waiting and (not len(jobs) or rng.random() < 0.5):
             job_id = waiting.pop()
             shape, steps, rows, priority = todo[job_id]
-            warm_up = priority is Priority.WARM_UP
-            jobs.add(job_id, shape, steps, due=due(clock, steps, priority), rows=rows, warm_up=warm_up)
-        batch = run_pass(jobs)
+            when = due(clock, steps, priority)
+            jobs.add(job_id, shape, steps, due=when, rows=rows, priority=priority, step_seconds=1)
+        batch = run_pass(jobs, clock)
         for job_id in batch:
             given_steps[job_id] += 1
         assert 1 <= len(batch) <= max_jobs
@@ -179,16 +243,17 @@ def test_every_job_gets_exactly_its_steps(
     assert given_steps == {job_id: each[1] for job_id, each in todo.items()}
 
 
+@pytest.mark.parametrize("shape", ["s", "lonely"])
 @pytest.mark.parametrize("priority", Priority)
-def test_nobody_starves(priority: Priority) -> None:
+def test_nobody_starves(priority: Priority, shape: str) -> None:
     """Under an endless stream of short interactive jobs that alone would fill every pass, any job is done in time."""
     jobs = scheduler(max_jobs=2)
     steps, clock, came, done = 20, 0, 0, 0
-    jobs.add("old", "s", steps, due=due(0, steps, priority), warm_up=priority is Priority.WARM_UP)
+    jobs.add("old", shape, steps, due=due(0, steps, priority), priority=priority, step_seconds=1)
     while done < steps:
         for _ in range(2):
             came += 1
-            jobs.add(f"new{came}", "s", 1, due=due(clock, 1, Priority.INTERACTIVE))
+            jobs.add(f"new{came}", "s", 1, due=due(clock, 1, Priority.INTERACTIVE), step_seconds=1)
         clock += 1
-        done += "old" in run_pass(jobs)
+        done += "old" in run_pass(jobs, clock)
         assert clock < PATIENCE[priority] + (STRETCH + 2) * steps
