@@ -33,7 +33,9 @@ class Queue:
         self._chance = random.Random(seed)
         self._now = 0.0
         self._added = 0
-        self.scheduler = BatchScheduler(_MAX_JOBS, lambda shape: _MAX_ROWS, lambda shape, rows: _PASS_SECONDS * rows**0.9)
+        self.scheduler = BatchScheduler(
+            _MAX_JOBS, lambda shape: _MAX_ROWS, lambda shape, rows: _PASS_SECONDS * rows**0.9
+        )
         self.refill(queued)
 
     def refill(self, queued: int) -> None:
