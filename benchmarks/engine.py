@@ -52,7 +52,7 @@ DEMO, SIMULATED = "demo, CPU", f"{GPUS} GPUs, simulated"
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is measured; `seconds` of work in each cell."""
+    """How much is measured; `seconds` of work in each cell, however thinly it comes: few jobs decide by chance."""
 
     seconds: float
     loads: Sequence[float]
@@ -119,7 +119,7 @@ class Local:
     async def _cell(
         self, traffic: str, mix: Sequence[Kind], load: float, capacity: float, extent: Extent, turn: int
     ) -> Cell:
-        arrivals = trace(mix, round(extent.seconds * capacity * min(1.0, load)), load * capacity, seed=turn)
+        arrivals = trace(mix, round(extent.seconds * capacity), load * capacity, seed=turn)
         first = turn % len(ENGINES)
         found = {}
         for engine in (*ENGINES[first:], *ENGINES[:first]):

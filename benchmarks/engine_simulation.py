@@ -1,8 +1,8 @@
 """What the step engine's policy does on many GPUs: the real BatchScheduler and Pace under a clock that is only counted.
 
 Nothing is decided here that the product decides: `due`, `next_batch` and `limit` are the engine's. What no replica has
-room for waits in one queue. The step engine's next job goes to the emptiest of the replicas that `deployments.placement`
-asks, the others' to the emptier of two chosen by chance, which is Ray Serve's rule (`by_serves_rule`). A replica takes
+room for waits in one queue. The step engine's next job goes to the emptiest of those that `deployments.placement` asks,
+the others' to the emptier of two chosen by chance, which is Ray Serve's rule (`by_serves_rule`). A replica takes
 two batches; sequential ones take one job, so that nobody waits behind a long one while a GPU is idle. Whole-request
 batches have the same limits of jobs and rows and are formed when the GPU is free (Serve closes one when its time is up,
 even while another runs); members that are done cost nothing any more. No engine decodes, and no network takes time.

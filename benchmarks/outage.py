@@ -52,6 +52,8 @@ BOUND = {"l2": 0.5, "l3": 1.0, "l2 slow": 2.0, "l3 slow": 5.0}
 """Seconds for one of them: a silence at the default timeouts; a trickle ends with the whole call's deadline."""
 SHORTEST_TIMEOUT = 0.5
 AT_ONCE = 4
+ON_THE_WAY = 0.1
+"""Seconds in which an attempt arrives: two at a time were seen, of which the first to fail opened the breaker."""
 RECOVERY_SECONDS = 40.0
 
 Heal = Callable[[], Awaitable[object]]
@@ -283,7 +285,7 @@ async def clients(bench: Bench, accepted: bool = True, submit: bool = True) -> A
 async def count_while_open(bench: Bench, outage: Outage) -> int:
     """Count until cancelled; returns what came to the tiers while all of their breakers that ever opened were open.
 
-    Not counted is what came while a trial was due, or while a process had yet to find out.
+    Not counted is what came while a trial was due, while a process had yet to find out, or `ON_THE_WAY` when it did.
     """
     name = "store" if outage.refuses else "reach"
     breakers = bench.breakers(outage.tiers, name)
@@ -299,6 +301,7 @@ async def count_while_open(bench: Bench, outage: Outage) -> int:
             )
             opened = frozenset(number for number, at in enumerate(now) if at is not None)
             still = all(breakers[number].state is State.OPEN for number in opened)
+            still &= time.monotonic() - max((now[number] or 0.0 for number in opened), default=0.0) > ON_THE_WAY
             if still and since == now:
                 came[opened] += count - before
             before, since = count, now if still else None
