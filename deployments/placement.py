@@ -18,7 +18,7 @@ from ray.serve.request_router import FIFOMixin, PendingRequest, ReplicaID, Reque
 
 PROBED = 16
 """Replicas that are asked for their queue length, at most; chosen at random when there are more."""
-_ANSWER_SECONDS = 1.0
+ANSWER_SECONDS = 1.0
 
 
 class LeastBusyRouter(FIFOMixin, RequestRouter):
@@ -27,8 +27,9 @@ class LeastBusyRouter(FIFOMixin, RequestRouter):
     What this process has sent and no replica has accepted yet counts too, so requests at one time do not meet.
     """
 
-    def initialize_state(self, **_: Any) -> None:
-        """Nothing was sent yet."""
+    def initialize_state(self, *, answer_seconds: float = ANSWER_SECONDS, **_: Any) -> None:
+        """Nothing was sent yet. answer_seconds: who takes longer to tell its queue's length is passed over."""
+        self._answer_seconds = answer_seconds
         self._turn = asyncio.Lock()
         self._clock = time.monotonic
         self._on_their_way: defaultdict[ReplicaID, deque[float]] = defaultdict(deque)
@@ -50,7 +51,7 @@ class LeastBusyRouter(FIFOMixin, RequestRouter):
             if not free:
                 return []
             best = asked[min(free)[1]]
-            self._on_their_way[best.replica_id].append(self._clock() + _ANSWER_SECONDS)
+            self._on_their_way[best.replica_id].append(self._clock() + self._answer_seconds)
             return [[best]]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
@@ -60,19 +61,20 @@ class LeastBusyRouter(FIFOMixin, RequestRouter):
 
     async def _length(self, replica: RunningReplica) -> int | None:
         """Return the requests at a replica, those on their way too; None when it does not answer."""
+        sent = self._under_way(replica.replica_id)  # before asking: it may be accepted between the answer and now
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                there = await replica.get_queue_len(deadline_s=_ANSWER_SECONDS)
+            async with asyncio.timeout(self._answer_seconds):
+                there = await replica.get_queue_len(deadline_s=self._answer_seconds)
         except ActorDiedError:
             self.on_replica_actor_died(replica.replica_id)
             return None
         except Exception:
             return None  # busy, cut off or shutting down: another one is asked
         self.on_new_queue_len_info(replica.replica_id, there)
-        return there + self._under_way(replica.replica_id)
+        return there + sent
 
     def _under_way(self, replica_id: ReplicaID) -> int:
-        """Return what was sent and not accepted; after a second it was refused, or its client has left."""
+        """Return what was sent and not accepted; after `answer_seconds` it was refused, or its client has left."""
         waiting = self._on_their_way[replica_id]
         while waiting and waiting[0] < self._clock():
             waiting.popleft()

@@ -69,6 +69,24 @@ async def test_requests_at_one_time_do_not_meet() -> None:
     assert await router.choice(replicas) == "a"
 
 
+async def test_an_answer_older_than_the_last_request_does_not_hide_it() -> None:
+    """A queue told as empty just before a request came, which is accepted before that answer is read: not empty."""
+    router = Router()
+
+    class Late(Replica):
+        async def get_queue_len(self, *, deadline_s: float) -> int:
+            told = await super().get_queue_len(deadline_s=deadline_s)
+            if self.asked == 3:
+                for _ in range(2):
+                    router.on_request_routed(None, self.replica_id, None)  # type: ignore[arg-type]
+            return told
+
+    one, other = Late("one"), Replica("other", 3)
+    assert [await router.choice([one, other]) for _ in range(2)] == ["one", "one"]
+    other.length = 1
+    assert await router.choice([one, other]) == "other"
+
+
 async def test_what_was_never_accepted_is_forgotten() -> None:
     """A request that was refused, or whose client left, stops counting after a while."""
     now = [100.0]

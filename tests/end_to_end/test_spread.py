@@ -42,7 +42,9 @@ def test_each_idle_replica_gets_one_before_any_gets_two(cluster: Cluster) -> Non
         max_ongoing_requests=4,
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_wait_loop_s=0.2,
-        request_router_config=RequestRouterConfig(request_router_class=LeastBusyRouter),
+        request_router_config=RequestRouterConfig(
+            request_router_class=LeastBusyRouter, request_router_kwargs={"answer_seconds": 30.0}
+        ),
     )(Holds).bind()
     handle = serve.run(application, name="placement", route_prefix=None)
     try:

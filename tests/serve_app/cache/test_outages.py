@@ -108,6 +108,15 @@ class Subject:
         async with asyncio.timeout(PATIENCE):
             return await work
 
+    async def holds(self, *entries: Entry) -> None:
+        """Write while nothing is broken, until it can be read."""
+        for entry in entries:
+
+            async def held(entry: Entry = entry) -> bool:
+                return await self.tier.write(entry) == entry and await self.tier.read(entry.key) == entry
+
+            await self.back(held)
+
     async def back(self, done: Callable[[], Awaitable[bool]]) -> None:
         """Let trials through until one succeeds; a busy machine may fail the first."""
         for _ in range(20):
@@ -139,8 +148,7 @@ async def test_a_tier_that_does_not_answer(subject: Subject, recorder: Any, faul
     """Three misses, each bounded; then no attempt at all, whatever is asked, until a trial finds it well."""
     tier, proxy = subject.tier, subject.proxy
     assert proxy is not None
-    assert await tier.write(ENTRY) == ENTRY
-    assert await tier.read(ENTRY.key) == ENTRY
+    await subject.holds(ENTRY)
     proxy.break_as(fault)
     for _ in range(3):
         assert await subject.soon(tier.read(ENTRY.key)) is None
@@ -196,8 +204,7 @@ async def test_an_answer_that_came_too_late_is_nobody_elses(subject: Subject) ->
     """Reads that were given up leave no half answer behind: every later read gets its own value or none."""
     assert subject.proxy is not None
     entries = [Entry.of(key, key.encode() * 50) for key in KEYS[:6]]
-    for entry in entries:
-        await subject.tier.write(entry)
+    await subject.holds(*entries)
     for _ in range(2):
         subject.proxy.break_as(Fault.SLOW)
         await subject.soon(asyncio.gather(*(subject.tier.read(entry.key) for entry in entries)))
@@ -217,7 +224,7 @@ async def test_a_stopped_valkey(start_valkey: Callable[..., ValkeyServer], recor
     """SIGSTOP: the kernel still takes connections, nobody answers; after SIGCONT the value is there."""
     server = start_valkey()
     one = Subject("l2", AiocacheStore(short_redis(server.url)), None, recorder, clock)
-    await one.tier.write(ENTRY)
+    await one.holds(ENTRY)
     os.kill(server.pid, signal.SIGSTOP)
     try:
         for _ in range(3):
