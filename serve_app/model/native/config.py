@@ -67,13 +67,17 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class NativeConfig:
-    """One preset: its three parts, the dtype of the weights, the sampler's timestep shift, the size it is made for."""
+    """One preset: its three parts, the dtype of the weights, the sampler's timestep shift, the size it is made for.
+
+    denoiser_dtype: what the denoiser computes in, where the device can (`NativeDenoiser`); None: the weights' own.
+    """
 
     name: str
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     dtype: str = "float32"
+    denoiser_dtype: str | None = None
     sampler_shift: float = 3.0
     width: int = 64
     height: int = 64
@@ -91,7 +95,7 @@ class NativeConfig:
         return cls(**{**facts, **parts})
 
 
-DEMO = NativeConfig(name="demo")
+DEMO = NativeConfig(name="demo", denoiser_dtype="bfloat16")
 
 # Sixteen pixels a latent, like Wan2.2-TI2V-5B's autoencoder: at eight, every pass has four times the tokens.
 FIVE_B = NativeConfig(

@@ -97,11 +97,21 @@ def _positions_of(x: Tensor) -> Tensor:
     return video_positions(frames, height, width, channels, x.device).to(x.dtype)
 
 
+def _computed_in(dtype: torch.dtype, device: str) -> torch.dtype:
+    """Return float32 for bfloat16 on a CPU without instructions for it, which would take many times as long."""
+    slow = dtype is torch.bfloat16 and torch.device(device).type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
+    return torch.float32 if slow else dtype
+
+
 class NativeDenoiser:
-    """The network as the engine's Denoiser, on one device."""
+    """The network as the engine's Denoiser, on one device.
+
+    It computes in the preset's dtype, or in float32 where a CPU cannot do that well: then pixels differ by rounding, as
+    they do between a CPU and a GPU.
+    """
 
     def __init__(self, net: DenoiserNet, config: NativeConfig, device: str) -> None:
-        self._dtype = getattr(torch, config.dtype)
+        self._dtype = _computed_in(getattr(torch, config.denoiser_dtype or config.dtype), device)
         self._net = net.to(device, self._dtype).eval().requires_grad_(False)
         self._config = config
         self._device = torch.device(device)

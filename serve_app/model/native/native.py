@@ -141,7 +141,7 @@ class NativeFamily:
             revision=DENOISER_REVISION,
             config=asdict(self.config.denoiser),
             weights=self.weights.identity,
-            dtype=self.config.dtype,
+            dtype=self.config.denoiser_dtype or self.config.dtype,
             sampler={"name": "flow-match-euler", "shift": self.config.sampler_shift},
         )
 

@@ -19,7 +19,8 @@ from serve_app.engine.denoising import Start
 from serve_app.engine.engine import Rendering, StepEngine
 from serve_app.engine.job import Checkpoints
 from serve_app.errors import Conflict, RenderCancelled, RenderFailed, Unavailable
-from serve_app.model.model import load_family
+from serve_app.model.native.config import DEMO
+from serve_app.model.native.native import demo
 from serve_app.model.sampler import FlowMatchEulerSampler, Sampler
 from serve_app.telemetry.telemetry import Event, Rendered, StepRun, Telemetry
 
@@ -670,7 +671,7 @@ async def test_a_render_leaves_three_spans(bench: Bench, monkeypatch: pytest.Mon
 
 async def test_the_demo_model_renders_alike_alone_and_in_a_batch_while_the_loop_stays_free() -> None:
     """Over the real model: company changes no pixel by more than rounding, and the event loop answers meanwhile."""
-    family = load_family("native/demo")
+    family = dataclasses.replace(demo(), config=dataclasses.replace(DEMO, denoiser_dtype=None))  # rounds least
     engine = StepEngine(
         family.load_denoiser("cpu"),
         family.load_decoder("cpu"),
