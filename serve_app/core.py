@@ -19,6 +19,9 @@ import numpy.typing as npt
 Frames = npt.NDArray[np.uint8]
 """Decoded video, uint8 RGB, shape [num_frames, height, width, 3]."""
 
+Picture = npt.NDArray[np.uint8]
+"""One picture, uint8 RGB, shape [height, width, 3]."""
+
 
 class Outcome(StrEnum):
     """How a request was answered; the same words in code, HTTP headers, metrics and documents."""

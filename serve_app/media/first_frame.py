@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serve_app.core import Picture
 from serve_app.errors import CorruptEntry, InvalidImage, TooLarge
-from serve_app.media.picture import Picture
 
 if TYPE_CHECKING:
     from PIL import Image
