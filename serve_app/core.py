@@ -293,7 +293,7 @@ class RenderRequest:
     """What invalidations may choose its results by."""
     rules: tuple[Rule, ...] = ()
     """The invalidations that may concern it: whoever works on it knows at least what its router knew."""
-    image: bytes | None = None
+    image: bytes | None = field(default=None, repr=False)
     """The pixels that `spec.input_reference` names, as a lossless file; None where there are none, or none needed."""
 
     @property

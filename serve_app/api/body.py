@@ -1,12 +1,14 @@
 """Request bodies: bounded while they arrive, and read as one flat set of fields whatever their form.
 
 JSON, multipart (as the OpenAI SDK sends even without a file) and URL-encoded forms all become a mapping that
-`schema.parse_request` validates. Nothing here interprets a field.
+`schema.parse_request` validates. Nothing here interprets a field, but that one may be large: an image comes on top of
+what a body may have otherwise, so that the room for it is no room for anything else.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -18,23 +20,32 @@ from serve_app.errors import InvalidRequest, TooLarge, Unprocessable
 from serve_app.schema import VideoRequest, parse_request
 
 MAX_FIELDS = 64
+IMAGE = "input_reference"
+IMAGE_PATHS = frozenset({"/v1/videos", "/v1/videos/sync", "/v1/explain"})
+_NO_LIMIT = 2**31  # of one field of a form: the body has one
+_BASE64 = 4 / 3
+_DATA_URL = re.compile(rb'"data:[^"\\]*"')
+_PART_OF_IMAGE = re.compile(rf"{IMAGE}\[(\w{{1,20}})\]")
+"""How the OpenAI SDK flattens an object into a form."""
 
 
 class BodyLimit:
-    """ASGI middleware that answers 413 once a body exceeds the limit, declared or not."""
+    """ASGI middleware that answers 413 once a body exceeds the limit of its path, declared or not."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_image_bytes: int) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._with_image = max_body_bytes + round(_BASE64 * max_image_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, counting its body."""
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
+        limit = self._with_image if scope["path"] in IMAGE_PATHS else self._max_body_bytes
         declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdecimal() and int(declared[:18]) > self._max_body_bytes:
-            await failure_response(self._too_large())(scope, receive, send)
+        if declared.isdecimal() and int(declared[:18]) > limit:
+            await failure_response(_too_large(limit))(scope, receive, send)
             return
         seen = 0
 
@@ -42,21 +53,24 @@ class BodyLimit:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._max_body_bytes:
-                raise self._too_large()
+            if seen > limit:
+                raise _too_large(limit)
             return message
 
         await self._app(scope, counted, send)
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"The body is larger than {self._max_body_bytes} bytes.")
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The body is larger than {limit} bytes.")
 
 
 async def read_request(request: Request) -> VideoRequest:
     """Read and validate the body; raises InvalidRequest, TooLarge, UnknownField or Unprocessable."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind == "application/json" or kind.endswith("+json"):
-        return parse_request(_json_fields(await request.body()))
+        body = await request.body()
+        _check_rest(request, len(body) - sum(len(each) for each in _DATA_URL.findall(body)))
+        return parse_request(_json_fields(body))
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
         return parse_request(await _form_fields(request))
     raise InvalidRequest(f"Content-Type '{kind[:100]}' is not understood; send JSON or multipart/form-data.")
@@ -87,13 +101,26 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
+def _check_rest(request: Request, size: int) -> None:
+    """Raise TooLarge when what is beside an image is over the limit."""
+    limit: int = request.app.state.max_body_bytes
+    if size > limit:
+        raise _too_large(limit)
+
+
 async def _form_fields(request: Request) -> dict[str, Any]:
     fields: dict[str, Any] = {}
-    async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
+    rest = 0
+    async with request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=_NO_LIMIT) as form:
         for name, value in form.multi_items():
-            if not isinstance(value, str):
-                raise Unprocessable(f"'{name[:100]}' is a file; this model takes none.", param=name[:100])
-            if name in fields:
+            if not isinstance(value, str) and name != IMAGE:
+                raise Unprocessable(f"'{name[:100]}' is a file; only '{IMAGE}' may be one.", param=name[:100])
+            part = _PART_OF_IMAGE.fullmatch(name)
+            into = fields if part is None else fields.setdefault(IMAGE, {})
+            field = name if part is None else part[1]
+            if not isinstance(into, dict) or field in into:
                 raise Unprocessable(f"'{name[:100]}' is given twice.", param=name[:100])
-            fields[name] = value
+            into[field] = value if isinstance(value, str) else await value.read()
+            rest += 0 if name == IMAGE or part is not None else len(value)
+    _check_rest(request, rest)
     return fields

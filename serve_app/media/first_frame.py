@@ -4,7 +4,7 @@ What decides is content, never what the client says it is: the type by its first
 pixels after fitting, so that a picture and a lossless copy of it in another file are one and the same start.
 
 Fitting is scaling until the frame is covered (Lanczos), and cutting what stands over at both ends. OpenAI's API refuses
-pictures that are not of the video's size; here a product photo need not be cut beforehand, and the other ways to make it
+pictures that are not of the video's size; here a product photo need not be cut beforehand, and other ways to make it
 fit would show: diffusers' own resizing distorts shapes, and bars beside a picture become part of the scene and move.
 A picture that has the video's size is taken pixel for pixel. It is turned as its EXIF says; where it is transparent it
 is laid on white; colour profiles are not applied, as in diffusers.
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PARAM = "input_reference"
+MAX_BYTES, MAX_PIXELS = 10 * 2**20, 40_000_000
 MAX_SCANS = 128
 """Of a JPEG: a progressive one has about ten; each is a pass over all pixels, and thousands of them fit into a file."""
 _COMPRESSION = 3  # of PNG's 0 to 9: beyond it a photo gets little smaller and takes twice the time
@@ -43,7 +44,9 @@ class FirstFrame:
     data: bytes
 
 
-def read_first_frame(data: bytes, width: int, height: int, *, max_bytes: int, max_pixels: int) -> FirstFrame:
+def read_first_frame(
+    data: bytes, width: int, height: int, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+) -> FirstFrame:
     """Return a PNG, JPEG or WebP file as the first frame of a video of this size.
 
     Raises TooLarge for a file or a picture over the limits, before a pixel of it is decoded, and InvalidImage for what
@@ -89,7 +92,9 @@ def _form(data: bytes) -> str:
         return "JPEG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
-    raise InvalidImage("'input_reference' is no picture that is understood; send a PNG, JPEG or WebP file.", param=PARAM)
+    raise InvalidImage(
+        "'input_reference' is no picture that is understood; send a PNG, JPEG or WebP file.", param=PARAM
+    )
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

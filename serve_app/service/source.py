@@ -12,7 +12,10 @@ which nothing begun earlier is an answer.
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import replace
+from typing import cast
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import FlightRecords
@@ -35,12 +38,16 @@ from serve_app.service.landing import Landing, Renderer, VideoFlight
 from serve_app.service.passage import Passage, Ticket
 from serve_app.telemetry import span
 
+FindImage = Callable[[VideoSpec], Awaitable[bytes]]
 _UNSTORED = "unstored"
 """In the metadata of an entry that is in this process' memory alone: no durable tier could take it."""
 
 
 class VideoSource:
-    """The flights of one router over its cache and its renderer; without `flights` it knows of no other router."""
+    """The flights of one router over its cache and its renderer; without `flights` it knows of no other router.
+
+    find_image: returns the first frame of a job that came without it, because another process had accepted the job.
+    """
 
     def __init__(
         self,
@@ -51,8 +58,10 @@ class VideoSource:
         max_queued: int,
         linger_seconds: float,
         flights: FlightRecords | None = None,
+        find_image: FindImage | None = None,
     ) -> None:
         self._cache = cache
+        self._find_image = find_image
         self._renderer = renderer
         self._model_fingerprint = model_fingerprint
         self._max_queued = max_queued
@@ -94,15 +103,16 @@ class VideoSource:
         asked_at: float | None = None,
         labels: tuple[str, ...] = (),
         ttl: float | None = None,
+        image: bytes | None = None,
     ) -> tuple[VideoFlight, bool]:
         """Return the flight of a video and whether this call started it; a flight hurries for whoever joins it.
 
         asked_at: Unix seconds, when this was first asked for (absent: now); an adopted job keeps its place in queues.
         labels: what invalidations may choose the video by. ttl: seconds that L2 keeps a video of this flight which
-        nobody but a warm-up asked for.
+        nobody but a warm-up asked for. image: the first frame that the spec names, where the caller has it.
         """
         request = RenderRequest(
-            spec, keys, self._model_fingerprint, asked_at=asked_at or time.time(), labels=labels, ttl=ttl
+            spec, keys, self._model_fingerprint, asked_at=asked_at or time.time(), labels=labels, ttl=ttl, image=image
         )
         flight, led = self._flights.board(keys.video, lambda flight: self._carry(request, flight))
         before = self._urgency.get(flight, urgency)
@@ -170,7 +180,7 @@ class VideoSource:
 
         return Ticket(
             urgency=lambda: self._urgency[flight],
-            render=lambda token: self._renderer.render(
+            render=lambda token: self._render(
                 replace(
                     request,
                     urgency=self._urgency[flight],
@@ -184,6 +194,17 @@ class VideoSource:
             not_before=not_before,
             stale=lambda entry: known.covers(self._cache.kind, entry),
         )
+
+    def _render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
+        if request.spec.input_reference and request.image is None and self._find_image is not None:
+            return self._render_with(self._find_image, request)
+        return self._renderer.render(request)
+
+    async def _render_with(self, find_image: FindImage, request: RenderRequest) -> AsyncIterator[RenderEvent]:
+        rendering = self._renderer.render(replace(request, image=await find_image(request.spec)))
+        async with aclosing(cast(AsyncGenerator[RenderEvent, None], rendering)) as events:
+            async for event in events:
+                yield event
 
     def _for_warm_up(self, request: RenderRequest, flight: VideoFlight) -> bool:
         """Whether nobody but a warm-up waits: then the video shall not push others out of this process' memory."""

@@ -1,6 +1,6 @@
 """A video from an image is what diffusers' WanImageToVideoPipeline makes of the same folder, seed, prompt and image.
 
-Float32 on a CPU, a checkpoint of random weights with `expand_timesteps`: latents at most 1e-4 apart (of values up to 8).
+Float32 on a CPU, random weights of a checkpoint with `expand_timesteps`: latents at most 1e-4 apart.
 """
 
 from __future__ import annotations
