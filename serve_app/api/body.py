@@ -24,6 +24,7 @@ IMAGE = "input_reference"
 IMAGE_PATHS = frozenset({"/v1/videos", "/v1/videos/sync", "/v1/explain"})
 _NO_LIMIT = 2**31  # of one field of a form: the body has one
 _BASE64 = 4 / 3
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _DATA_URL = re.compile(rb'"data:[^"\\]*"')
 _PART_OF_IMAGE = re.compile(rf"{IMAGE}\[(\w{{1,20}})\]")
 """How the OpenAI SDK flattens an object into a form."""
@@ -42,8 +43,10 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
-        limit = self._with_image if scope["path"] in IMAGE_PATHS else self._max_body_bytes
-        declared = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        has_room = scope["path"] in IMAGE_PATHS and (_is_json(_kind(headers)) or _kind(headers) in _FORMS)
+        limit = self._with_image if has_room else self._max_body_bytes
+        declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared[:18]) > limit:
             await failure_response(_too_large(limit))(scope, receive, send)
             return
@@ -66,22 +69,30 @@ def _too_large(limit: int) -> TooLarge:
 
 async def read_request(request: Request) -> VideoRequest:
     """Read and validate the body; raises InvalidRequest, TooLarge, UnknownField or Unprocessable."""
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind == "application/json" or kind.endswith("+json"):
+    kind = _kind(request.headers)
+    if _is_json(kind):
         body = await request.body()
         _check_rest(request, len(body) - sum(len(each) for each in _DATA_URL.findall(body)))
         return parse_request(_json_fields(body))
-    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+    if kind in _FORMS:
         return parse_request(await _form_fields(request))
     raise InvalidRequest(f"Content-Type '{kind[:100]}' is not understood; send JSON or multipart/form-data.")
 
 
 async def read_object(request: Request) -> dict[str, Any]:
     """Read a JSON object of any form; raises InvalidRequest, TooLarge."""
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
+    kind = _kind(request.headers)
+    if not _is_json(kind):
         raise InvalidRequest(f"Content-Type '{kind[:100]}' is not understood; send JSON.")
     return _json_fields(await request.body())
+
+
+def _kind(headers: Headers) -> str:
+    return headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+
+
+def _is_json(kind: str) -> bool:
+    return kind == "application/json" or kind.endswith("+json")
 
 
 def _json_fields(body: bytes) -> dict[str, Any]:
@@ -121,6 +132,6 @@ async def _form_fields(request: Request) -> dict[str, Any]:
             if not isinstance(into, dict) or field in into:
                 raise Unprocessable(f"'{name[:100]}' is given twice.", param=name[:100])
             into[field] = value if isinstance(value, str) else await value.read()
-            rest += 0 if name == IMAGE or part is not None else len(value)
+            rest += 0 if name == IMAGE or part is not None else len(into[field])
     _check_rest(request, rest)
     return fields

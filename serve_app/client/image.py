@@ -19,10 +19,13 @@ def data_url(image: Image) -> str:
     """
     if isinstance(image, str) and image.startswith("data:"):
         return image
-    if not isinstance(image, bytes | bytearray | memoryview):
-        try:
-            image = Path(image).read_bytes()
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise InvalidRequest(f"The image {image} cannot be read: {why}.", param="input_reference") from error
-    return "data:application/octet-stream;base64," + base64.b64encode(image).decode()
+    data = image if isinstance(image, bytes) else _read(Path(image))
+    return "data:application/octet-stream;base64," + base64.b64encode(data).decode()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InvalidRequest(f"The image {path} cannot be read: {why}.", param="input_reference") from error

@@ -109,11 +109,16 @@ def _block(
 
 def _modulated(hidden: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Return tokens [b, n, dim] scaled and shifted, each part by its own [b, g, 1, dim]."""
-    return (hidden.unflatten(1, (shift.shape[1], -1)) * (1 + scale) + shift).flatten(1, 2)
+    return (_in_parts(hidden, shift.shape[1]) * (1 + scale) + shift).flatten(1, 2)
 
 
 def _scaled(hidden: Tensor, gate: Tensor) -> Tensor:
-    return (hidden.unflatten(1, (gate.shape[1], -1)) * gate).flatten(1, 2)
+    return (_in_parts(hidden, gate.shape[1]) * gate).flatten(1, 2)
+
+
+def _in_parts(hidden: Tensor, parts: int) -> Tensor:
+    """View tokens [b, n, dim] as [b, parts, n / parts, dim]."""
+    return cast(Tensor, rearrange(hidden, "b (g n) d -> b g n d", g=parts))
 
 
 def _cross(attn: Any, hidden: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
