@@ -118,7 +118,7 @@ def _scaled(hidden: Tensor, gate: Tensor) -> Tensor:
 
 def _in_parts(hidden: Tensor, parts: int) -> Tensor:
     """View tokens [b, n, dim] as [b, parts, n / parts, dim]."""
-    return cast(Tensor, rearrange(hidden, "b (g n) d -> b g n d", g=parts))
+    return hidden.reshape(len(hidden), parts, -1, hidden.shape[-1])
 
 
 def _cross(attn: Any, hidden: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
