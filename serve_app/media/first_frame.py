@@ -145,8 +145,8 @@ def _in_colour(picture: Image.Image) -> Image.Image:
         grey = np.asarray(picture).clip(0, 65_535).astype(np.uint16) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    see_through = picture.convert("RGBA")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    see_through = picture if picture.mode == "RGBA" else picture.convert("RGBA")
     opaque = see_through.getchannel("A").getextrema() == (255, 255)
     return see_through.convert("RGB") if opaque else see_through
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from serve_app.cache.detached import detached
@@ -68,7 +69,19 @@ class JobImages:
     def __init__(self, store: ImageStore) -> None:
         self._store = store
         self._fresh: dict[str, bytes] = {}
+        self._accepting: set[asyncio.Task[str]] = set()
         self._releases: set[asyncio.Task[None]] = set()
+
+    async def accepted(self, job: Job, data: bytes, accept: Callable[[], Awaitable[str]]) -> str:
+        """Keep the image of a job, then have it accepted; returns and raises what `accept` does, or Unavailable.
+
+        It goes on when the caller is cancelled (a client that hung up): there is a job then, or its image is let go.
+        """
+        work = detached(self._accepted(job, data, accept), traced=True)
+        self._accepting.add(work)
+        work.add_done_callback(self._accepting.discard)
+        work.add_done_callback(lambda done: self.release(job) if _id_of(done) != job.id else None)
+        return await asyncio.shield(work)
 
     async def keep(self, job: Job, data: bytes) -> None:
         """Keep the image of a job that is about to be accepted; raises Unavailable."""
@@ -94,12 +107,25 @@ class JobImages:
             self._releases.add(task)
             task.add_done_callback(self._releases.discard)
 
+    async def settled(self) -> None:
+        """Wait for jobs that are being accepted."""
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+
     async def aclose(self) -> None:
         """Wait for what is being let go."""
         await asyncio.gather(*self._releases)
+
+    async def _accepted(self, job: Job, data: bytes, accept: Callable[[], Awaitable[str]]) -> str:
+        await self.keep(job, data)
+        return await accept()
 
     async def _release(self, key: str, job_id: str) -> None:
         try:
             await self._store.release(key, job_id)
         except Unavailable as error:
             logger.debug("the image of job %s expires by itself: %s", job_id, error)
+
+
+def _id_of(accepting: asyncio.Task[str]) -> str | None:
+    """Return the id of the job that was accepted, None when none was."""
+    return None if accepting.cancelled() or accepting.exception() is not None else accepting.result()

@@ -20,7 +20,7 @@ from serve_app.cache.flight import FlightRecords
 from serve_app.cache.rule_keeper import RuleKeeper
 from serve_app.cache.rule_sweep import RuleSweeper
 from serve_app.core import Entry, JobStatus, Keys, Outcome, Rule, VideoSpec
-from serve_app.errors import ContentGone, EncoreError, InvalidRequest, NotFound, Unavailable
+from serve_app.errors import ContentGone, InvalidRequest, NotFound, Unavailable
 from serve_app.media.variant import Variant
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest
@@ -322,6 +322,7 @@ class VideoService:
         if self._builder is not None:
             await self._builder.aclose()
         await self.warming.aclose()
+        await self._images.settled()
         await self._desk.aclose()
         await self._images.aclose()
         await self._source.aclose()
@@ -341,15 +342,12 @@ class VideoService:
         """Accept a job, and before it the image that whoever finishes it must have; return as `Desk.accept` does."""
         if image is None:
             return await self._desk.accept(job, mark)
-        await self._images.keep(job, image)
-        try:
-            accepted = await self._desk.accept(job, mark)
-        except EncoreError:  # not when the client hangs up: then the job goes on
-            self._images.release(job)
-            raise
-        if accepted != job.id:
-            self._images.release(job)
-        return accepted
+
+        async def accept() -> str:
+            await self._source.overflow(job.keys)  # its place may have been taken while the image was written
+            return await self._desk.accept(job, mark)
+
+        return await self._images.accepted(job, image, accept)
 
     def _room(self) -> int:
         """Return how many orphaned jobs may be adopted: they take places like any others."""

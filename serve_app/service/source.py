@@ -70,6 +70,7 @@ class VideoSource:
         self._passages: dict[VideoFlight, Passage] = {}
         self._urgency: dict[VideoFlight, Urgency] = {}
         self._labels: dict[VideoFlight, tuple[str, ...]] = {}
+        self._images: dict[VideoFlight, bytes] = {}
         self._render_seconds = 1.0
         cache.rules.listen(self._invalidated)
         self.cost = Cost()
@@ -109,17 +110,20 @@ class VideoSource:
 
         asked_at: Unix seconds, when this was first asked for (absent: now); an adopted job keeps its place in queues.
         labels: what invalidations may choose the video by. ttl: seconds that L2 keeps a video of this flight which
-        nobody but a warm-up asked for. image: the first frame that the spec names, where the caller has it.
+        nobody but a warm-up asked for. image: the first frame that the spec names, where the caller has it; one of
+        those on a flight is enough.
         """
         request = RenderRequest(
-            spec, keys, self._model_fingerprint, asked_at=asked_at or time.time(), labels=labels, ttl=ttl, image=image
+            spec, keys, self._model_fingerprint, asked_at=asked_at or time.time(), labels=labels, ttl=ttl
         )
         flight, led = self._flights.board(keys.video, lambda flight: self._carry(request, flight))
         before = self._urgency.get(flight, urgency)
         self._urgency[flight] = before.joined(urgency)
+        if image is not None:
+            self._images[flight] = image
         if led:
             self._labels[flight] = labels
-            flight.task.add_done_callback(lambda _: (self._urgency.pop(flight), self._labels.pop(flight)))
+            flight.task.add_done_callback(lambda _: self._forget(flight))
             return flight, led
         if self._urgency[flight] != before:
             self._renderer.promote(keys.video, self._urgency[flight])
@@ -131,6 +135,10 @@ class VideoSource:
         """Stop hearing of other processes' flights."""
         if self._records is not None:
             await self._records.aclose()
+
+    def _forget(self, flight: VideoFlight) -> None:
+        del self._urgency[flight], self._labels[flight]
+        self._images.pop(flight, None)
 
     def _invalidated(self, rules: tuple[Rule, ...]) -> None:
         """Let nobody join a flight any more that a new rule is about, or may be: its video's tags are its leader's."""
@@ -187,6 +195,7 @@ class VideoSource:
                     token=token,
                     begun_at=max(token or rules.clock.now(), not_before),
                     ttl=ttl(),
+                    image=self._images.get(flight),
                 )
             ),
             promote=lambda urgency: self._renderer.promote(request.keys.video, urgency),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -14,11 +15,15 @@ import httpx2
 import openai
 import pytest
 from fastapi import FastAPI
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from serve_app.api.api import build_api
+from serve_app.api.body import BodyLimit
+from serve_app.api.failures import register_failures
 from serve_app.model.model import Family
 from tests.serve_app.service.image_world import SMALL, family, picture, settings
-from tests.serve_app.service.rig import Rig
+from tests.serve_app.service.rig import Rig, until
 
 __all__ = ["family", "settings"]  # fixtures
 
@@ -137,11 +142,54 @@ async def test_room_for_an_image_is_no_room_for_anything_else(http: httpx.AsyncC
         await http.post(path, json=long | {"input_reference": url(noise)}),
         await http.post(path, data=long, files={"input_reference": ("a.png", noise)}),
         await http.post(path, data=long),
+        await http.post(path, data=ASK | {"input_reference[image_url]": url(noise)}),  # URL-encoded
         await sent(http, path, noise + bytes(2 * MAX_IMAGE)),
     ):
         assert told(answer, 413)["code"] == "request_too_large"
     other = await http.post("/v1/cache/invalidate", content=json.dumps({"tag": "a" * 3_000}))
     told(other, 413)
+
+
+async def test_escaped_slashes(http: httpx.AsyncClient) -> None:
+    """PHP writes every / of a JSON string as \\/: the same image, with the same room."""
+    noise = picture(1, compress_level=0)
+    body = json.dumps(ASK | {"input_reference": {"image_url": url(noise)}})
+    assert body.count("/") > 1
+    kind = {"Content-Type": "application/json"}
+    answers = [await http.post("/v1/explain", content=each, headers=kind) for each in (body, body.replace("/", r"\/"))]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json()["keys"] == answers[1].json()["keys"]
+    text = {"prompt": "p", "negative_prompt": "data:" + r"\/" * 1_500 + '"' + "a" * 3_000}
+    told(await http.post("/v1/explain", content=json.dumps(text), headers=kind), 413)
+
+
+async def test_bodies_are_bounded_together() -> None:
+    """Requests that are being answered hold their images: beyond the bound one more is a 429, later it has room."""
+    let_go, waiting = asyncio.Event(), 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal waiting
+        await receive()
+        waiting += 1
+        await let_go.wait()
+        await JSONResponse({})(scope, receive, send)
+
+    limited = FastAPI(lifespan=None)
+    limited.mount("/", app)
+    register_failures(limited)
+    limited.add_middleware(BodyLimit, max_body_bytes=1_000, max_image_bytes=3_000)
+    transport = httpx.ASGITransport(limited, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://encore") as http:
+        posts = [asyncio.create_task(http.post("/v1/videos/sync", content=bytes(5_000))) for _ in range(32)]
+        await until(lambda: waiting == 32)
+        refused = await http.post("/v1/videos", content=bytes(1_001))
+        assert told(refused, 429)["code"] == "queue_full"
+        assert refused.headers["retry-after"] == "5"
+        texts = [asyncio.create_task(http.post("/v1/videos", content=bytes(1_000))) for _ in range(3)]
+        await until(lambda: waiting == 35)
+        let_go.set()
+        assert {answer.status_code for answer in await asyncio.gather(*posts, *texts)} == {200}
+        assert (await http.post("/v1/videos", content=bytes(5_000))).status_code == 200
 
 
 async def test_models_say_whether_they_take_one(http: httpx.AsyncClient, rig: Rig) -> None:

@@ -147,6 +147,18 @@ def test_damage_is_told_not_raised(form: str, data: st.DataObject) -> None:
     assert pixels_of(frame.data, frame.digest, 64, 48).shape == (48, 64, 3)
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_half_a_picture_is_none(form: str) -> None:
+    """An upload that broke off is refused, however much of it could be shown; so is a picture of no size."""
+    whole = file(PHOTO, form)
+    for cut in (20, len(whole) // 2, len(whole) - 40):
+        with pytest.raises(InvalidImage, match="damaged"):
+            read(whole[:cut])
+    for width, height in ((0, 48), (64, 0)):
+        with pytest.raises(InvalidImage, match="damaged"):
+            read(_png_of(width, height))
+
+
 _FILES = {form: file(PHOTO.resize((16, 12)), form) for form in ("PNG", "JPEG", "WEBP")}
 
 

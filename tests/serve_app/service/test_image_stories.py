@@ -12,7 +12,7 @@ import pytest
 
 from serve_app.cache.key import image_key
 from serve_app.core import JobStatus, Outcome
-from serve_app.errors import InvalidImage, KeyReused, NotFound, RenderFailed, TooLarge
+from serve_app.errors import Busy, InvalidImage, KeyReused, NotFound, RenderFailed, TooLarge, Unavailable
 from serve_app.media.first_frame import pixels_of
 from serve_app.media.probe import probe
 from serve_app.model.model import Family
@@ -148,6 +148,78 @@ async def test_tries_of_one_request(rig: Rig, family: Family) -> None:
     assert len(images) == 2
     rig.renderer.allow()
     await ended(service, first)
+
+
+class Slow(MemoryImages):
+    """Images that are kept only when `let_go` says so; `entered` counts those that came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = asyncio.Event()
+        self.entered = 0
+
+    async def keep(self, key: str, job_id: str, data: bytes, seconds: float) -> None:
+        self.entered += 1
+        await self.let_go.wait()
+        await super().keep(key, job_id, data, seconds)
+
+
+@pytest.mark.parametrize("is_accepted", [True, False])
+async def test_a_client_that_hangs_up_leaves_a_job_or_no_image(rig: Rig, family: Family, is_accepted: bool) -> None:
+    """While its image is written the client goes: the job is accepted and rendered all the same, or nothing is kept."""
+    rig.renderer.hold()
+    jobs = rig.jobs()
+    service = rig.service(family=family, images=(images := Slow()), jobs=jobs)
+    asking = asyncio.create_task(service.submit(asked(picture(1))))
+    await until(lambda: images.entered == 1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    if not is_accepted:
+        jobs.accept = refuse  # type: ignore[method-assign]
+    images.let_go.set()
+    await service._images.settled()
+    await service._images.aclose()
+    assert len(images) == len(service._desk._followed) == int(is_accepted)
+
+
+async def refuse(job: Any, mark: Any) -> str:
+    raise Unavailable("away")
+
+
+async def test_a_place_that_was_taken_meanwhile_is_gone(rig: Rig, family: Family) -> None:
+    """Jobs whose images are written at the same time share what places there are; who gets none leaves no image."""
+    rig.renderer.hold()
+    service = rig.service(family=family, images=(images := Slow()), max_queued=2)
+    tries = [asyncio.create_task(service.submit(asked(picture(number)))) for number in range(5)]
+    await until(lambda: images.entered == 5)
+    images.let_go.set()
+    ends = await asyncio.gather(*tries, return_exceptions=True)
+    assert [type(end) for end in ends if isinstance(end, BaseException)] == [Busy] * 3
+    await service._images.aclose()
+    assert len(images) == len(service._source) == 2
+
+
+async def test_whoever_joins_brings_the_image(shared_rig: Rig, family: Family) -> None:
+    """An adopted job's flight has no image of its own: if its store lost it, that of a request that joined is used."""
+    shared_rig.renderer.hold()
+    dead = shared_rig.service(family=family)
+    job = await dead.submit(asked(picture(1)))
+    await reached(dead, job, JobStatus.IN_PROGRESS)
+    await dead.aclose()
+    await until(lambda: len(dead._source) == 0)
+    await shared_rig.images().release(image_key(job.spec), job.id)
+    shared_rig.clock.now += ORPHAN_SECONDS
+    fresh = shared_rig.service(family=family)
+    plan = fresh.planner.plan(asked(picture(1)))
+    await fresh._desk._adopt()
+    flight, led = fresh._source.board(plan.spec, plan.keys, plan.urgency, image=plan.image)  # before it is rendered
+    assert not led
+    shared_rig.renderer.allow()
+    assert (await flight.wait()).outcome is Outcome.RENDERED
+    assert (await ended(fresh, job)).status == "completed"
+    assert shared_rig.renderer.requests[-1].image == plan.image
+    assert fresh._source._images == {}
 
 
 async def test_an_orphan_with_an_image_is_rendered(shared_rig: Rig, family: Family) -> None:
