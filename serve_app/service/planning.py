@@ -1,7 +1,7 @@
 """Plans for requests on an event loop: at once, or in a thread of their own where an image must be read first.
 
-A picture of 40 million pixels takes most of a second to decode and fit, and 200 MB while that lasts; so there are two
-threads for it, and a bound on how many images wait.
+A picture of 40 million pixels takes a second or two to decode and fit (measured: 0.6 s as JPEG, 2.6 s as WebP), and 200
+to 650 MB while that lasts; so there are two threads for it, and a bound on how many images wait.
 """
 
 from __future__ import annotations
