@@ -46,7 +46,11 @@ class CacheRouter:
         settle()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._service, max_body_bytes=self._settings.max_body_bytes)
+        return build_api(
+            self._service,
+            max_body_bytes=self._settings.max_body_bytes,
+            max_image_bytes=self._settings.max_image_bytes,
+        )
 
     async def generate(self, prompt: str, **fields: Any) -> Answer:
         """Return the finished video; `fields` as in POST /v1/videos. Raises EncoreError."""

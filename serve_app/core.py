@@ -19,6 +19,9 @@ import numpy.typing as npt
 Frames = npt.NDArray[np.uint8]
 """Decoded video, uint8 RGB, shape [num_frames, height, width, 3]."""
 
+Picture = npt.NDArray[np.uint8]
+"""One picture, uint8 RGB, shape [height, width, 3]."""
+
 
 class Outcome(StrEnum):
     """How a request was answered; the same words in code, HTTP headers, metrics and documents."""
@@ -130,9 +133,16 @@ class ModelCard:
     guidance_scale: FloatRange
     max_prompt_tokens: int
     default_negative_prompt: str = ""
+    image_encoder_fingerprint: str | None = None
+    """What makes latents of an `input_reference`; None: the model starts from text alone."""
     aliases: tuple[str, ...] = ()
     prompt_rules: PromptRules = field(default_factory=PromptRules)
     created: int = 0
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether a video may start from an image."""
+        return self.image_encoder_fingerprint is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +167,8 @@ class VideoSpec:
     codec: str = "h264"
     quality: int = 23
     scope: str = ""
+    input_reference: str = ""
+    """SHA-256 of the first frame's pixels (uint8 RGB, row by row), 64 hex digits; empty: the video starts from text."""
 
     @property
     def size(self) -> str:
@@ -281,6 +293,8 @@ class RenderRequest:
     """What invalidations may choose its results by."""
     rules: tuple[Rule, ...] = ()
     """The invalidations that may concern it: whoever works on it knows at least what its router knew."""
+    image: bytes | None = field(default=None, repr=False)
+    """The pixels that `spec.input_reference` names, as a lossless file; None where there are none, or none needed."""
 
     @property
     def not_before(self) -> int:

@@ -5,7 +5,9 @@ EncoreError
 │   ├── Unprocessable         422  well-formed but not allowed: `param` names the field
 │   │   ├── UnknownField      422  a field nobody reads would be a wrong hit
 │   │   ├── Contradiction     422  two fields that cannot both hold
+│   │   ├── InvalidImage      422  bytes that are no picture of a known type, or a damaged one
 │   │   └── KeyReused         422  an Idempotency-Key that came with other fields before
+│   ├── ImageNotSupported     400  an image for a model that starts from text alone
 │   ├── NotFound              404  no such job, model or content
 │   │   └── ContentGone       404  a completed job whose video no tier holds any more
 │   ├── TooLarge              413  body over the limit
@@ -82,10 +84,22 @@ class Contradiction(Unprocessable):
     code = "contradiction"
 
 
+class InvalidImage(Unprocessable):
+    """What was sent as an image is none that can be read."""
+
+    code = "invalid_image"
+
+
 class KeyReused(Unprocessable):
     """An Idempotency-Key names another request; the status is that of draft-ietf-httpapi-idempotency-key-header."""
 
     code = "idempotency_key_reused"
+
+
+class ImageNotSupported(InvalidRequest):
+    """The model makes videos from text alone."""
+
+    code = "image_not_supported"
 
 
 class NotFound(InvalidRequest):

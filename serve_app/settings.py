@@ -83,6 +83,14 @@ class Settings(BaseSettings):
     embedding_l1_bytes: PositiveInt = Field(128 * MIB, description="prompt embeddings kept in TextEncoder's memory")
 
     max_body_bytes: PositiveInt = Field(MIB, description="larger request bodies are a 413")
+    max_image_bytes: PositiveInt = Field(
+        10 * MIB, description="larger files as `input_reference` are a 413; they come on top of max_body_bytes"
+    )
+    max_image_pixels: PositiveInt = Field(
+        40_000_000,
+        description="larger pictures as `input_reference` are a 413, before they are decoded; the largest takes up to "
+        "650 MB while it is read, and a router reads two at once",
+    )
     max_prompt_chars: PositiveInt = Field(2_000, description="longer prompts are a 422, whatever the model could take")
     max_queued: PositiveInt = Field(64, description="renders waiting or running per router; more is a 429")
     max_waiting: PositiveInt = Field(1_500, description="requests that wait for a render per router; more is a 429")

@@ -13,6 +13,7 @@ from serve_app.api.body import BodyLimit
 from serve_app.api.failures import register_failures
 from serve_app.api.routes import router
 from serve_app.api.warm_routes import router as warm_router
+from serve_app.media.first_frame import MAX_BYTES
 from serve_app.service.service import VideoService
 
 _DESCRIPTION = """
@@ -21,8 +22,8 @@ answer about a video says how it came to be (`cache.outcome`, and `Cache-Status`
 """
 
 
-def build_api(service: VideoService, *, max_body_bytes: int) -> FastAPI:
-    """Return the ASGI application; bodies over `max_body_bytes` are a 413.
+def build_api(service: VideoService, *, max_body_bytes: int, max_image_bytes: int = MAX_BYTES) -> FastAPI:
+    """Return the ASGI application; bodies over `max_body_bytes`, apart from an image in them, are a 413.
 
     Its start-up starts the service, so that jobs of a server that died are rendered without a request.
     """
@@ -36,8 +37,9 @@ def build_api(service: VideoService, *, max_body_bytes: int) -> FastAPI:
         title="Encore", version=__version__, description=_DESCRIPTION, redoc_url=None, lifespan=lifespan
     )
     app.state.service = service
+    app.state.max_body_bytes = max_body_bytes
     # include_router would match every path twice, a quarter of a hit's time
     app.router.routes.extend([*router.routes, *warm_router.routes])
     register_failures(app)
-    app.add_middleware(BodyLimit, max_body_bytes=max_body_bytes)
+    app.add_middleware(BodyLimit, max_body_bytes=max_body_bytes, max_image_bytes=max_image_bytes)
     return app

@@ -65,6 +65,7 @@ def model_object(card: ModelCard) -> dict[str, Any]:
         "aliases": list(card.aliases),
         "fingerprint": card.model_fingerprint,
         "max_prompt_tokens": card.max_prompt_tokens,
+        "takes_image": card.takes_image,
         "parameters": {name: whole(getattr(card, name)) for name in names}
         | {
             "quality": whole(QUALITY),

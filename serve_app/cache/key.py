@@ -2,6 +2,7 @@
 
     key(prompt)  = H(scope, text encoder fingerprint, rules version, normalised prompt)
     key(latents) = H(model fingerprint, key(prompt), key(negative prompt), seed, size, frames, steps, guidance)
+                   and, of a video that starts from an image: image encoder fingerprint, SHA-256 of the image's pixels
     key(video)   = H(key(latents), decoder + encoder fingerprint, fps, container, codec, quality)
 
 `H` is SHA-256 over canonical bytes: UTF-8 JSON of a list that begins with the stage's name. Floats enter as their
@@ -44,10 +45,20 @@ def keys_for(spec: VideoSpec, card: ModelCard, encoder_fingerprint: str) -> Keys
     negative_prompt = prompt_key(card, spec.scope, spec.negative_prompt)
     latents = digest(
         "latents", card.model_fingerprint, prompt, negative_prompt, spec.seed, spec.width, spec.height,
-        spec.num_frames, spec.num_inference_steps, float(spec.guidance_scale),
+        spec.num_frames, spec.num_inference_steps, float(spec.guidance_scale), *_image_parts(spec, card),
     )  # fmt: skip
     video = digest(
         "video", latents, card.decoder_fingerprint, encoder_fingerprint,
         spec.fps, spec.container, spec.codec, spec.quality,
     )  # fmt: skip
     return Keys(prompt, negative_prompt, latents, video)
+
+
+def image_key(spec: VideoSpec) -> str:
+    """Name the pixels that a video starts from; they are a tenant's own, like the prompt."""
+    return digest("image", spec.scope, spec.width, spec.height, spec.input_reference)
+
+
+def _image_parts(spec: VideoSpec, card: ModelCard) -> tuple[Part, ...]:
+    """Return nothing for a video from text alone: its key is what it was before there were images."""
+    return (card.image_encoder_fingerprint or "", spec.input_reference) if spec.input_reference else ()

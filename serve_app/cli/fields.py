@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,13 @@ def _seed(text: str) -> int | str:
         raise typer.BadParameter(f"'{text}' is neither a whole number nor `random`.") from None
 
 
+def _image(path: str) -> bytes:
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"'{path}' cannot be read: {error.strerror}.") from None
+
+
 def _option(*names: str, text: str, panel: str = "The video (absent: the model's default)", **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, **more)
 
@@ -41,6 +49,15 @@ def _declared(
     size: Annotated[str | None, _option(metavar="WxH", text="Width and height in pixels.")] = None,
     width: Annotated[int | None, _option(text="Pixels; with --height, instead of --size.")] = None,
     height: Annotated[int | None, _option(text="Pixels; with --width, instead of --size.")] = None,
+    input_reference: Annotated[
+        Any,
+        _option(
+            "--image",
+            parser=_image,
+            metavar="FILE",
+            text="A PNG, JPEG or WebP that it starts from; cut in the middle to its shape.",
+        ),
+    ] = None,
     num_frames: Annotated[int | None, _option(text="Frames; or give --seconds.")] = None,
     seconds: Annotated[float | None, _option(text="Playing time.")] = None,
     fps: Annotated[int | None, _option(text="Frames per second.")] = None,

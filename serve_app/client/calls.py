@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from serve_app.client import failures, replies
+from serve_app.client.image import Image, data_url
 from serve_app.client.replies import (
     Explanation,
     Generated,
@@ -56,6 +57,7 @@ class Fields(TypedDict, total=False):
     priority: Literal["interactive", "batch", "warm_up"] | None
     deadline_seconds: float | None
     tags: Sequence[str] | None
+    input_reference: Image | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,4 +257,6 @@ def _video(video_id: str) -> str:
 
 
 def _body(prompt: str, fields: Fields) -> dict[str, Any]:
-    return {"prompt": prompt, **{name: value for name, value in fields.items() if value is not None}}
+    body = {"prompt": prompt, **{name: value for name, value in fields.items() if value is not None}}
+    image = fields.get("input_reference")
+    return body if image is None else body | {"input_reference": {"image_url": data_url(image)}}

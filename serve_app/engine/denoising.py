@@ -51,6 +51,8 @@ class Trajectory:
     is_finite: bool = True
     prompt: Prepared | None = None
     negative_prompt: Prepared | None = None
+    first_frame: Tensor | None = None
+    """Latents [channels, 1, height, width] of a frame that is given: it stays as it is, and the rest follows it."""
 
     @classmethod
     def of(
@@ -60,17 +62,20 @@ class Trajectory:
         prompt_embeds: Tensor,
         negative_prompt_embeds: Tensor | None,
         start: Start | None = None,
+        first_frame: Tensor | None = None,
     ) -> Trajectory:
         """Begin a job, from `start` if there is one; computes nothing.
 
-        ValueError when guidance is asked for without negative prompt embeddings, and when a start is not float32
-        latents of the job's shape or has done no step or all of them.
+        ValueError when guidance is asked for without negative prompt embeddings, when a start is not float32 latents
+        of the job's shape or has done no step or all of them, and when a first frame is not float32 latents of one.
         """
         if spec.guided and negative_prompt_embeds is None:
             raise ValueError("guidance_scale other than 1 needs negative_prompt_embeds")
         shape = denoiser.latent_shape(spec)
         if start is not None:
             _check(start, shape, spec.num_inference_steps)
+        if first_frame is not None:
+            _check_form(first_frame, (shape[0], 1, *shape[2:]), "a first frame's")
         return cls(
             sampler=denoiser.sampler(spec.num_inference_steps),
             shape=shape,
@@ -81,6 +86,7 @@ class Trajectory:
             latents=None if start is None else start.latents,
             history=() if start is None else start.history,
             step=0 if start is None else start.step,
+            first_frame=first_frame,
         )
 
     @property
@@ -109,8 +115,12 @@ def _check(start: Start, shape: tuple[int, ...], num_inference_steps: int) -> No
     if not 0 < start.step < num_inference_steps:
         raise ValueError(f"a start is after 1 to {num_inference_steps - 1} steps, not {start.step}")
     for each in (start.latents, *start.history):
-        if each.shape != shape or each.dtype != torch.float32:
-            raise ValueError(f"a start's latents are torch.float32 {shape}, not {each.dtype} {tuple(each.shape)}")
+        _check_form(each, shape, "a start's")
+
+
+def _check_form(latents: Tensor, shape: tuple[int, ...], whose: str) -> None:
+    if latents.shape != shape or latents.dtype != torch.float32:
+        raise ValueError(f"{whose} latents are torch.float32 {shape}, not {latents.dtype} {tuple(latents.shape)}")
 
 
 @torch.inference_mode()
@@ -135,16 +145,13 @@ def advance(denoiser: Denoiser, batch: Sequence[Trajectory]) -> list[Trajectory]
     rows = [*range(len(batch)), *guided]
     noise_pred = denoiser.predict(
         torch.stack([latents[i] for i in rows]),
-        _sent(torch.tensor([batch[i].timestep for i in rows]), denoiser.device),
+        _sent(_timesteps([batch[i] for i in rows]), denoiser.device),
         [*(job.prompt for job in batch), *(batch[i].negative_prompt for i in guided)],
     )
     velocities = list(noise_pred[: len(batch)])
     for i, unconditional in zip(guided, noise_pred[len(batch) :], strict=True):
         velocities[i] = unconditional + batch[i].guidance_scale * (velocities[i] - unconditional)
-    moved = [
-        job.sampler.update(job.step, start, velocity, job.history)
-        for job, start, velocity in zip(batch, latents, velocities, strict=True)
-    ]
+    moved = [_updated(job, start, velocity) for job, start, velocity in zip(batch, latents, velocities, strict=True)]
     finite = torch.stack([after for after, _ in moved]).isfinite().flatten(1).all(dim=1).tolist()
     return [
         replace(job, latents=after, history=history, step=job.step + 1, is_finite=fine)
@@ -157,14 +164,38 @@ def _prepared(denoiser: Denoiser, job: Trajectory) -> Trajectory:
     if job.prompt is not None:
         return job
     latents = initial_noise(job.shape, job.seed) if job.latents is None else job.latents
+    first_frame = None if job.first_frame is None else _sent(job.first_frame, denoiser.device)
     negative = job.negative_prompt_embeds
     return replace(
         job,
-        latents=_sent(latents, denoiser.device),
+        latents=_begun_by(first_frame, _sent(latents, denoiser.device)),
+        first_frame=first_frame,
         history=tuple(_sent(each, denoiser.device) for each in job.history),
         prompt=denoiser.prepare(job.prompt_embeds),
         negative_prompt=None if negative is None else denoiser.prepare(negative),
     )
+
+
+def _timesteps(rows: Sequence[Trajectory]) -> Tensor:
+    """Return a timestep a row; one a latent frame where any row's first is given, which is told apart by 0.
+
+    That is what `expand_timesteps` does in WanImageToVideoPipeline, token by token.
+    """
+    if all(job.first_frame is None for job in rows):
+        return torch.tensor([job.timestep for job in rows])
+    timesteps = torch.tensor([job.timestep for job in rows])[:, None].repeat(1, rows[0].shape[1])
+    timesteps[[job.first_frame is not None for job in rows], 0] = 0.0
+    return timesteps
+
+
+def _updated(job: Trajectory, latents: Tensor, velocity: Tensor) -> tuple[Tensor, History]:
+    after, history = job.sampler.update(job.step, latents, velocity, job.history)
+    return _begun_by(job.first_frame, after), history
+
+
+def _begun_by(first_frame: Tensor | None, latents: Tensor) -> Tensor:
+    """Return latents whose first frame is the given one; samplers move each number by itself, so no other feels it."""
+    return latents if first_frame is None else torch.cat([first_frame, latents[:, 1:]], dim=1)
 
 
 def _sent(values: Tensor, device: torch.device) -> Tensor:

@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from serve_app.core import Frames, Urgency, VideoSpec
+from serve_app.core import Frames, Picture, Urgency, VideoSpec
 from serve_app.engine import memory, probing
 from serve_app.engine.decoding import Decoded, Decoding
 from serve_app.engine.denoising import Start, Trajectory, advance
+from serve_app.engine.encoding import ImageEncoding
 from serve_app.engine.job import NO_CHECKPOINTS, Checkpoints, Job, OnStep
 from serve_app.engine.lag import LoopLag
 from serve_app.engine.pace import Pace, Shape
@@ -89,6 +90,7 @@ class StepEngine:
         )
         self._stuck = StuckCheck(stuck_seconds, clock)
         self._decoding = Decoding(decoder, self._stuck, clock)
+        self._encoding = ImageEncoding(decoder, self._stuck)
         self._lag = LoopLag(time.monotonic)
         self._jobs: dict[str, Job] = {}
         self._wake = asyncio.Event()
@@ -154,6 +156,16 @@ class StepEngine:
                     await asyncio.sleep(0.05)
         self._hand_back(self._jobs.values())
 
+    async def encode_image(self, pixels: Picture) -> Tensor:
+        """Return the latents [channels, 1, h, w] of a video's first frame, uint8 RGB [height, width, 3].
+
+        It is done beside the passes. Raises RenderFailed when the model takes no image or fails, Unavailable when the
+        engine is not running.
+        """
+        self._check_open()
+        with span("encode_image"):
+            return await self._encoding.run(pixels, beside=self._decode_thread, between=self._step_thread)
+
     async def render(
         self,
         job_id: str,
@@ -166,18 +178,25 @@ class StepEngine:
         asked_at: float | None = None,
         start: Start | None = None,
         checkpoints: Checkpoints = NO_CHECKPOINTS,
+        first_frame: Tensor | None = None,
     ) -> Rendering:
         """Denoise and decode one video; embeddings are [num_tokens, context_dim].
 
         asked_at: Unix seconds, when the job began to wait (absent: now); it is due from then on.
 
         With `start`, denoising goes on from there; from a checkpoint of the same request it ends in the same bits.
+        first_frame: what `encode_image` made of the image that the spec names.
 
         Raises RenderCancelled after `cancel`, RenderFailed when the model raises or diverges, Unavailable when the
         engine is not running or drains, Conflict when `job_id` is in the engine already, and ValueError for a start
-        that does not fit or a guided spec (guidance_scale other than 1) without `negative_prompt_embeds`.
+        that does not fit, a guided spec (guidance_scale other than 1) without `negative_prompt_embeds`, and a first
+        frame that the spec does not name, or the other way round.
         """
-        trajectory = Trajectory.of(self._denoiser, spec, prompt_embeds, negative_prompt_embeds, start=start)
+        if (first_frame is not None) != bool(spec.input_reference):
+            raise ValueError("first_frame goes with a spec that has an input_reference")
+        trajectory = Trajectory.of(
+            self._denoiser, spec, prompt_embeds, negative_prompt_embeds, start=start, first_frame=first_frame
+        )
         job = Job(
             job_id,
             trajectory,
@@ -246,9 +265,12 @@ class StepEngine:
             raise Unavailable("The step engine is not running.")
         self._stuck.check()
 
-    def _admit(self, job: Job) -> None:
+    def _check_open(self) -> None:
         if self._draining or self._runner is None or self._runner.done():
             raise Unavailable("The step engine is not running.", retry_after=1)
+
+    def _admit(self, job: Job) -> None:
+        self._check_open()
         if job.job_id in self._jobs:
             raise Conflict(f"Job {job.job_id} is being rendered already.")
         self._jobs[job.job_id] = job

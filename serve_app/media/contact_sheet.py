@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from serve_app.core import Frames
+from serve_app.core import Frames, Picture
 from serve_app.errors import RenderFailed
-from serve_app.media.picture import Picture, encode_picture
+from serve_app.media.picture import encode_picture
 from serve_app.media.probe import decode_mp4
 
 

@@ -10,13 +10,10 @@ from fractions import Fraction
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from serve_app.core import Picture
 from serve_app.errors import RenderFailed
 from serve_app.media.media import scaler_flags
-
-Picture = npt.NDArray[np.uint8]
-"""Uint8 RGB [height, width, 3]."""
 
 BT601, FULL_RANGE = 5, 2  # what JFIF says of its colours: ITU-T H.273 table 4, and AVCOL_RANGE_JPEG
 JPEG_QUALITY = 3 * 118  # quantiser 3 of 1 (best) to 31, in libav's lambda units (FF_QP2LAMBDA)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from serve_app.core import Frames, ModelCard, VideoSpec
+from serve_app.core import Frames, ModelCard, Picture, VideoSpec
 from serve_app.errors import InvalidRequest, NotFound
 from serve_app.model.wan.checkpoint import INDEX_FILE
 from serve_app.model.wan.published import PUBLISHED, Dtype
@@ -61,7 +61,8 @@ class Denoiser(Protocol):
     def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, prompts: Sequence[Prepared]) -> torch.Tensor:
         """Predict the flow velocity for a batch, in float32 of latents' shape; the host waits for nothing.
 
-        latents: [batch, channels, frames, height, width]; timesteps: [batch], as this model's sampler gives them;
+        latents: [batch, channels, frames, height, width]; timesteps: [batch], as this model's sampler gives them, or
+        [batch, frames] where a batch member's first frame is given, which has the timestep 0 (image-to-video alone);
         prompts: one prepared prompt per batch member, lengths may differ. All are on `device`, and so is the result.
         """
         ...
@@ -75,6 +76,15 @@ class Decoder(Protocol):
 
         The engine hands over float16, fresh or stored; latents may be on any device.
         """
+        ...
+
+
+@runtime_checkable
+class ImageEncoder(Protocol):
+    """Pixels to latents: what the Decoder of a model that takes an image is besides."""
+
+    def encode_image(self, pixels: Picture) -> torch.Tensor:
+        """Encode uint8 RGB [height, width, 3] to float32 latents [channels, 1, h, w] of a video's first frame."""
         ...
 
 

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from serve_app.core import IntRange, Priority, Urgency
 from serve_app.errors import UnknownField, Unprocessable
+from serve_app.schema.input_reference import InputReference
 
 MAX_SEED = 2**63 - 1
 DEFAULT_SEED = 42
@@ -104,6 +105,13 @@ class VideoRequest(BaseModel):
 
     tags: Tags | None = Field(
         None, description="up to 8 names by which the video can be invalidated later; they change no video"
+    )
+
+    input_reference: InputReference | None = Field(
+        None,
+        repr=False,
+        description="an image (PNG, JPEG, WebP) that the video starts from: a multipart file, or an object whose "
+        "image_url is a data: URL; scaled and cut in the middle to the video's size",
     )
 
     def drawn_seed(self) -> int:

@@ -12,7 +12,7 @@ import re
 from fractions import Fraction
 
 from serve_app.core import IntRange, ModelCard, VideoSpec
-from serve_app.errors import Contradiction, NotFound, Unprocessable
+from serve_app.errors import Contradiction, ImageNotSupported, NotFound, Unprocessable
 from serve_app.schema.request import MAX_SEED, QUALITY, VideoRequest
 
 _SIZE = re.compile(r"(\d{1,6})[x\u00d7X*](\d{1,6})", re.ASCII)
@@ -21,10 +21,13 @@ _SIZE = re.compile(r"(\d{1,6})[x\u00d7X*](\d{1,6})", re.ASCII)
 def resolve(request: VideoRequest, card: ModelCard) -> VideoSpec:
     """Return the spec that `request` means on the model of `card`.
 
-    Raises NotFound for another model, Contradiction for fields that disagree, Unprocessable off the grid.
+    Raises NotFound for another model, ImageNotSupported for an image that it cannot start from, Contradiction for
+    fields that disagree, Unprocessable off the grid. Which image it is, is not in the spec yet.
     """
     if request.model is not None and request.model not in (card.name, *card.aliases):
         raise no_such_model(request.model, card)
+    if request.input_reference is not None and not card.takes_image:
+        raise ImageNotSupported(f"{card.name} makes videos from text alone.", param="input_reference")
     width, height = _size(request, card)
     num_frames, fps = _length(request, card)
     return VideoSpec(

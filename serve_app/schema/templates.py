@@ -27,6 +27,7 @@ OWN = ("variables", "ttl")
 REFUSED = {
     "priority": "a warm-up always has the priority warm_up",
     "deadline_seconds": "a warm-up has no deadline",
+    "input_reference": "a warm-up starts from text alone",
 }
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY, "w": 7 * DAY}
 _TTL = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*([smhdw]?)", re.ASCII)

@@ -1,7 +1,7 @@
 """What a request means before anything is looked up: the spec, the keys, and how the prompt got its form.
 
 Pure and cheap (no torch, no I/O), so that the router plans every request with it and the command line explains
-thousands of prompts without a server.
+thousands of prompts without a server. Only an image takes time, to be decoded and fitted: see `planning`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from serve_app.cache.key import keys_for
 from serve_app.core import Keys, ModelCard, Urgency, VideoSpec
 from serve_app.errors import Unprocessable
+from serve_app.media.first_frame import MAX_BYTES, MAX_PIXELS, read_first_frame
 from serve_app.model.model import Family
 from serve_app.prompt.prompt import Change, Normalised, Normaliser
 from serve_app.prompt.typos import Correction
@@ -40,6 +41,8 @@ class Plan:
     corrected: tuple[Correction, ...] = ()
     urgency: Urgency = field(default_factory=Urgency)
     tags: tuple[str, ...] = ()
+    image: bytes | None = field(default=None, repr=False)
+    """The pixels that the spec's `input_reference` names, as a PNG; None when the video starts from text."""
 
     def explained(self) -> dict[str, Any]:
         """Return the JSON-able explanation: prompt, normalised form, each step, corrections, spec and keys."""
@@ -62,6 +65,8 @@ class Planner:
         encoder_fingerprint: str,
         *,
         max_prompt_chars: int,
+        max_image_bytes: int = MAX_BYTES,
+        max_image_pixels: int = MAX_PIXELS,
         normaliser: Normaliser | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -71,6 +76,8 @@ class Planner:
         self._card = replace(family.card, prompt_rules=self._normaliser.rules)
         self._encoder_fingerprint = encoder_fingerprint
         self._max_prompt_chars = max_prompt_chars
+        self._max_image_bytes = max_image_bytes
+        self._max_image_pixels = max_image_pixels
         self._clock = clock
 
     @property
@@ -83,9 +90,10 @@ class Planner:
         self._normaliser.load()
 
     def plan(self, request: VideoRequest) -> Plan:
-        """Resolve, normalise and name `request`.
+        """Resolve, normalise and name `request`; any thread may.
 
-        Raises Unprocessable for an empty or over-long prompt and whatever `schema.resolve` raises.
+        Raises Unprocessable for an empty or over-long prompt, and whatever `schema.resolve` and, for an image,
+        `read_first_frame` raise.
         """
         spec = resolve(request, self.card)
         correct_typos = request.correct_typos is not False
@@ -94,10 +102,14 @@ class Planner:
             raise Unprocessable("'prompt' is empty.", param="prompt")
         negative_prompt = self._normalised("negative_prompt", spec.negative_prompt, correct_typos)
         spec = replace(spec, prompt=prompt.text, negative_prompt=negative_prompt.text)
+        image: bytes | None = None
+        if request.input_reference is not None:
+            spec, image = self._started_from(request.input_reference, spec)
         keys = keys_for(spec, self.card, self._encoder_fingerprint)
         corrected = dict.fromkeys((*prompt.corrected, *negative_prompt.corrected))
         urgency = request.urgency(self._clock())
-        return Plan(request.prompt, spec, keys, prompt.changes, tuple(corrected), urgency, request.tags or ())
+        tags = request.tags or ()
+        return Plan(request.prompt, spec, keys, prompt.changes, tuple(corrected), urgency, tags, image)
 
     def prompt_forms(self, prompt: str) -> frozenset[str]:
         """Return the normal forms of `prompt`: as it is asked for, and with its typos kept; raises Unprocessable."""
@@ -123,6 +135,12 @@ class Planner:
         return (
             card.model_fingerprint, card.text_encoder_fingerprint, card.decoder_fingerprint, self._encoder_fingerprint
         )  # fmt: skip
+
+    def _started_from(self, image: bytes, spec: VideoSpec) -> tuple[VideoSpec, bytes]:
+        frame = read_first_frame(
+            image, spec.width, spec.height, max_bytes=self._max_image_bytes, max_pixels=self._max_image_pixels
+        )
+        return replace(spec, input_reference=frame.digest), frame.data
 
     def _normalised(self, field: str, text: str, correct_typos: bool) -> Normalised:
         if len(text) > self._max_prompt_chars:

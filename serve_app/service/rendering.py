@@ -15,13 +15,15 @@ from contextlib import suppress
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from serve_app.cache.detached import detached
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.single_flight import Flight, Flights
 from serve_app.core import Finished, Frames, Origin, Outcome, Progress, RenderEvent, RenderRequest, Started, Urgency
 from serve_app.engine.engine import Rendering, StepEngine
-from serve_app.errors import FingerprintMismatch, RenderCancelled, RenderFailed, TierError
+from serve_app.errors import CorruptEntry, FingerprintMismatch, RenderCancelled, RenderFailed, TierError
+from serve_app.media.first_frame import pixels_of
 from serve_app.service import ending
 from serve_app.service.embedding import PromptEmbeds
 from serve_app.service.keeper import Keeper
@@ -168,12 +170,26 @@ class RenderWorker:
             lambda step, total: flight.publish(Progress(step, total)),
             urgency=request.urgency,
             asked_at=request.asked_at,
+            first_frame=await self._first_frame(request),
         )
+
+    async def _first_frame(self, request: RenderRequest) -> Tensor | None:
+        """Return the latents of the image that the video starts from, None when it starts from text."""
+        spec = request.spec
+        if not spec.input_reference:
+            return None
+        try:
+            pixels = await asyncio.to_thread(
+                pixels_of, request.image or b"", spec.input_reference, spec.width, spec.height
+            )
+        except CorruptEntry as error:
+            raise RenderFailed("The image of this video did not arrive whole; send it again.") from error
+        return await self._engine.encode_image(pixels)
 
     async def _finished(self, request: RenderRequest, rendering: Rendering, outcome: Outcome) -> Finished:
         seconds = rendering.denoise_seconds + rendering.decode_seconds
         keeper = self._keepers.get(request.keys.video)
-        request = request if keeper is None else replace(request, token=keeper.token)
+        request = replace(request, image=None, token=request.token if keeper is None else keeper.token)
         return await self._finish(request, rendering.frames, seconds, outcome)
 
 

@@ -27,12 +27,14 @@ from serve_app.schema import VideoRequest
 from serve_app.schema.invalidation import InvalidationRequest
 from serve_app.service.desk import Desk
 from serve_app.service.events import JobEvent, Position, Storyteller
+from serve_app.service.images import ImageStore, JobImages, MemoryImages
 from serve_app.service.invalidating import Invalidator
 from serve_app.service.job import Job, Order, Page, unknown
 from serve_app.service.jobs import JobStore
 from serve_app.service.landing import Landing, Peers, Renderer, VideoFlight
 from serve_app.service.pictures import Pictures
 from serve_app.service.plan import Plan, Planner
+from serve_app.service.planning import Planning
 from serve_app.service.receipt import issue, new_job_id, read
 from serve_app.service.repeats import FIRST, Attempt, Mark, mark_of
 from serve_app.service.source import VideoSource
@@ -74,7 +76,7 @@ class VideoService:
 
     flights: the cluster's flight records; without them this router is alone. builder: keeps L3's Bloom filter built.
     rules: keeps the invalidations that the caches know; without it only routers that are told by their peers know of
-    one. sweeper: deletes what they cover.
+    one. sweeper: deletes what they cover. images: keeps what unfinished jobs start from, as durably as `jobs` does.
     """
 
     def __init__(
@@ -93,10 +95,13 @@ class VideoService:
         rules: RuleKeeper | None = None,
         sweeper: RuleSweeper | None = None,
         warm_ups: WarmStore | None = None,
+        images: ImageStore | None = None,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.planner = planner
+        self._planning = Planning(planner)
+        self._images = JobImages(MemoryImages() if images is None else images)
         self._cache = cache
         self._renderer = renderer
         self._secret = secret
@@ -112,6 +117,7 @@ class VideoService:
             max_queued=self._limits.max_queued,
             linger_seconds=self._limits.linger_seconds,
             flights=flights,
+            find_image=self._images.find,
         )
         self._invalidator = Invalidator(
             rules or RuleKeeper(cache.rules), planner, cache, renderer, peers, latents=latents, sweeper=sweeper
@@ -150,7 +156,7 @@ class VideoService:
         Raises Busy over the limits, RenderFailed, and what planning raises (Unprocessable, NotFound).
         """
         began = time.perf_counter()
-        plan = self.planner.plan(request)
+        plan = await self._planning.plan(request)
         found = self._source.now(plan.keys)
         self._invalidator.asked(plan, None if found is None else found.entry)
         if found is not None:
@@ -162,7 +168,8 @@ class VideoService:
             found = await self._source.overflow(plan.keys)
             if found is not None:
                 return self._answer(plan, found, True, began)
-            flight, led = self._source.board(plan.spec, plan.keys, plan.urgency, labels=self._invalidator.labels(plan))
+            labels = self._invalidator.labels(plan)
+            flight, led = self._source.board(plan.spec, plan.keys, plan.urgency, labels=labels, image=plan.image)
             landing = await flight.wait()
         except Exception:
             self._outcomes["failed"] += 1
@@ -179,7 +186,7 @@ class VideoService:
         limits, KeyReused, Unavailable when no durable tier could keep the result or the job.
         """
         began = time.perf_counter()
-        plan = self.planner.plan(request)
+        plan = await self._planning.plan(request)
         mark: Mark | None = None
         if attempt.may_repeat:
             mark = mark_of(self._secret, request, attempt)
@@ -197,7 +204,7 @@ class VideoService:
             created_at=now, updated_at=now, expires_at=now + self._limits.job_ttl_seconds,
             corrected=plan.corrected, urgency=plan.urgency, tags=plan.tags,
         )  # fmt: skip
-        return await self.job(await self._desk.accept(job, mark or mark_of(self._secret, request, attempt)))
+        return await self.job(await self._accepted(job, mark or mark_of(self._secret, request, attempt), plan.image))
 
     async def job(self, job_id: str) -> Job:
         """Return the newest state of a job; raises NotFound, ContentGone when its video is lost, Unavailable."""
@@ -229,6 +236,7 @@ class VideoService:
         """Delete a job, never its video: others may have the same one. Raises NotFound."""
         job = await self._known(job_id)
         await self._desk.delete(job.id)
+        self._images.release(job)
         await self._peers.forget((), (job_id,))
 
     async def content(self, job_id: str, variant: Variant = Variant.VIDEO) -> tuple[Entry, Job, Outcome]:
@@ -253,7 +261,7 @@ class VideoService:
 
     async def explain(self, request: VideoRequest) -> dict[str, Any]:
         """Return what `request` means, its keys, and which tier holds its video; renders nothing."""
-        plan = self.planner.plan(request)
+        plan = await self._planning.plan(request)
         return plan.explained() | {"tiers": await self._cache.where(plan.keys.video)}
 
     async def invalidate(self, key: str) -> dict[str, Any]:
@@ -310,21 +318,36 @@ class VideoService:
     async def aclose(self) -> None:
         """Finish background writes and close the tiers."""
         self._pictures.close()
+        self._planning.close()
         if self._builder is not None:
             await self._builder.aclose()
         await self.warming.aclose()
+        await self._images.settled()
         await self._desk.aclose()
+        await self._images.aclose()
         await self._source.aclose()
         await self._invalidator.aclose()
         await self._cache.aclose()
 
     def _board_job(self, job: Job) -> tuple[VideoFlight, bool]:
         labels = self._invalidator.labels_of(job.spec, job.keys, job.tags)
-        return self._source.board(job.spec, job.keys, job.urgency, asked_at=job.created_at, labels=labels)
+        image = self._images.take(job)
+        return self._source.board(job.spec, job.keys, job.urgency, asked_at=job.created_at, labels=labels, image=image)
 
     def _board_warm_up(self, plan: Plan, ttl: float) -> tuple[VideoFlight, bool]:
         labels = self._invalidator.labels(plan)
         return self._source.board(plan.spec, plan.keys, plan.urgency, ttl=ttl, labels=labels)
+
+    async def _accepted(self, job: Job, mark: Mark, image: bytes | None) -> str:
+        """Accept a job, and before it the image that whoever finishes it must have; return as `Desk.accept` does."""
+        if image is None:
+            return await self._desk.accept(job, mark)
+
+        async def accept() -> str:
+            await self._source.overflow(job.keys)  # its place may have been taken while the image was written
+            return await self._desk.accept(job, mark)
+
+        return await self._images.accepted(job, image, accept)
 
     def _room(self) -> int:
         """Return how many orphaned jobs may be adopted: they take places like any others."""
@@ -438,6 +461,7 @@ class VideoService:
         return job.completed(outcome, None, created_at)
 
     def _job_ended(self, job: Job, landing: Landing | None) -> None:
+        self._images.release(job)
         outcome = "failed" if job.outcome is None else job.outcome
         self._outcomes[outcome] += 1
         size = 0 if landing is None else landing.entry.size

@@ -12,7 +12,10 @@ which nothing begun earlier is an answer.
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import replace
+from typing import cast
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import FlightRecords
@@ -35,12 +38,16 @@ from serve_app.service.landing import Landing, Renderer, VideoFlight
 from serve_app.service.passage import Passage, Ticket
 from serve_app.telemetry import span
 
+FindImage = Callable[[VideoSpec], Awaitable[bytes]]
 _UNSTORED = "unstored"
 """In the metadata of an entry that is in this process' memory alone: no durable tier could take it."""
 
 
 class VideoSource:
-    """The flights of one router over its cache and its renderer; without `flights` it knows of no other router."""
+    """The flights of one router over its cache and its renderer; without `flights` it knows of no other router.
+
+    find_image: returns the first frame of a job that came without it, because another process had accepted the job.
+    """
 
     def __init__(
         self,
@@ -51,8 +58,10 @@ class VideoSource:
         max_queued: int,
         linger_seconds: float,
         flights: FlightRecords | None = None,
+        find_image: FindImage | None = None,
     ) -> None:
         self._cache = cache
+        self._find_image = find_image
         self._renderer = renderer
         self._model_fingerprint = model_fingerprint
         self._max_queued = max_queued
@@ -61,6 +70,7 @@ class VideoSource:
         self._passages: dict[VideoFlight, Passage] = {}
         self._urgency: dict[VideoFlight, Urgency] = {}
         self._labels: dict[VideoFlight, tuple[str, ...]] = {}
+        self._images: dict[VideoFlight, bytes] = {}
         self._render_seconds = 1.0
         cache.rules.listen(self._invalidated)
         self.cost = Cost()
@@ -94,12 +104,14 @@ class VideoSource:
         asked_at: float | None = None,
         labels: tuple[str, ...] = (),
         ttl: float | None = None,
+        image: bytes | None = None,
     ) -> tuple[VideoFlight, bool]:
         """Return the flight of a video and whether this call started it; a flight hurries for whoever joins it.
 
         asked_at: Unix seconds, when this was first asked for (absent: now); an adopted job keeps its place in queues.
         labels: what invalidations may choose the video by. ttl: seconds that L2 keeps a video of this flight which
-        nobody but a warm-up asked for.
+        nobody but a warm-up asked for. image: the first frame that the spec names, where the caller has it; one of
+        those on a flight is enough.
         """
         request = RenderRequest(
             spec, keys, self._model_fingerprint, asked_at=asked_at or time.time(), labels=labels, ttl=ttl
@@ -107,9 +119,11 @@ class VideoSource:
         flight, led = self._flights.board(keys.video, lambda flight: self._carry(request, flight))
         before = self._urgency.get(flight, urgency)
         self._urgency[flight] = before.joined(urgency)
+        if image is not None:
+            self._images[flight] = image
         if led:
             self._labels[flight] = labels
-            flight.task.add_done_callback(lambda _: (self._urgency.pop(flight), self._labels.pop(flight)))
+            flight.task.add_done_callback(lambda _: self._forget(flight))
             return flight, led
         if self._urgency[flight] != before:
             self._renderer.promote(keys.video, self._urgency[flight])
@@ -121,6 +135,10 @@ class VideoSource:
         """Stop hearing of other processes' flights."""
         if self._records is not None:
             await self._records.aclose()
+
+    def _forget(self, flight: VideoFlight) -> None:
+        del self._urgency[flight], self._labels[flight]
+        self._images.pop(flight, None)
 
     def _invalidated(self, rules: tuple[Rule, ...]) -> None:
         """Let nobody join a flight any more that a new rule is about, or may be: its video's tags are its leader's."""
@@ -170,13 +188,14 @@ class VideoSource:
 
         return Ticket(
             urgency=lambda: self._urgency[flight],
-            render=lambda token: self._renderer.render(
+            render=lambda token: self._render(
                 replace(
                     request,
                     urgency=self._urgency[flight],
                     token=token,
                     begun_at=max(token or rules.clock.now(), not_before),
                     ttl=ttl(),
+                    image=self._images.get(flight),
                 )
             ),
             promote=lambda urgency: self._renderer.promote(request.keys.video, urgency),
@@ -184,6 +203,17 @@ class VideoSource:
             not_before=not_before,
             stale=lambda entry: known.covers(self._cache.kind, entry),
         )
+
+    def _render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
+        if request.spec.input_reference and request.image is None and self._find_image is not None:
+            return self._render_with(self._find_image, request)
+        return self._renderer.render(request)
+
+    async def _render_with(self, find_image: FindImage, request: RenderRequest) -> AsyncIterator[RenderEvent]:
+        rendering = self._renderer.render(replace(request, image=await find_image(request.spec)))
+        async with aclosing(cast(AsyncGenerator[RenderEvent, None], rendering)) as events:
+            async for event in events:
+                yield event
 
     def _for_warm_up(self, request: RenderRequest, flight: VideoFlight) -> bool:
         """Whether nobody but a warm-up waits: then the video shall not push others out of this process' memory."""

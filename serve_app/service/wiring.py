@@ -33,9 +33,11 @@ from serve_app.prompt.prompt import Normaliser
 from serve_app.prompt.synonyms import Synonyms
 from serve_app.prompt.vocabulary import read_vocabulary
 from serve_app.schema import VideoRequest, resolve
+from serve_app.service.images import ImageStore, MemoryImages
 from serve_app.service.jobs import JobStore, MemoryJobs
 from serve_app.service.landing import Peers, Renderer
 from serve_app.service.plan import Planner
+from serve_app.service.redis_images import RedisImages
 from serve_app.service.redis_jobs import RedisJobs
 from serve_app.service.redis_warm_ups import RedisWarmUps
 from serve_app.service.service import Limits, VideoService
@@ -185,6 +187,8 @@ def open_planner(settings: Settings, family: Family | None = None) -> Planner:
         family,
         encoder_fingerprint(),
         max_prompt_chars=settings.max_prompt_chars,
+        max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
         normaliser=open_normaliser(settings, family.card.prompt_rules),
     )
 
@@ -223,6 +227,7 @@ def open_service(
     tiers = tiers or open_tiers(settings, telemetry)
     jobs: JobStore = MemoryJobs()
     warm_ups: WarmStore = MemoryWarmUps()
+    images: ImageStore = MemoryImages()
     if tiers.l2 is not None:
         jobs = RedisJobs(
             tiers.l2,
@@ -234,6 +239,7 @@ def open_service(
         warm_ups = RedisWarmUps(
             tiers.l2, secret=settings.secret_bytes, telemetry=telemetry, circuit=tiers.circuits["l2"]
         )
+        images = RedisImages(tiers.l2, secret=settings.secret_bytes, telemetry=telemetry, circuit=tiers.circuits["l2"])
     planner = open_planner(settings)
     planner.load()
     rules = open_rules(settings, tiers)
@@ -251,6 +257,7 @@ def open_service(
         rules=rules,
         sweeper=open_sweeper(rules, tiers),
         warm_ups=warm_ups,
+        images=images,
         limits=Limits(
             max_queued=settings.max_queued,
             max_waiting=settings.max_waiting,

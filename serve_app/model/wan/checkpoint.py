@@ -56,6 +56,14 @@ class WanCheckpoint:
         return float(self.index["boundary_ratio"]) if self._has_two else None
 
     @property
+    def takes_image(self) -> bool:
+        """Whether its transformer was trained on videos whose first frame is given, as TI2V-5B's was.
+
+        `expand_timesteps` says so: such a frame's tokens have a timestep of their own.
+        """
+        return bool(self.index.get("expand_timesteps")) and not self._has_two
+
+    @property
     def vae_scale_factor_spatial(self) -> int:
         """Pixels a latent, along width and height."""
         return int(self.config("vae").get("scale_factor_spatial", 8))

@@ -1,7 +1,7 @@
-"""Wan's causal video autoencoder as the engine's Decoder. Serving loads it whole and uses its decoder alone.
+"""Wan's causal video autoencoder as the engine's Decoder, and as the ImageEncoder of models that start from an image.
 
-It keeps what it has seen of a video on itself while it decodes, latent by latent, so one video is decoded at a time:
-the engine has two threads that may decode when memory is short.
+It keeps what it has seen of a video on itself while it works, latent by latent, so it does one thing at a time: the
+engine has two threads that may decode when memory is short.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from serve_app.core import Frames
+from serve_app.core import Frames, Picture
 from serve_app.model.wan.loading import load
 
 
 class WanDecoder:
-    """The autoencoder's decoder on one device, in float32 as Wan publishes it."""
+    """The autoencoder on one device, in float32 as Wan publishes it."""
 
     def __init__(self, net: AutoencoderKLWan, device: str) -> None:
         self._net = net
@@ -41,6 +41,17 @@ class WanDecoder:
             (pixels,) = self._net.decode(scaled[None], return_dict=False)
         shown = (pixels[0] / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         return cast(Frames, shown.permute(1, 2, 3, 0).contiguous().cpu().numpy())
+
+    @torch.inference_mode()
+    def encode_image(self, pixels: Picture) -> Tensor:
+        """Encode uint8 RGB [height, width, 3] to the latents [channels, 1, h, w] of a video's first frame.
+
+        They are the middle of what the encoder deems possible, as WanImageToVideoPipeline takes it: nothing is drawn.
+        """
+        image = torch.from_numpy(pixels).to(self._device).permute(2, 0, 1).to(torch.float32) / 255
+        with self._one_at_a_time:
+            latents = self._net.encode((2 * image - 1)[None, :, None]).latent_dist.mode()[0]
+        return cast(Tensor, (latents - self._mean) * (1 / self._std))
 
     def _statistic(self, name: str) -> Tensor:
         return torch.tensor(self._net.config[name], device=self._device)[:, None, None, None]

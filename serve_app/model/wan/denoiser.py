@@ -1,7 +1,8 @@
 """Wan's transformers as the engine's Denoiser: one pass over jobs at different steps, prompts and guidance scales.
 
 Conditional and unconditional rows share a pass, and with two transformers (Wan2.2-A14B) each row goes to the one that
-its timestep is for. `expand_timesteps` needs nothing here: in text-to-video it repeats one timestep for every token.
+its timestep is for. `expand_timesteps` needs nothing here: in text-to-video it repeats one timestep for every token. In
+image-to-video it says that the first latent frame is given, by a timestep of 0, and then timesteps come frame by frame.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The modules and weights are diffusers'; so is the arithmetic, precision by precision (tests hold it to the class's own
 forward). Left out of the pass is what does not change from step to step: a job's text keys and values in every block
-are computed once, and rotary tables once a shape. A row's timestep modulates all its tokens alike, so it is one vector
-and not one a token.
+are computed once, and rotary tables once a shape. A timestep modulates all tokens of a row alike, or of a latent frame
+where one is given (image-to-video), so it is one vector a row or a frame; `expand_timesteps` has one a token.
 
 WanPipeline pads texts with zeros to 512 tokens and lets the transformer attend to the padding, which is hundreds of
 times the same key and value: here they are `COPIES` tokens whose attention is raised by the logarithm of how many they
@@ -70,37 +70,55 @@ def together(texts: Sequence[Text]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 def velocity(
     net: WanTransformer3DModel, latents: Tensor, timesteps: Tensor, texts: Sequence[Text], rotary: Rotary
 ) -> Tensor:
-    """Predict the velocity in float32: latents [b, c, f, h, w], timesteps [b], one text a row, the shape's `rotary`."""
+    """Predict the velocity in float32: latents [b, c, f, h, w], timesteps [b] or [b, f], one text a row, `rotary`."""
     _, _, frames, height, width = latents.shape
     patch = dict(zip("pqr", net.config.patch_size, strict=True))
     hidden = net.patch_embedding(latents.to(net.dtype)).flatten(2).transpose(1, 2).contiguous()
-    temb, modulation = _moment(net, timesteps, hidden)
+    temb, modulation = _moment(net, timesteps if timesteps.ndim == 2 else timesteps[:, None], hidden)
     for block, text in zip(net.blocks, together(texts), strict=True):
         hidden = _block(block, hidden, modulation, rotary, text)
-    shift, scale = (net.scale_shift_table + temb[:, None]).chunk(2, dim=1)
-    hidden = net.proj_out((net.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden))
+    shift, scale = (net.scale_shift_table + temb[:, :, None]).chunk(2, dim=2)
+    hidden = net.proj_out(_modulated(net.norm_out(hidden.float()), shift, scale).type_as(hidden))
     whole = "b (f h w) (p q r c) -> b c (f p) (h q) (w r)"
     size = {"f": frames // patch["p"], "h": height // patch["q"], "w": width // patch["r"]}
     return cast(Tensor, rearrange(hidden, whole, **size, **patch).float())
 
 
 def _moment(net: Any, timesteps: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the timesteps' embeddings [b, dim] and their modulation of every block [b, 6, dim]."""
+    """Return embeddings of timesteps [b, g] as [b, g, dim], and their modulation of every block [b, g, 6, dim].
+
+    g: into how many parts with a timestep of their own a row's tokens fall, in order.
+    """
     embedder = net.condition_embedder
-    features = embedder.timesteps_proj(timesteps).to(next(embedder.time_embedder.parameters()).dtype)
+    features = embedder.timesteps_proj(timesteps.flatten()).to(next(embedder.time_embedder.parameters()).dtype)
     temb = embedder.time_embedder(features).type_as(hidden)
-    return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(1, (6, -1)).float()
+    modulation = embedder.time_proj(embedder.act_fn(temb)).unflatten(1, (6, -1)).float()
+    return temb.unflatten(0, timesteps.shape), modulation.unflatten(0, timesteps.shape)
 
 
 def _block(
     block: Any, hidden: Tensor, modulation: Tensor, rotary: Rotary, text: tuple[Tensor, Tensor, Tensor]
 ) -> Tensor:
-    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (block.scale_shift_table + modulation).chunk(6, dim=1)
-    normed = (block.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
-    hidden = (hidden.float() + block.attn1(normed, None, None, rotary) * gate).type_as(hidden)
+    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (block.scale_shift_table + modulation).chunk(6, dim=2)
+    normed = _modulated(block.norm1(hidden.float()), shift, scale).type_as(hidden)
+    hidden = (hidden.float() + _scaled(block.attn1(normed, None, None, rotary), gate)).type_as(hidden)
     hidden = hidden + _cross(block.attn2, block.norm2(hidden.float()).type_as(hidden), *text)
-    normed = (block.norm3(hidden.float()) * (1 + ffn_scale) + ffn_shift).type_as(hidden)
-    return cast(Tensor, (hidden.float() + block.ffn(normed).float() * ffn_gate).type_as(hidden))
+    normed = _modulated(block.norm3(hidden.float()), ffn_shift, ffn_scale).type_as(hidden)
+    return (hidden.float() + _scaled(block.ffn(normed).float(), ffn_gate)).type_as(hidden)
+
+
+def _modulated(hidden: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Return tokens [b, n, dim] scaled and shifted, each part by its own [b, g, 1, dim]."""
+    return (_in_parts(hidden, shift.shape[1]) * (1 + scale) + shift).flatten(1, 2)
+
+
+def _scaled(hidden: Tensor, gate: Tensor) -> Tensor:
+    return (_in_parts(hidden, gate.shape[1]) * gate).flatten(1, 2)
+
+
+def _in_parts(hidden: Tensor, parts: int) -> Tensor:
+    """View tokens [b, n, dim] as [b, parts, n / parts, dim]."""
+    return hidden.reshape(len(hidden), parts, -1, hidden.shape[-1])
 
 
 def _cross(attn: Any, hidden: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DENOISER_REVISION = 1
 TEXT_ENCODER_REVISION = 1
 DECODER_REVISION = 1
+IMAGE_ENCODER_REVISION = 1
 """Bumped by hand when code, ours or diffusers', changes what a part computes; golden tests notice."""
 
 DTYPE: Dtype = "bfloat16"
@@ -84,10 +85,11 @@ class WanFamily:
         return ModelCard(
             name=self.name,
             family="wan",
-            description=f"Wan text-to-video, computed in {self.dtype}.",
+            description=f"Wan {self._task}, computed in {self.dtype}.",
             model_fingerprint=self._model_fingerprint(),
             text_encoder_fingerprint=self._text_encoder_fingerprint(),
             decoder_fingerprint=self._decoder_fingerprint(),
+            image_encoder_fingerprint=self._image_encoder_fingerprint() if self.checkpoint.takes_image else None,
             width=IntRange(minimum=2 * step, maximum=longest, default=832 - 832 % step, step=step),
             height=IntRange(minimum=2 * step, maximum=longest, default=480 - 480 % step, step=step),
             num_frames=IntRange(
@@ -151,6 +153,13 @@ class WanFamily:
 
     def _decoder_fingerprint(self) -> str:
         return fingerprint(revision=DECODER_REVISION, vae=self._described("vae"))
+
+    def _image_encoder_fingerprint(self) -> str:
+        return fingerprint(image_encoder_revision=IMAGE_ENCODER_REVISION, vae=self._described("vae"))
+
+    @property
+    def _task(self) -> str:
+        return "text- and image-to-video" if self.checkpoint.takes_image else "text-to-video"
 
     def _described(self, part: str) -> dict[str, object]:
         weights = self.checkpoint.identity(part, Digests(default_file()))

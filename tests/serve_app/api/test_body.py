@@ -104,7 +104,9 @@ async def test_broken_forms(rig: Rig, http: httpx.AsyncClient, body: bytes, kind
 async def test_form_fields_are_named(http: httpx.AsyncClient) -> None:
     """A file, a field given twice, an unknown and a bracketed field are refused by their names."""
     file = await http.post("/v1/videos", data={"prompt": "p"}, files={"input_reference": ("a.png", b"\x89PNG")})
-    assert error_of(file, 422)["param"] == "input_reference"
+    assert error_of(file, 400)["param"] == "input_reference"
+    other = await http.post("/v1/videos", data={"prompt": "p"}, files={"video": ("a.mp4", b"ftyp")})
+    assert error_of(other, 422)["param"] == "video"
     twice = await http.post("/v1/videos", data={"prompt": ["p", "q"]})
     assert error_of(twice, 422)["param"] == "prompt"
     for name in ("user", "cache[mode]"):

@@ -288,9 +288,9 @@ async def test_the_openai_sdk(rig: Rig, sdk: openai.AsyncOpenAI) -> None:
         with pytest.raises(openai.UnprocessableEntityError) as poster:
             await videos.download_content(jobs[1].id, variant="poster")
         assert poster.value.param == "variant"
-        with pytest.raises(openai.UnprocessableEntityError) as file:
+        with pytest.raises(openai.BadRequestError) as file:
             await videos.create(prompt="p", input_reference=("a.png", b"\x89PNG"))
-        assert file.value.param == "input_reference"
+        assert (file.value.code, file.value.param) == ("image_not_supported", "input_reference")
 
 
 @pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")

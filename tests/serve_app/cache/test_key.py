@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.cache import key as module
-from serve_app.cache.key import Part, digest, keys_for, prompt_key
+from serve_app.cache.key import Part, digest, image_key, keys_for, prompt_key
 from serve_app.core import FloatRange, IntRange, Keys, ModelCard, PromptRules, VideoSpec
 
 CARD = ModelCard(
@@ -68,6 +68,7 @@ SPEC_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "container": ("webm", {"video"}),
     "codec": ("hevc", {"video"}),
     "quality": (24, {"video"}),
+    "input_reference": ("ab" * 32, {"latents", "video"}),
     "model": ("native/alias", set()),  # the model is in the key through its fingerprints: aliases share entries
 }
 CARD_CHANGES: dict[str, tuple[Any, set[str]]] = {
@@ -75,6 +76,7 @@ CARD_CHANGES: dict[str, tuple[Any, set[str]]] = {
     "prompt_rules": (PromptRules(fold_case=False), ALL),
     "model_fingerprint": ("model-2", {"latents", "video"}),
     "decoder_fingerprint": ("vae-2", {"video"}),
+    "image_encoder_fingerprint": ("vae-1", set()),  # of a video from text alone
     "description": ("other words", set()),
     "aliases": (("demo",), set()),
 }
@@ -111,6 +113,17 @@ def test_a_fingerprint_changes_what_it_must(field: str) -> None:
     value, expected = CARD_CHANGES[field]
     other = keys_for(SPEC, dataclasses.replace(CARD, **{field: value}), ENCODER)
     assert changed(keys_for(SPEC, CARD, ENCODER), other) == expected
+
+
+def test_an_image_s_key_is_its_pixels_and_what_encodes_them() -> None:
+    """Two images never share latents, nor does one under two autoencoders; tenants share no image's name."""
+    first, second = (dataclasses.replace(SPEC, input_reference=each * 32) for each in ("ab", "cd"))
+    card, other = (dataclasses.replace(CARD, image_encoder_fingerprint=each) for each in ("vae-1", "vae-2"))
+    assert changed(keys_for(first, card, ENCODER), keys_for(second, card, ENCODER)) == {"latents", "video"}
+    assert changed(keys_for(first, card, ENCODER), keys_for(first, other, ENCODER)) == {"latents", "video"}
+    specs = [first, second, *(dataclasses.replace(first, **each) for each in ({"scope": "t"}, {"width": 128}))]
+    assert len({image_key(each) for each in specs}) == 4
+    assert image_key(first) == image_key(dataclasses.replace(first, prompt="another", seed=7))
 
 
 def test_the_encoder_changes_only_the_file() -> None:

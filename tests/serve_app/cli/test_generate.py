@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from serve_app.schema import VideoRequest
+from serve_app.schema import VideoRequest, parse_request
 from tests.serve_app.client.wire_server import FILE, KEY, PICTURES, World, found
 
 Encore = Callable[..., Result]
@@ -106,13 +106,25 @@ def test_every_field_is_an_option(encore: Encore, world: World) -> None:
         "deadline_seconds": 60.5,
         "tags": "spring,summer",
     }
-    assert {"prompt", "correct_typos", *options} == set(VideoRequest.model_fields)
+    assert {"prompt", "correct_typos", "input_reference", *options} == set(VideoRequest.model_fields)
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     encore("generate", "A red circle", "-o", "out.mp4", *words)
     encore("generate", "A red circle", "-o", "out.mp4", "--steps", "4", "--seed", "random")
     bodies = [body for method, _, _, body, _ in world.requests if method == "POST"]
     assert bodies[0] == {"prompt": "A red circle", **options}
     assert bodies[1] == {"prompt": "A red circle", "num_inference_steps": 4, "seed": "random"}
+
+
+def test_an_image_is_sent(encore: Encore, world: World, place: Path) -> None:
+    """Proves that --image sends the file's bytes, and that one which cannot be read ends it before anything is sent."""
+    (place / "photo.png").write_bytes(b"\x89PNG\xff")
+    assert encore("generate", "A red circle", "-o", "out.mp4", "--image", "photo.png").exit_code == 0
+    body = next(body for method, _, _, body, _ in world.requests if method == "POST")
+    assert parse_request(body).input_reference == b"\x89PNG\xff"
+    sent = len(world.requests)
+    result = encore("generate", "A red circle", "--image", "none.png")
+    assert (result.exit_code, len(world.requests)) == (2, sent)
+    assert "'none.png' cannot be read" in result.stderr
 
 
 def test_pictures_are_saved_beside_the_video(encore: Encore, world: World, place: Path) -> None:

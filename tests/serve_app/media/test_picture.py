@@ -9,8 +9,9 @@ import av
 import numpy as np
 import pytest
 
+from serve_app.core import Picture
 from serve_app.errors import RenderFailed
-from serve_app.media.picture import FORMS, Picture, encode_picture
+from serve_app.media.picture import FORMS, encode_picture
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 180, 20)]
 SIGNATURES = {"png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF", "jpeg": b"\xff\xd8\xff\xe0\x00\x10JFIF"}

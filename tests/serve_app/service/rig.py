@@ -38,9 +38,11 @@ from serve_app.core import (
 from serve_app.errors import RenderCancelled
 from serve_app.model.model import Family, load_family
 from serve_app.schema import VideoRequest, parse_request, resolve
+from serve_app.service.images import ImageStore, MemoryImages
 from serve_app.service.job import Job
 from serve_app.service.jobs import JobStore, MemoryJobs
 from serve_app.service.plan import Plan, Planner
+from serve_app.service.redis_images import RedisImages
 from serve_app.service.redis_jobs import RedisJobs
 from serve_app.service.redis_warm_ups import RedisWarmUps
 from serve_app.service.service import Limits, VideoService
@@ -249,6 +251,11 @@ class Rig:
             return MemoryJobs(clock=self.clock)
         return RedisJobs(redis, secret=SECRET, telemetry=self.telemetry, clock=self.clock)
 
+    def images(self) -> ImageStore:
+        """The images of jobs where this rig keeps them."""
+        redis = self.redis()
+        return MemoryImages() if redis is None else RedisImages(redis, secret=SECRET, telemetry=self.telemetry)
+
     def warm_ups(self) -> WarmStore:
         """Warm-ups where this rig keeps them."""
         redis = self.redis()
@@ -266,6 +273,7 @@ class Rig:
         flights: FlightRecords | None = None,
         rules: RuleKeeper | None = None,
         warm_ups: WarmStore | None = None,
+        images: ImageStore | None = None,
         **limits: Any,
     ) -> VideoService:
         """One more router."""
@@ -281,6 +289,7 @@ class Rig:
             flights=flights,
             rules=rules,
             warm_ups=self.warm_ups() if warm_ups is None else warm_ups,
+            images=self.images() if images is None else images,
             limits=Limits(**({"linger_seconds": 0.05} | limits)),
             clock=self.clock,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import WanImageToVideoPipeline, WanPipeline
 
 from serve_app.model.wan.wan import WanFamily, from_folder
 from tests.serve_app.model.wan.reference import Reference
@@ -41,3 +41,9 @@ def pipeline(wan_folder: Callable[..., Path]) -> Callable[..., Reference]:
         return known[kind]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def image_pipeline(wan_folder: Callable[..., Path]) -> Reference:
+    """Return diffusers' own pipeline for images of a tiny TI2V checkpoint."""
+    return Reference(WanImageToVideoPipeline.from_pretrained(wan_folder()))

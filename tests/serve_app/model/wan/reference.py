@@ -1,4 +1,4 @@
-"""diffusers' WanPipeline as the oracle: what it makes of a spec, step by step."""
+"""diffusers' WanPipeline and WanImageToVideoPipeline as the oracles: what they make of a spec, step by step."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+from PIL import Image
 
-from serve_app.core import VideoSpec
+from serve_app.core import Picture, VideoSpec
 
 
 def spec(**fields: Any) -> VideoSpec:
@@ -43,16 +44,21 @@ class Reference:
         pipeline.set_progress_bar_config(disable=True)
         self.pipeline = pipeline
 
-    def latents(self, spec: VideoSpec) -> list[torch.Tensor]:
-        """Return the latents [channels, frames, height, width] after every step."""
+    def latents(self, spec: VideoSpec, image: Picture | None = None) -> list[torch.Tensor]:
+        """Return the latents [channels, frames, height, width] after every step, and those that are decoded.
+
+        image: uint8 RGB [height, width, 3] of the video's size, for the pipeline that takes one.
+        """
         seen: list[torch.Tensor] = []
 
         def keep(pipe: Any, step: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             seen.append(tensors["latents"][0].clone())
             return tensors
 
-        self.pipeline(
-            spec.prompt,
+        given = {} if image is None else {"image": Image.fromarray(image)}
+        final = self.pipeline(
+            prompt=spec.prompt,
+            **given,
             negative_prompt=spec.negative_prompt,
             width=spec.width,
             height=spec.height,
@@ -62,8 +68,8 @@ class Reference:
             generator=torch.Generator().manual_seed(spec.seed),
             output_type="latent",
             callback_on_step_end=keep,
-        )
-        return seen
+        ).frames[0]
+        return [*seen[:-1], final]
 
     @torch.no_grad()
     def frames(self, latents: torch.Tensor) -> npt.NDArray[np.uint8]:

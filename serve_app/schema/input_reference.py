@@ -1,0 +1,68 @@
+"""The image that a video is to start from, in the forms the wire has for it: a file, or a URL that is the file itself.
+
+OpenAI's API takes a multipart file, or an object with `image_url` or `file_id`. A `data:` URL (RFC 2397) is read; any
+other is refused, because a server that fetches what a client names reaches what the client cannot (SSRF), and there are
+no uploaded files that an id could name. Whether the bytes are a picture is not asked here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+
+
+def image_bytes(value: Any) -> bytes:
+    """Return the file that `value` is, holds or spells; PydanticCustomError for all else."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, str):
+        return _decoded(value)
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError("image", "Input should be a file, or an object with 'image_url'")
+    if "file_id" in value:
+        raise PydanticCustomError("file_id", "'file_id' is not supported; send the file itself")
+    if set(value) != {"image_url"} or not isinstance(value["image_url"], str):
+        raise PydanticCustomError("image", "Input should be an object with 'image_url' alone, a data: URL")
+    return _decoded(value["image_url"])
+
+
+def _decoded(url: str) -> bytes:
+    start = _DATA_URL.match(url)
+    if start is None:
+        raise PydanticCustomError(
+            "image_url", "Remote images are not fetched; send the file, or a URL of the form data:image/png;base64,..."
+        )
+    try:
+        return base64.b64decode(url[start.end() :].encode("ascii"), validate=True)
+    except (binascii.Error, ValueError):
+        raise PydanticCustomError("image_url", "The data: URL is not valid base64") from None
+
+
+InputReference = Annotated[
+    bytes,
+    BeforeValidator(image_bytes),
+    PlainSerializer(lambda data: hashlib.sha256(data).hexdigest(), return_type=str, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "format": "binary"},
+                {
+                    "type": "object",
+                    "properties": {"image_url": {"type": "string", "description": "a data: URL, base64"}},
+                    "required": ["image_url"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+"""The bytes of an image's file; in JSON, where a request is only told apart from others, their SHA-256."""

@@ -1,0 +1,39 @@
+"""Pictures, and the model that videos start from them with: a tiny Wan TI2V checkpoint."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve_app.model.model import Family
+from serve_app.service.wiring import open_family
+from serve_app.settings import Settings
+
+SMALL: dict[str, Any] = {"size": "96x64", "num_frames": 9, "num_inference_steps": 3}
+
+
+def picture(seed: int = 0, form: str = "PNG", size: tuple[int, int] = (96, 64), **options: Any) -> bytes:
+    """A file of colours and edges; equal seeds and sizes are equal pixels."""
+    drawn = np.random.default_rng(seed).integers(0, 255, (4, 6, 3)).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(drawn).resize(size, Image.Resampling.NEAREST).save(out, form, **options)
+    return out.getvalue()
+
+
+@pytest.fixture
+def settings(wan_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of the model that takes an image."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    return Settings(model="wan2.2-t2v-5b", checkpoint=str(wan_folder()), dtype="float32")
+
+
+@pytest.fixture
+def family(settings: Settings) -> Family:
+    """The model that takes an image."""
+    return open_family(settings)
