@@ -11,7 +11,7 @@ from deployments.threads import torch_threads
 from serve_app.core import Origin
 from serve_app.service.embedding import PromptEmbedder, PromptEmbeds
 from serve_app.service.settle import settle
-from serve_app.service.wiring import compute_device, open_cache, open_family, open_tiers
+from serve_app.service.wiring import open_cache, open_family, open_tiers, text_device
 from serve_app.settings import Settings
 
 
@@ -21,7 +21,7 @@ class TextEncoder:
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         settings = Settings(**args)
         telemetry = replica_telemetry()
-        encoder = await asyncio.to_thread(open_family(settings).load_text_encoder, compute_device(settings))
+        encoder = await asyncio.to_thread(open_family(settings).load_text_encoder, text_device(settings))
         tiers = open_tiers(settings, telemetry)
         self._cache = open_cache("embedding", settings, tiers, telemetry, l1_bytes=settings.embedding_l1_bytes)
         self._embedder = PromptEmbedder(encoder, self._cache, telemetry, torch_threads=torch_threads(settings))

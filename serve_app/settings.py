@@ -38,6 +38,18 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="what a Wan model's transformers and text encoder compute in; none: bfloat16"
     )
+    quantization: Literal["int8", "fp8"] | None = Field(
+        None, description="keep a Wan model's transformer weights in a byte each, for memory; none: as `dtype` says"
+    )
+    torch_compile: bool = Field(
+        False, description="compile a Wan model's transformer blocks (torch.compile); a start takes a minute longer"
+    )
+    vae_tiling: bool = Field(
+        False, description="a Wan model decodes frames in tiles of 256 pixels: less memory, more time, seams blended"
+    )
+    text_device: Literal["auto", "cpu", "cuda"] | None = Field(
+        None, description="where TextEncoder computes; none: as `device` says. cpu: its memory is all Diffusion's"
+    )
     torch_threads: PositiveInt | None = Field(
         None,
         description="torch threads per Diffusion and TextEncoder replica; none: the cores Ray gives it, at least 1",

@@ -18,10 +18,11 @@ import typer
 import yaml
 from pydantic import ValidationError
 
-from serve_app.model.model import checkpoint_path, load_family
+from serve_app.model.model import checkpoint_path
+from serve_app.model.wan.speed import PLAIN
 from serve_app.settings import SECRETS, Settings
 
-MODEL_SETTINGS = frozenset({"model", "checkpoint", "dtype"})
+MODEL_SETTINGS = frozenset({"model", "checkpoint", "dtype", *PLAIN.__slots__})
 LAUNCHER = "deployments.launcher.launcher"
 
 
@@ -69,7 +70,9 @@ def overrides(model: str | None, assignments: Sequence[str]) -> dict[str, Any]:
     settings = read_settings(given)
     checked = settings.model_dump(mode="json", include=set(given))
     if not MODEL_SETTINGS.isdisjoint(checked):
-        load_family(settings.model, checkpoint=settings.checkpoint, dtype=settings.dtype)
+        from serve_app.service.wiring import open_family
+
+        open_family(settings)
     for name in ("model", "checkpoint"):
         folder = checkpoint_path(checked[name]) if checked.get(name) else None
         checked |= {} if folder is None else {name: str(folder)}  # replicas run elsewhere

@@ -15,6 +15,7 @@ from serve_app.core import Frames, ModelCard, Picture, VideoSpec
 from serve_app.errors import InvalidRequest, NotFound
 from serve_app.model.wan.checkpoint import INDEX_FILE
 from serve_app.model.wan.published import PUBLISHED, Dtype
+from serve_app.model.wan.speed import PLAIN, Speed
 
 if TYPE_CHECKING:
     import torch
@@ -113,11 +114,14 @@ class Family(Protocol):
         ...
 
 
-def load_family(name: str, *, checkpoint: str | None = None, dtype: Dtype | None = None) -> Family:
+def load_family(
+    name: str, *, checkpoint: str | None = None, dtype: Dtype | None = None, speed: Speed = PLAIN
+) -> Family:
     """Return the family that serves `name`: a card's name or alias, or the path of a folder with a model in it.
 
     The folder is one that `encore train` made, or a Wan checkpoint in diffusers' layout. checkpoint: the folder or Hub
     id that a published model's weights are read from, by default its own Hub id. dtype: what a Wan model computes in.
+    speed: what a Wan model trades for memory or time.
     NotFound names the known models or says what is wrong with the folder; InvalidRequest for an option that the model
     does not have.
     """
@@ -125,15 +129,17 @@ def load_family(name: str, *, checkpoint: str | None = None, dtype: Dtype | None
     if name in PUBLISHED:
         from serve_app.model.wan import wan
 
-        return wan.named(name, folder or checkpoint, dtype)
+        return wan.named(name, folder or checkpoint, dtype, speed)
     if checkpoint is not None:
         raise InvalidRequest(f"Setting 'checkpoint' is for {', '.join(PUBLISHED)}; not for {name}.", param="checkpoint")
     if folder is not None and (folder / INDEX_FILE).is_file():
         from serve_app.model.wan import wan
 
-        return wan.from_folder(folder, dtype)
+        return wan.from_folder(folder, dtype, speed)
     if dtype is not None:
         raise InvalidRequest(f"Setting 'dtype' is for Wan's models; {name} computes in its own.", param="dtype")
+    for setting in speed.asked_for:
+        raise InvalidRequest(f"Setting '{setting}' is for Wan's models; {name} has none such.", param=setting)
     return _native(name, folder)
 
 

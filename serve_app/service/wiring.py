@@ -29,6 +29,7 @@ from serve_app.core import ModelCard, PromptRules, VideoSpec
 from serve_app.errors import InvalidRequest
 from serve_app.media.media import encoder_fingerprint
 from serve_app.model.model import Family, load_family
+from serve_app.model.wan.speed import Speed
 from serve_app.prompt.prompt import Normaliser
 from serve_app.prompt.synonyms import Synonyms
 from serve_app.prompt.vocabulary import read_vocabulary
@@ -177,7 +178,8 @@ def open_builder(tiers: SharedTiers) -> BloomBuilder | None:
 
 def open_family(settings: Settings) -> Family:
     """Return the configured model; raises NotFound, and InvalidRequest for a setting that it does not have."""
-    return load_family(settings.model, checkpoint=settings.checkpoint, dtype=settings.dtype)
+    speed = Speed(settings.quantization, settings.torch_compile, settings.vae_tiling)
+    return load_family(settings.model, checkpoint=settings.checkpoint, dtype=settings.dtype, speed=speed)
 
 
 def open_planner(settings: Settings, family: Family | None = None) -> Planner:
@@ -275,8 +277,17 @@ def default_spec(card: ModelCard) -> VideoSpec:
 
 def compute_device(settings: Settings) -> str:
     """Return the torch device to compute on; `auto` takes a GPU where there is one."""
-    if settings.device != "auto":
-        return settings.device
+    return _device(settings.device)
+
+
+def text_device(settings: Settings) -> str:
+    """Return the torch device of the text encoder."""
+    return _device(settings.text_device or settings.device)
+
+
+def _device(asked: str) -> str:
+    if asked != "auto":
+        return asked
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -36,6 +36,9 @@ def test_unknown_key_is_refused() -> None:
     ("key", "value"),
     [
         ("device", "tpu"),
+        ("text_device", "tpu"),
+        ("quantization", "int4"),
+        ("torch_compile", "max-autotune"),
         ("l1_bytes", 0),
         ("max_queued", -1),
         ("linger_seconds", -0.1),

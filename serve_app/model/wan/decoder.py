@@ -21,23 +21,29 @@ from serve_app.model.wan.loading import load
 class WanDecoder:
     """The autoencoder on one device, in float32 as Wan publishes it."""
 
-    def __init__(self, net: AutoencoderKLWan, device: str) -> None:
-        self._net = net
+    def __init__(self, net: AutoencoderKLWan, device: str, *, tiling: bool = False) -> None:
+        self._net: Any = net
+        self._tiling = tiling
         self._device = torch.device(device)
         self._one_at_a_time = threading.Lock()
         self._mean, self._std = (self._statistic(name) for name in ("latents_mean", "latents_std"))
 
     @classmethod
-    def load(cls, folder: Path, device: str) -> WanDecoder:
-        """Load a checkpoint's `vae`; NotFound when its weights do not fit."""
+    def load(cls, folder: Path, device: str, *, tiling: bool = False) -> WanDecoder:
+        """Load a checkpoint's `vae`; NotFound when its weights do not fit.
+
+        tiling: decode frames larger than 256 pixels in tiles of that size, 64 of them shared with the next and blended.
+        What a tile cannot see beyond its edge (the middle block attends over whole frames) changes pixels.
+        """
         net: Any = load(AutoencoderKLWan, folder / "vae", torch.float32, device)
-        return cls(net, device)
+        return cls(net, device, tiling=tiling)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Frames:
         """Decode [channels, frames, h, w] to uint8 RGB [1 + 4 * (frames - 1), height, width, 3]."""
         scaled = latents.to(self._device, torch.float32) * self._std + self._mean
         with self._one_at_a_time:
+            self._net.use_tiling = self._tiling
             (pixels,) = self._net.decode(scaled[None], return_dict=False)
         shown = (pixels[0] / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         return cast(Frames, shown.permute(1, 2, 3, 0).contiguous().cpu().numpy())
@@ -50,6 +56,7 @@ class WanDecoder:
         """
         image = torch.from_numpy(pixels).to(self._device).permute(2, 0, 1).to(torch.float32) / 255
         with self._one_at_a_time:
+            self._net.use_tiling = False  # one frame is small enough, and its latents do not depend on a setting
             latents = self._net.encode((2 * image - 1)[None, :, None]).latent_dist.mode()[0]
         return cast(Tensor, (latents - self._mean) * (1 / self._std))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -19,9 +20,12 @@ from serve_app.core import VideoSpec
 from serve_app.model.model import Prepared
 from serve_app.model.sampler import Sampler
 from serve_app.model.wan.checkpoint import WanCheckpoint
+from serve_app.model.wan.compiling import compiled
 from serve_app.model.wan.loading import load
+from serve_app.model.wan.quantization import quantize
 from serve_app.model.wan.samplers import samplers_of
-from serve_app.model.wan.transformer import Rotary, Text, prepare, velocity
+from serve_app.model.wan.speed import PLAIN, Speed
+from serve_app.model.wan.transformer import Block, Rotary, Text, prepare, run_block, velocity
 
 KEPT = 16
 """Shapes whose rotary tables are kept; one of 832x480x81 takes 4 MB."""
@@ -51,8 +55,10 @@ class WanDenoiser:
         grid: Grid,
         samplers: Callable[[int], Sampler],
         device: str,
+        block: Block = run_block,
     ) -> None:
         self._nets = nets
+        self._block = block
         self._boundary = boundary
         self._grid = grid
         self._samplers = samplers
@@ -60,17 +66,16 @@ class WanDenoiser:
         self._tables: dict[tuple[int, ...], Rotary] = {}
 
     @classmethod
-    def load(cls, checkpoint: WanCheckpoint, dtype: torch.dtype, device: str) -> WanDenoiser:
-        """Load a checkpoint's transformers; NotFound when their weights do not fit."""
-        nets = [
-            load(WanTransformer3DModel, checkpoint.folder / part, dtype, device) for part in checkpoint.transformers
-        ]
+    def load(cls, checkpoint: WanCheckpoint, dtype: torch.dtype, device: str, speed: Speed = PLAIN) -> WanDenoiser:
+        """Load a checkpoint's transformers; NotFound when their weights do not fit, InvalidRequest as `compiled`."""
+        nets = [_transformer(checkpoint.folder / part, dtype, device, speed) for part in checkpoint.transformers]
         scheduler, ratio = checkpoint.config("scheduler"), checkpoint.boundary_ratio
         boundary = None if ratio is None else ratio * scheduler.get("num_train_timesteps", 1000)
         grid = Grid(
             nets[0].config.in_channels, checkpoint.vae_scale_factor_spatial, checkpoint.vae_scale_factor_temporal
         )
-        return cls(nets, boundary, grid, samplers_of(scheduler), device)
+        block = compiled(nets[0], takes_image=checkpoint.takes_image) if speed.torch_compile else run_block
+        return cls(nets, boundary, grid, samplers_of(scheduler), device, block)
 
     @property
     def device(self) -> torch.device:
@@ -101,12 +106,12 @@ class WanDenoiser:
         texts = cast(Sequence[tuple[Text, ...]], prompts)
         rotary = self._rotary(tuple(latents.shape[2:]))
         if self._boundary is None:
-            return velocity(self._nets[0], latents, timesteps, [text for (text,) in texts], rotary)
+            return velocity(self._nets[0], latents, timesteps, [text for (text,) in texts], rotary, self._block)
         predicted = torch.empty_like(latents)
         for stage, rows in enumerate(self._stages(timesteps)):
             if rows:
                 own = [texts[row][stage] for row in rows]
-                predicted[rows] = velocity(self._nets[stage], latents[rows], timesteps[rows], own, rotary)
+                predicted[rows] = velocity(self._nets[stage], latents[rows], timesteps[rows], own, rotary, self._block)
         return predicted
 
     def _stages(self, timesteps: Tensor) -> tuple[list[int], list[int]]:
@@ -122,3 +127,12 @@ class WanDenoiser:
                 self._tables.pop(next(iter(self._tables)))
             self._tables[size] = self._nets[0].rope(torch.empty((1, 1, *size), device="meta"))
         return self._tables[size]
+
+
+def _transformer(folder: Path, dtype: torch.dtype, device: str, speed: Speed) -> WanTransformer3DModel:
+    """Load one; quantised on the CPU, so that the device never holds its weights in full."""
+    if speed.quantization is None:
+        return cast(WanTransformer3DModel, load(WanTransformer3DModel, folder, dtype, device))
+    net = load(WanTransformer3DModel, folder, dtype, "cpu")
+    quantize(net, speed.quantization)
+    return cast(WanTransformer3DModel, net.to(device))

@@ -24,6 +24,7 @@ from serve_app.model.fingerprint import fingerprint
 from serve_app.model.wan.checkpoint import WanCheckpoint, read
 from serve_app.model.wan.digests import Digests, default_file
 from serve_app.model.wan.published import PUBLISHED, Dtype
+from serve_app.model.wan.speed import PLAIN, Speed
 from serve_app.model.wan.tokenizer import MAX_TOKENS, WanTokenizer
 
 if TYPE_CHECKING:
@@ -42,16 +43,18 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _PARTS = ["*.json", "*.safetensors", "*.model"]
 
 
-def named(name: str, checkpoint: Path | str | None = None, dtype: Dtype | None = None) -> WanFamily:
+def named(
+    name: str, checkpoint: Path | str | None = None, dtype: Dtype | None = None, speed: Speed = PLAIN
+) -> WanFamily:
     """Return a published model from a folder or a Hub id, by default its own; NotFound when that cannot be served."""
     source = PUBLISHED[name] if checkpoint is None else checkpoint
-    return WanFamily(name, read(source if isinstance(source, Path) else _snapshot(source)), dtype or DTYPE)
+    return WanFamily(name, read(source if isinstance(source, Path) else _snapshot(source)), dtype or DTYPE, speed)
 
 
-def from_folder(folder: Path, dtype: Dtype | None = None) -> WanFamily:
+def from_folder(folder: Path, dtype: Dtype | None = None, speed: Speed = PLAIN) -> WanFamily:
     """Return the family of a checkpoint folder, named `wan/` and the folder's name; NotFound when it is none."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name) or "checkpoint"
-    return WanFamily(f"wan/{name}", read(folder.absolute()), dtype or DTYPE)
+    return WanFamily(f"wan/{name}", read(folder.absolute()), dtype or DTYPE, speed)
 
 
 def _snapshot(repository: str) -> Path:
@@ -75,6 +78,7 @@ class WanFamily:
     name: str
     checkpoint: WanCheckpoint
     dtype: Dtype
+    speed: Speed = PLAIN
 
     @functools.cached_property
     def card(self) -> ModelCard:
@@ -85,7 +89,7 @@ class WanFamily:
         return ModelCard(
             name=self.name,
             family="wan",
-            description=f"Wan {self._task}, computed in {self.dtype}.",
+            description=f"Wan {self._task}, computed in {', '.join((self.dtype, *self.speed.words))}.",
             model_fingerprint=self._model_fingerprint(),
             text_encoder_fingerprint=self._text_encoder_fingerprint(),
             decoder_fingerprint=self._decoder_fingerprint(),
@@ -121,18 +125,18 @@ class WanFamily:
         return WanTextEncoder.load(self.checkpoint.folder, getattr(torch, self.dtype), device)
 
     def load_denoiser(self, device: str) -> Denoiser:
-        """Load the transformers onto `device`; imports diffusers."""
+        """Load the transformers onto `device`; imports diffusers. InvalidRequest when they cannot be compiled here."""
         import torch
 
         from serve_app.model.wan.denoiser import WanDenoiser
 
-        return WanDenoiser.load(self.checkpoint, getattr(torch, self.dtype), device)
+        return WanDenoiser.load(self.checkpoint, getattr(torch, self.dtype), device, self.speed)
 
     def load_decoder(self, device: str) -> Decoder:
         """Load the autoencoder onto `device`; imports diffusers."""
         from serve_app.model.wan.decoder import WanDecoder
 
-        return WanDecoder.load(self.checkpoint.folder, device)
+        return WanDecoder.load(self.checkpoint.folder, device, tiling=self.speed.vae_tiling)
 
     def _model_fingerprint(self) -> str:
         return fingerprint(
@@ -140,6 +144,7 @@ class WanFamily:
             dtype=self.dtype,
             sampler=dict(self.checkpoint.config("scheduler")),
             boundary_ratio=self.checkpoint.boundary_ratio,
+            **self.speed.of_denoiser(),
             **{part: self._described(part) for part in self.checkpoint.transformers},
         )
 
@@ -152,7 +157,7 @@ class WanFamily:
         )
 
     def _decoder_fingerprint(self) -> str:
-        return fingerprint(revision=DECODER_REVISION, vae=self._described("vae"))
+        return fingerprint(revision=DECODER_REVISION, vae=self._described("vae"), **self.speed.of_decoder())
 
     def _image_encoder_fingerprint(self) -> str:
         return fingerprint(image_encoder_revision=IMAGE_ENCODER_REVISION, vae=self._described("vae"))

@@ -148,3 +148,11 @@ def test_a_wan_checkpoint_is_checked_and_made_absolute(
     alone = encore("serve", "--set", "checkpoint=./weights")
     assert alone.exit_code == 1
     assert "not for native/demo" in alone.stderr
+    traded = ("--set", "quantization=int8", "--set", "vae_tiling=true")
+    assert launched(*words, *traded)["overrides"] == expected | {"quantization": "int8", "vae_tiling": True}
+    unknown = encore("serve", "--set", "quantization=int4")
+    assert unknown.exit_code == 2
+    assert "quantization" in unknown.stderr
+    alone = encore("serve", "--set", "torch_compile=true")
+    assert alone.exit_code == 1
+    assert "torch_compile" in alone.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.errors import InvalidRequest
-from serve_app.service.wiring import open_builder, open_planner, open_tiers
+from serve_app.service.wiring import compute_device, open_builder, open_family, open_planner, open_tiers, text_device
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
 from tests.serve_app.service.rig import ask
@@ -73,3 +73,18 @@ def test_where_the_bloom_filter_is_asked(tmp_path: Path, l3: str, setting: str, 
     tiers = open_tiers(settings, Telemetry())
     assert (tiers.bloom is not None) is filtered
     assert (open_builder(tiers) is not None) is filtered
+
+
+def test_the_text_encoder_may_be_elsewhere() -> None:
+    """Where nothing is said it is where the rest is; `text_device` moves it alone."""
+    assert text_device(Settings(device="cuda")) == compute_device(Settings(device="cuda")) == "cuda"
+    apart = Settings(device="cuda", text_device="cpu")
+    assert (compute_device(apart), text_device(apart)) == ("cuda", "cpu")
+
+
+@pytest.mark.parametrize(("setting", "value"), [("quantization", "fp8"), ("torch_compile", True), ("vae_tiling", True)])
+def test_what_wan_alone_can_trade_is_refused_by_others(setting: str, value: object) -> None:
+    """A setting that would do nothing is an error with its name, before a server starts."""
+    with pytest.raises(InvalidRequest, match="native/demo") as refused:
+        open_family(Settings(**{setting: value}))
+    assert refused.value.param == setting

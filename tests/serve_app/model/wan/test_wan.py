@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from serve_app.core import ModelCard
 from serve_app.errors import InvalidRequest, NotFound
 from serve_app.model.model import load_family
 from serve_app.model.wan.published import PUBLISHED
+from serve_app.model.wan.speed import Speed
 from serve_app.model.wan.wan import WanFamily, from_folder
 from tests.serve_app.model.wan.tiny_checkpoint import T2V_1_3B, TI2V_5B, Kind, save
 
@@ -45,6 +47,10 @@ def test_what_cannot_be_served_is_refused(wan_folder: Folders, tmp_path: Path, m
         with pytest.raises(InvalidRequest, match="native/demo") as refused:
             load_family("native/demo", **options)  # type: ignore[arg-type]
         assert refused.value.param == next(iter(options))
+    for speed in (Speed(quantization="int8"), Speed(torch_compile=True), Speed(vae_tiling=True)):
+        with pytest.raises(InvalidRequest, match="native/demo") as refused:
+            load_family("native/demo", speed=speed)
+        assert (refused.value.param,) == speed.asked_for
     for checkpoint, told in (
         ("/no/such/folder", "neither"),
         ("Wan-AI/Nothing", "Wan-AI/Nothing"),
@@ -119,6 +125,28 @@ def test_fingerprints_follow_what_decides_a_pixel(wan: Callable[..., WanFamily],
     assert changed("tokenizer", edited("tokenizer/tokenizer.json", version="1.1")) == [False, True, False]
     half = prints(WanFamily(original.name, original.checkpoint, "bfloat16").card)
     assert [one != other for one, other in zip(prints(original.card), half, strict=True)] == [True, True, False]
+
+
+def test_fingerprints_say_what_a_server_trades(wan: Callable[..., WanFamily]) -> None:
+    """Of the parts whose pixels it changes, each in its own way; a server that trades nothing keeps its cache."""
+    original = wan(TI2V_5B)
+
+    def traded(**options: Any) -> tuple[str, str, str]:
+        return prints(WanFamily(original.name, original.checkpoint, "float32", Speed(**options)).card)
+
+    plain = prints(original.card)
+    assert traded() == plain
+    for options, expected in (
+        ({"quantization": "int8"}, [True, False, False]),
+        ({"quantization": "fp8"}, [True, False, False]),
+        ({"torch_compile": True}, [True, False, False]),
+        ({"vae_tiling": True}, [False, False, True]),
+    ):
+        assert [one != other for one, other in zip(plain, traded(**options), strict=True)] == expected
+    one_each = [{"quantization": "int8"}, {"quantization": "fp8"}, {"torch_compile": True}]
+    assert len({traded(**options)[0] for options in one_each} | {plain[0]}) == 4
+    described = WanFamily(original.name, original.checkpoint, "float32", Speed("int8", vae_tiling=True)).card
+    assert "weights in int8, decoded in tiles" in described.description
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from serve_app.model.sampler import initial_noise
+from serve_app.model.wan.speed import Speed
 from serve_app.model.wan.wan import WanFamily
 from tests.serve_app.model.wan.reference import Reference
 from tests.serve_app.model.wan.tiny_checkpoint import T2V_1_3B, TI2V_5B, Kind
@@ -35,3 +36,21 @@ def test_two_threads_do_not_mix_their_videos(wan: Callable[..., WanFamily]) -> N
     with ThreadPoolExecutor(3) as threads:
         for frames, known in zip(threads.map(decoder.decode, videos), expected, strict=True):
             assert np.array_equal(frames, known)
+
+
+def test_tiles_are_blended(wan: Callable[..., WanFamily], pipeline: Callable[..., Reference]) -> None:
+    """Frames larger than a tile are the pipeline's with tiling on, and near the whole ones; small ones are the same."""
+    family = wan(TI2V_5B)
+    decoder = WanFamily("tiled", family.checkpoint, "float32", Speed(vae_tiling=True)).load_decoder("cpu")
+    small, large = (initial_noise((8, 2, *size), 1).half() for size in ((4, 6), (4, 20)))
+    assert np.array_equal(decoder.decode(small), family.load_decoder("cpu").decode(small))
+    reference = pipeline(TI2V_5B)
+    reference.pipeline.vae.enable_tiling()
+    try:
+        expected = reference.frames(large)
+    finally:
+        reference.pipeline.vae.disable_tiling()
+    assert np.array_equal(decoder.decode(large), expected)
+    apart = np.abs(expected.astype(int) - reference.frames(large))
+    assert expected.shape == (5, 64, 320, 3)
+    assert 0 < apart.mean() < 8
