@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from serve_app.cache import detached as detaching
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.folder import FolderStore
@@ -301,8 +302,21 @@ class Rig:
         self.renderer.allow()
         for service in self.peers.services:
             await service.aclose()
+        await left_behind()
         for pool in self.pools:
             await pool.client.aclose()
+
+
+async def left_behind() -> None:
+    """Wait for tasks that outlive a service, as renders do, then end them: their process would be gone.
+
+    What they asked of Redis after its connections were closed would open one that nobody closes.
+    """
+    here = asyncio.get_running_loop()
+    tasks = {task for task in detaching._alive if task.get_loop() is here}
+    if tasks:
+        _, running = await asyncio.wait(tasks, timeout=0.2)
+        await asyncio.gather(*map(detaching.end, running))
 
 
 async def until(true: Callable[[], bool | Awaitable[bool]], seconds: float = 5.0) -> None:
