@@ -8,8 +8,8 @@ request at a time: all of it, with the prompts encoded already (the pipeline's r
 more in a small model than in a large one), and at the 1,500 tokens that 480x640x17 has in the 5B. Then eight requests
 at once, and eight that come as fast as the pipeline can answer: ours through the step engine, the pipeline one after
 another. Memory is the most that a process of its own has held. The profile says where our time goes
-(`wan_profile.py`). Seconds are the best of several rounds; ratios are of those. It takes eight minutes on two cores,
-`--quick` three.
+(`wan_profile.py`). Seconds are the best of several rounds; ratios are of those. It takes some twelve minutes on two
+cores, `--quick` three.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Extent:
     long_rounds: int
 
 
-FULL = Extent(rounds=2, steps=4, requests=8, long_rounds=1)
+FULL = Extent(rounds=3, steps=4, requests=8, long_rounds=3)
 QUICK = Extent(rounds=1, steps=2, requests=2, long_rounds=0)
 
 
@@ -63,8 +63,9 @@ class Contest:
     async def rows(self) -> list[Row]:
         """Return all lines but those of memory."""
         steps, rounds = self.extent.steps, self.extent.rounds
-        for side in (self.ours, self.theirs):  # both warm, the prompt known, before anything counts
-            await side.render(spec(SHORT, 1), known=True)
+        for size in (SHORT, LONG) if self.extent.long_rounds else (SHORT,):
+            for side in (self.ours, self.theirs):  # both warm, the prompt known, before anything counts
+                await side.render(spec(size, 1), known=True)
         rows = [
             _row(ALONE, SHORT, steps, "s", *await self._alone(SHORT, steps, rounds, known=False)),
             _row(KNOWN, SHORT, steps, "s", *await self._alone(SHORT, steps, rounds, known=True)),
