@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from serve_app.errors import InvalidRequest
-from serve_app.model.wan.transformer import Block, prepare, run_block, velocity
+from serve_app.model.wan.transformer import Block, prepare, run_block, turns_of, velocity
 
 
 def compiled(net: Any, *, takes_image: bool = False) -> Block:
@@ -38,4 +38,4 @@ def _try(net: Any, timesteps: Tensor, block: Block) -> Tensor:
     rows = len(timesteps)
     latents = torch.zeros(rows, net.config.in_channels, 2, 2 * height, 2 * width, device=net.device)
     text = prepare(net, torch.zeros(2, net.config.text_dim))
-    return velocity(net, latents, timesteps, [text] * rows, net.rope(latents), block)
+    return velocity(net, latents, timesteps, [text] * rows, turns_of(net, latents), block)

@@ -25,7 +25,7 @@ from serve_app.model.wan.loading import load
 from serve_app.model.wan.quantization import quantize
 from serve_app.model.wan.samplers import samplers_of
 from serve_app.model.wan.speed import PLAIN, Speed
-from serve_app.model.wan.transformer import Block, Rotary, Text, prepare, run_block, velocity
+from serve_app.model.wan.transformer import Block, Text, prepare, run_block, turns_of, velocity
 
 KEPT = 16
 """Shapes whose rotary tables are kept; one of 832x480x81 takes 4 MB."""
@@ -63,7 +63,7 @@ class WanDenoiser:
         self._grid = grid
         self._samplers = samplers
         self._device = torch.device(device)
-        self._tables: dict[tuple[int, ...], Rotary] = {}
+        self._tables: dict[tuple[int, ...], Tensor] = {}
 
     @classmethod
     def load(cls, checkpoint: WanCheckpoint, dtype: torch.dtype, device: str, speed: Speed = PLAIN) -> WanDenoiser:
@@ -104,14 +104,14 @@ class WanDenoiser:
     def predict(self, latents: Tensor, timesteps: Tensor, prompts: Sequence[Prepared]) -> Tensor:
         """Predict the velocity in float32, all on this device."""
         texts = cast(Sequence[tuple[Text, ...]], prompts)
-        rotary = self._rotary(tuple(latents.shape[2:]))
+        turns = self._turns(tuple(latents.shape[2:]))
         if self._boundary is None:
-            return velocity(self._nets[0], latents, timesteps, [text for (text,) in texts], rotary, self._block)
+            return velocity(self._nets[0], latents, timesteps, [text for (text,) in texts], turns, self._block)
         predicted = torch.empty_like(latents)
         for stage, rows in enumerate(self._stages(timesteps)):
             if rows:
                 own = [texts[row][stage] for row in rows]
-                predicted[rows] = velocity(self._nets[stage], latents[rows], timesteps[rows], own, rotary, self._block)
+                predicted[rows] = velocity(self._nets[stage], latents[rows], timesteps[rows], own, turns, self._block)
         return predicted
 
     def _stages(self, timesteps: Tensor) -> tuple[list[int], list[int]]:
@@ -120,12 +120,12 @@ class WanDenoiser:
         rows = range(len(early))
         return [row for row in rows if early[row]], [row for row in rows if not early[row]]
 
-    def _rotary(self, size: tuple[int, ...]) -> Rotary:
+    def _turns(self, size: tuple[int, ...]) -> Tensor:
         """Return the positions' table for latents of so many frames, height and width; made once."""
         if size not in self._tables:
             if len(self._tables) == KEPT:
                 self._tables.pop(next(iter(self._tables)))
-            self._tables[size] = self._nets[0].rope(torch.empty((1, 1, *size), device="meta"))
+            self._tables[size] = turns_of(self._nets[0], torch.empty((1, 1, *size), device="meta"))
         return self._tables[size]
 
 

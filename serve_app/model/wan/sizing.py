@@ -21,7 +21,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from serve_app.model.counting import between, cost
 from serve_app.model.roofline import Cost, Work
 from serve_app.model.wan.published import Architecture
-from serve_app.model.wan.transformer import Text, key_values, velocity
+from serve_app.model.wan.transformer import Text, key_values, turns_of, velocity
 
 DTYPE = torch.float16
 ELSEWHERE = ("text_encoder",)
@@ -72,7 +72,7 @@ class WanSizing:
         def run() -> None:
             latents = torch.empty(rows, *self.latent_shape(frames), dtype=DTYPE)
             texts = [self._text() for _ in range(rows)]
-            velocity(net, latents, torch.empty(rows), texts, net.rope(latents))
+            velocity(net, latents, torch.empty(rows), texts, turns_of(net, latents))
 
         with FusedAttention():
             return cost(run, net)

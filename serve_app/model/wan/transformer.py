@@ -27,7 +27,6 @@ from torch.nn.utils.rnn import pad_sequence
 from serve_app.model.wan.tokenizer import MAX_TOKENS
 
 COPIES = 3
-Rotary = tuple[Tensor, Tensor]
 Block = Callable[[Any, Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]], Tensor]
 """What `run_block` is, as it is or compiled."""
 
@@ -74,16 +73,15 @@ def velocity(
     latents: Tensor,
     timesteps: Tensor,
     texts: Sequence[Text],
-    rotary: Rotary,
+    turns: Tensor,
     block: Block | None = None,
 ) -> Tensor:
-    """Predict the velocity in float32: latents [b, c, f, h, w], timesteps [b] or [b, f], one text a row, `rotary`."""
+    """Predict the velocity in float32: latents [b, c, f, h, w], timesteps [b] or [b, f], one text a row, `turns_of`."""
     run = block or run_block
     _, _, frames, height, width = latents.shape
     patch = dict(zip("pqr", net.config.patch_size, strict=True))
     hidden = net.patch_embedding(latents.to(net.dtype)).flatten(2).transpose(1, 2).contiguous()
     temb, modulation = _moment(net, timesteps if timesteps.ndim == 2 else timesteps[:, None], hidden)
-    turns = _turns(rotary)
     for each, text in zip(net.blocks, together(texts), strict=True):
         hidden = run(each, hidden, modulation, turns, text)
     shift, scale = (net.scale_shift_table + temb[:, :, None]).chunk(2, dim=2)
@@ -139,9 +137,12 @@ def _attended(attn: Any, hidden: Tensor, turns: Tensor) -> Tensor:
     return cast(Tensor, attn.to_out[0](attended.transpose(1, 2).flatten(2)))
 
 
-def _turns(rotary: Rotary) -> Tensor:
-    """Return a shape's rotary table as [1, tokens, 1, head_dim / 2, 2]: diffusers has every cosine and sine twice."""
-    cosines, sines = rotary
+def turns_of(net: Any, latents: Tensor) -> Tensor:
+    """Return the rotary table of latents' shape [b, c, f, h, w], which may be on the meta device.
+
+    It is [1, tokens, 1, head_dim / 2, 2]: diffusers has every cosine and sine twice.
+    """
+    cosines, sines = net.rope(latents)
     return torch.stack([cosines[..., 0::2], sines[..., 1::2]], dim=-1)
 
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from serve_app.model.wan.published import ARCHITECTURES, PUBLISHED, Architecture
 from serve_app.model.wan.sizing import PROMPT_TOKENS, WanSizing
-from serve_app.model.wan.transformer import Text, key_values, velocity
+from serve_app.model.wan.transformer import Text, key_values, turns_of, velocity
 
 TINY = Architecture(
     transformer={
@@ -77,7 +77,7 @@ def test_flops_on_meta_are_those_of_a_real_pass(tiny: WanSizing) -> None:
     net = WanTransformer3DModel(**TINY.transformer).requires_grad_(False)
     latents = torch.zeros(2, *tiny.latent_shape(9))
     text = Text(key_values(net, torch.zeros(PROMPT_TOKENS, 32)), torch.zeros(PROMPT_TOKENS))
-    real = counted(lambda: velocity(net, latents, torch.ones(2), [text] * 2, net.rope(latents)))
+    real = counted(lambda: velocity(net, latents, torch.ones(2), [text] * 2, turns_of(net, latents)))
     assert tiny.denoise(frames=9, rows=2).flops == real
 
 

@@ -11,7 +11,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from serve_app.model.sampler import initial_noise
-from serve_app.model.wan.transformer import COPIES, _biases, prepare, together, velocity
+from serve_app.model.wan.transformer import COPIES, _biases, prepare, together, turns_of, velocity
 from serve_app.model.wan.wan import WanFamily
 from tests.serve_app.model.wan.reference import plain
 from tests.serve_app.model.wan.tiny_checkpoint import TI2V_5B
@@ -30,7 +30,7 @@ def net(wan: Callable[..., WanFamily]) -> Any:
 @torch.no_grad()
 def predicted(net: Any, rows: slice = slice(None)) -> torch.Tensor:
     texts = [prepare(net, embeds) for embeds in EMBEDS[rows]]
-    return velocity(net, LATENTS[rows], TIMESTEPS[rows], texts, net.rope(LATENTS))
+    return velocity(net, LATENTS[rows], TIMESTEPS[rows], texts, turns_of(net, LATENTS))
 
 
 def test_it_is_the_class_s_own_forward(net: Any) -> None:
