@@ -1,25 +1,19 @@
-"""Latents to frames, beside the passes: a thread of its own, so that denoising goes on meanwhile.
-
-A decode that finds too little memory beside a pass is done again in the step thread, where no pass runs meanwhile.
-"""
+"""Latents to frames, beside the passes."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from torch import Tensor
 
 from serve_app.core import Frames
-from serve_app.engine import memory
+from serve_app.engine.aside import Aside
 from serve_app.engine.job import Job
 from serve_app.engine.stuck import StuckCheck
 from serve_app.errors import RenderCancelled, RenderFailed
 from serve_app.model.model import Decoder
-
-logger = logging.getLogger(__name__)
 
 Decoded = tuple[Frames, Tensor]
 """The frames, and their latents on the CPU."""
@@ -30,7 +24,7 @@ class Decoding:
 
     def __init__(self, decoder: Decoder, stuck: StuckCheck, clock: Callable[[], float]) -> None:
         self._decoder = decoder
-        self._stuck = stuck
+        self._aside = Aside("decode", "decoding this video", stuck)
         self._clock = clock
 
     async def run(
@@ -40,33 +34,21 @@ class Decoding:
 
         latents: float16 [channels, frames, height, width]. Raises RenderCancelled and RenderFailed.
         """
-        loop = asyncio.get_running_loop()
-        decoded = await loop.run_in_executor(beside, self._decode, job, latents)
-        if decoded is None:
-            decoded = await loop.run_in_executor(between, self._decode, job, latents)
+        work = functools.partial(self._decode, job, latents)
+        decoded = await self._aside.run(work, beside=beside, between=between)
         if job.cancelled:
             raise RenderCancelled("The render was cancelled.")
         if decoded is None:
             raise RenderFailed("There is too little memory to decode this video.")
         return decoded
 
-    def _decode(self, job: Job, latents: Tensor) -> Decoded | None:
-        """Return None when there is too little memory just now."""
+    def _decode(self, job: Job, latents: Tensor) -> Decoded:
         if job.cancelled:
             raise RenderCancelled("The render was cancelled.")
         began = self._clock()
         try:
-            with self._stuck.running("decode"):
-                if not latents.isfinite().all():
-                    raise RenderFailed("The latents of this video are out of range.")
-                return self._decoder.decode(latents), latents.cpu()
-        except RenderFailed:
-            raise
-        except Exception as error:
-            if memory.is_out_of_memory(error):
-                logger.warning("too little memory to decode")
-                return None
-            logger.exception("decoding failed")
-            raise RenderFailed("The model failed while decoding this video.") from error
+            if not latents.isfinite().all():
+                raise RenderFailed("The latents of this video are out of range.")
+            return self._decoder.decode(latents), latents.cpu()
         finally:
             job.decode_seconds = self._clock() - began
