@@ -1,9 +1,9 @@
-"""Pictures, and the model that videos start from them with: a tiny Wan TI2V checkpoint."""
+"""A tiny Wan TI2V checkpoint, which makes videos from text and from pictures, and such pictures."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from PIL import Image
 from serve_app.model.model import Family
 from serve_app.service.wiring import open_family
 from serve_app.settings import Settings
+from tests.serve_app.service.local_renderer import LocalRenderer
+from tests.serve_app.service.rig import Rig
 
 SMALL: dict[str, Any] = {"size": "96x64", "num_frames": 9, "num_inference_steps": 3}
 
@@ -37,3 +39,13 @@ def settings(wan_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytes
 def family(settings: Settings) -> Family:
     """The model that takes an image."""
     return open_family(settings)
+
+
+@pytest.fixture
+async def local(rig: Rig, family: Family) -> AsyncIterator[LocalRenderer]:
+    """Its parts behind a rig's routers."""
+    parts = family.load_text_encoder("cpu"), family.load_denoiser("cpu"), family.load_decoder("cpu")
+    made = LocalRenderer(rig, parts, family.card.model_fingerprint)
+    await made.engine.start()
+    yield made
+    await made.engine.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ from serve_app.service.service import VideoService
 from serve_app.service.wiring import open_planner
 from serve_app.settings import Settings
 from tests.conftest import ValkeyServer
-from tests.serve_app.service.image_world import SMALL, family, picture, settings
+from tests.serve_app.service.image_world import SMALL, family, local, picture, settings
 from tests.serve_app.service.local_renderer import LocalRenderer
 from tests.serve_app.service.rig import Rig, ask, ended, reached, until
 
-__all__ = ["family", "settings"]  # fixtures
+__all__ = ["family", "local", "settings"]  # fixtures
 
 
 def asked(image: bytes | None, **fields: Any) -> Any:
@@ -38,15 +38,6 @@ def asked(image: bytes | None, **fields: Any) -> Any:
 async def rounds(*services: VideoService) -> None:
     for service in services:
         await service._desk._sweeper.round()
-
-
-@pytest.fixture
-async def local(rig: Rig, family: Family) -> AsyncIterator[LocalRenderer]:
-    parts = family.load_text_encoder("cpu"), family.load_denoiser("cpu"), family.load_decoder("cpu")
-    made = LocalRenderer(rig, parts, family.card.model_fingerprint)
-    await made.engine.start()
-    yield made
-    await made.engine.stop()
 
 
 async def test_an_image_in_an_mp4_out(rig: Rig, local: LocalRenderer, family: Family) -> None:

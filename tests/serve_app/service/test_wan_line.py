@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -11,32 +10,13 @@ from serve_app.core import Outcome
 from serve_app.errors import InvalidRequest, NotFound, Unprocessable
 from serve_app.media.probe import probe
 from serve_app.model.model import Family
-from serve_app.service.wiring import default_spec, open_family, open_planner
+from serve_app.service.wiring import default_spec, open_planner
 from serve_app.settings import Settings
+from tests.serve_app.service.image_world import SMALL, family, local, settings
 from tests.serve_app.service.local_renderer import LocalRenderer
 from tests.serve_app.service.rig import Rig, ask
 
-SMALL = {"size": "96x64", "num_frames": 9, "num_inference_steps": 3}
-
-
-@pytest.fixture
-def settings(wan_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    return Settings(model="wan2.2-t2v-5b", checkpoint=str(wan_folder()), dtype="float32")
-
-
-@pytest.fixture
-def family(settings: Settings) -> Family:
-    return open_family(settings)
-
-
-@pytest.fixture
-async def local(rig: Rig, family: Family) -> AsyncIterator[LocalRenderer]:
-    parts = family.load_text_encoder("cpu"), family.load_denoiser("cpu"), family.load_decoder("cpu")
-    made = LocalRenderer(rig, parts, family.card.model_fingerprint)
-    await made.engine.start()
-    yield made
-    await made.engine.stop()
+__all__ = ["family", "local", "settings"]  # fixtures
 
 
 async def test_a_prompt_in_an_mp4_out(rig: Rig, local: LocalRenderer, family: Family) -> None:
