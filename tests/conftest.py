@@ -7,6 +7,7 @@ when that is killed. Where a binary is missing the tests that need it are skippe
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -58,12 +59,30 @@ def _missing(reason: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return `count` different ports of 127.0.0.1 that nobody listens on now."""
+    """Return `count` different ports of 127.0.0.1 that nobody listens on now.
+
+    They are of this worker's own share, below what the kernel gives to clients: until the server that they are for
+    listens, nobody else takes them.
+    """
+    free: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in sockets]
+        while len(free) < count:
+            port = next(_ports)
+            listener = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                listener.bind(("127.0.0.1", port))
+                free.append(port)
+    return free
+
+
+def _own_ports() -> Iterator[int]:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+    share = range(20_000 + 1_500 * worker, 20_000 + 1_500 * (worker + 1))
+    start = os.getpid() % len(share)  # the last run's may linger
+    return itertools.cycle([*share[start:], *share[:start]])
+
+
+_ports = _own_ports()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

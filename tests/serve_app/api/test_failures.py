@@ -81,7 +81,7 @@ async def test_render_failed(rig: Rig, http: httpx.AsyncClient) -> None:
     rig.renderer.failure = RenderFailed("The model failed.")
     assert error_of(await http.post("/v1/videos/sync", json=ASK), 500)["code"] == "render_failed"
     job = (await http.post("/v1/videos", json=ASK)).json()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while job["status"] != "failed":
             await asyncio.sleep(0.002)
             job = (await http.get(f"/v1/videos/{job['id']}")).json()

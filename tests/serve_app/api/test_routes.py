@@ -23,7 +23,7 @@ ASK = {"prompt": "a red circle moves left"}
 async def finished(http: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
     """Submit a job and poll it to its end."""
     job = (await http.post("/v1/videos", json=ASK | fields)).json()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while job["status"] not in ("completed", "failed"):
             await asyncio.sleep(0.002)
             job = (await http.get(f"/v1/videos/{job['id']}")).json()

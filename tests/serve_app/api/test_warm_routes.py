@@ -17,7 +17,7 @@ WANTED = {"templates": [{"prompt": "a {color} star", "variables": {"color": ["re
 
 
 async def finished(http: httpx.AsyncClient, warm_up_id: str) -> dict[str, Any]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             body: dict[str, Any] = (await http.get(f"/v1/cache/warm/{warm_up_id}")).json()
             if body["status"] != "in_progress":

@@ -147,7 +147,7 @@ async def _running(bench: Bench) -> AsyncIterator[Bench]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in other threads
             await asyncio.sleep(0.001)
 

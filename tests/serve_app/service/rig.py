@@ -319,7 +319,7 @@ async def left_behind() -> None:
         await asyncio.gather(*map(detaching.end, running))
 
 
-async def until(true: Callable[[], bool | Awaitable[bool]], seconds: float = 5.0) -> None:
+async def until(true: Callable[[], bool | Awaitable[bool]], seconds: float = 30.0) -> None:
     """Wait for something that happens soon; `true` may be a coroutine function."""
     async with asyncio.timeout(seconds):
         # Looked at from outside, as a client would: there is no event to wait for.
@@ -329,7 +329,7 @@ async def until(true: Callable[[], bool | Awaitable[bool]], seconds: float = 5.0
 
 async def ended(service: VideoService, job: Job) -> Job:
     """Poll as a client would until the job is final."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not job.status.is_final:
             await asyncio.sleep(0.002)
             job = await service.job(job.id)
@@ -338,7 +338,7 @@ async def ended(service: VideoService, job: Job) -> Job:
 
 async def reached(service: VideoService, job: Job, status: JobStatus, progress: int = 0) -> Job:
     """Poll until the job shows `status` and at least `progress`."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while job.status is not status or job.progress < progress:
             await asyncio.sleep(0.002)
             job = await service.job(job.id)

@@ -136,8 +136,12 @@ async def test_a_client_that_hangs_up_while_its_job_is_accepted(rig: Rig) -> Non
     await asyncio.sleep(0.01)
     submit.cancel()
     await asyncio.gather(submit, return_exceptions=True)
-    await asyncio.sleep(0.06)
-    (job,) = (await service.jobs(after=None, limit=9, order="asc")).jobs
+
+    async def jobs() -> tuple[Job, ...]:
+        return (await service.jobs(after=None, limit=9, order="asc")).jobs
+
+    await until(jobs)
+    (job,) = await jobs()
     assert (await ended(service, job)).status == "completed"
 
 

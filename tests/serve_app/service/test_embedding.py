@@ -54,6 +54,10 @@ class Bench:
     def served(self) -> list[str]:
         return [event.result for event in self.rig.events if isinstance(event, EmbeddingServed)]
 
+    async def boarded(self, requests: int) -> None:
+        """Wait until so many requests have missed both prompts, and so wait for the encoder."""
+        await until(lambda: len(self.served) == 2 * requests and bool(self.encoder.calls))
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
@@ -107,7 +111,7 @@ async def test_concurrent_equal_prompts_encode_once(bench: Bench) -> None:
     asked = [asyncio.create_task(bench.embedder.embed((A, N), ("four", "no"))) for _ in range(5)]
     await until(lambda: bool(bench.encoder.calls))
     asked.append(asyncio.create_task(bench.embedder.embed((B, N), ("seven!!", "no"))))
-    await asyncio.sleep(0.02)
+    await bench.boarded(6)
     bench.encoder.gate.set()
     answers = await asyncio.gather(*asked)
     assert bench.encoder.calls == [["four", "no"], ["seven!!"]]
@@ -122,7 +126,7 @@ async def test_a_failure_reaches_all_and_is_not_cached(bench: Bench, failure: Ex
     bench.encoder.gate.clear()
     bench.encoder.failure = failure
     asked = [asyncio.create_task(bench.embedder.embed((A, N), ("four", "no"))) for _ in range(3)]
-    await until(lambda: bool(bench.encoder.calls))
+    await bench.boarded(3)
     bench.encoder.gate.set()
     results = await asyncio.gather(*asked, return_exceptions=True)
     assert {type(result) for result in results} == {told}
@@ -141,9 +145,9 @@ async def test_the_leaders_disconnect(bench: Bench) -> None:
     leader = asyncio.create_task(bench.embedder.embed((A, N), ("four", "no")))
     await until(lambda: bool(bench.encoder.calls))
     follower = asyncio.create_task(bench.embedder.embed((A, N), ("four", "no")))
-    await asyncio.sleep(0.01)
+    await bench.boarded(2)
     leader.cancel()
-    await asyncio.sleep(0.01)
+    await asyncio.gather(leader, return_exceptions=True)
     bench.encoder.gate.set()
     assert (await follower).prompt_embeds.shape == (5, 4)
     assert len(bench.encoder.calls) == 1

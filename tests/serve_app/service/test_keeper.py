@@ -80,7 +80,7 @@ async def test_a_lost_or_cancelled_flight_stops_the_render_once(desk: Desk, verd
     await until(lambda: bool(desk.records.beats))
     desk.records.answer = Beat(verdict)
     desk.keeper.step(1, 4)
-    await asyncio.wait_for(desk.task, 5)
+    await asyncio.wait_for(desk.task, 30)
     assert (desk.stopped, desk.records.beats[-1].step) == (1, 1)
 
 

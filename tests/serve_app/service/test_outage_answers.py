@@ -100,7 +100,7 @@ async def front(
     assert s3_port is not None
     with FaultProxy(str(valkey_server.socket)) as l2, FaultProxy(s3_port) as l3:
         settings = Settings(
-            redis_url=f"redis://127.0.0.1:{l2.port}", redis_timeout_seconds=0.25,
+            redis_url=f"redis://127.0.0.1:{l2.port}", redis_timeout_seconds=0.5,
             l3_url=f"s3://{s3_server.bucket}/{s3_prefix}", s3_endpoint_url=f"http://127.0.0.1:{l3.port}",
             l3_timeout_seconds=4,
         )  # fmt: skip

@@ -36,7 +36,7 @@ from tests.serve_app.service.rig import SECRET, Rig, ask, until
 
 FAMILY = load_family("native/demo")
 EMBEDS = PromptEmbeds(np.zeros((1, 4), np.float32), np.zeros((1, 4), np.float32), "hit")
-LEASE = 0.6
+LEASE = 1.0
 STEPS = 8
 
 
@@ -138,7 +138,7 @@ class Cluster:
         redis = self.rig.redis()
         assert redis is not None
         self.records.append(
-            RedisFlights(redis, secret=SECRET, linger_seconds=0.3, lease_seconds=LEASE, waiter_seconds=2)
+            RedisFlights(redis, secret=SECRET, linger_seconds=0.5, lease_seconds=LEASE, waiter_seconds=2)
         )
         return self.records[-1]
 
@@ -148,13 +148,26 @@ class Cluster:
             line or Line(self.replicas),
             FAMILY.card.model_fingerprint,
             max_queued=10,
-            linger_seconds=0.3,
+            linger_seconds=0.5,
             flights=self.flights(),
         )
 
     def board(self, router: VideoSource, urgency: Urgency | None = None) -> tuple[VideoFlight, asyncio.Task[Landing]]:
         flight, _ = router.board(self.plan.spec, self.plan.keys, urgency or Urgency())
         return flight, asyncio.ensure_future(flight.wait())
+
+    async def joined(self, line: Line | None = None) -> asyncio.Task[Landing]:
+        """Ask on one more router, and wait until the flight's record has it."""
+        waiters = redis_name(storage_name(SECRET, "video", self.plan.keys.video), "waiters")
+        client = self.records[0]._redis.client
+        before = await client.zcard(waiters)
+        _, waiting = self.board(self.router(line))
+
+        async def counted() -> bool:
+            return bool(await client.zcard(waiters) > before)
+
+        await until(counted)
+        return waiting
 
     async def aclose(self) -> None:
         for replica in self.replicas:
@@ -230,14 +243,14 @@ async def test_what_the_filter_denies_is_not_looked_for_in_l3(make: Callable[...
     await BloomBuilder(bloom, store.names, Lease(redis, "bloom")).build()
 
     def router() -> VideoSource:
-        flights = RedisFlights(redis, secret=SECRET, linger_seconds=0.3, bloom=bloom)
+        flights = RedisFlights(redis, secret=SECRET, linger_seconds=0.5, bloom=bloom)
         cluster.records.append(flights)
         return VideoSource(
             TieredCache("video", secret=SECRET, l2=redis, l3=store, bloom=bloom, telemetry=cluster.rig.telemetry),
             Line(cluster.replicas),
             FAMILY.card.model_fingerprint,
             max_queued=10,
-            linger_seconds=0.3,
+            linger_seconds=0.5,
             flights=flights,
         )
 
@@ -259,8 +272,7 @@ async def test_a_routers_death_costs_nothing(make: Callable[..., Cluster]) -> No
     hold(cluster)
     leading, task = cluster.board(cluster.router())
     await until(lambda: cluster.renders == 1)
-    _, waiting = cluster.board(cluster.router())
-    await asyncio.sleep(0.05)
+    waiting = await cluster.joined()
     leading._interest = None  # a dead process says no goodbye
     leading.task.cancel()
     task.cancel()
@@ -275,8 +287,7 @@ async def test_a_dead_replica_is_replaced_at_once_by_the_leader(make: Callable[.
     hold(cluster)
     _, one = cluster.board(cluster.router())
     await until(lambda: cluster.renders == 1)
-    _, two = cluster.board(cluster.router())
-    await asyncio.sleep(0.05)
+    two = await cluster.joined()
     cluster.replicas[0].kill()
     cluster.replicas[1].engine.go_on.set()
     landings = await asyncio.gather(one, two)
@@ -290,8 +301,7 @@ async def test_a_silent_replica_is_taken_over_by_a_waiter(make: Callable[..., Cl
     hold(cluster)
     leading, one = cluster.board(cluster.router())
     await until(lambda: cluster.renders == 1)
-    _, two = cluster.board(cluster.router(Line(cluster.replicas[1:])))
-    await asyncio.sleep(0.05)
+    two = await cluster.joined(Line(cluster.replicas[1:]))
     leading._interest = None
     leading.task.cancel()
     one.cancel()
@@ -354,8 +364,7 @@ async def test_one_leaving_at_once_does_not_end_it_for_another_router(make: Call
     flight, _ = cluster.router().board(cluster.plan.spec, cluster.plan.keys, Urgency())
     flight.hold()
     await until(lambda: cluster.renders == 1)
-    _, waiting = cluster.board(cluster.router())
-    await asyncio.sleep(0.05)
+    waiting = await cluster.joined()
     flight.release(at_once=True)
     await asyncio.sleep(0.05)
     cluster.replicas[0].engine.go_on.set()
@@ -373,7 +382,7 @@ async def test_who_comes_back_within_the_linger_keeps_it(make: Callable[..., Clu
     waiting.cancel()
     await asyncio.sleep(0.1)
     _, other = cluster.board(cluster.router())
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(0.6)
     cluster.replicas[0].engine.go_on.set()
     assert (await other).outcome is Outcome.JOINED
     assert (cluster.renders, (await flight.result()).outcome) == (1, Outcome.RENDERED)
@@ -386,8 +395,7 @@ async def test_a_failure_reaches_everybody_once(make: Callable[..., Cluster]) ->
     hold(cluster)
     _, one = cluster.board(cluster.router())
     await until(lambda: cluster.renders == 1)
-    _, two = cluster.board(cluster.router())
-    await asyncio.sleep(0.05)
+    two = await cluster.joined()
     cluster.replicas[0].engine.go_on.set()
     failures = await asyncio.gather(one, two, return_exceptions=True)
     assert [(type(each), str(each)) for each in failures] == [(RenderFailed, "The model failed.")] * 2
@@ -425,8 +433,7 @@ async def test_a_value_too_large_for_l2_comes_from_l3(make: Callable[..., Cluste
     hold(cluster)
     _, one = cluster.board(cluster.router())
     await until(lambda: cluster.renders == 1)
-    _, two = cluster.board(cluster.router())
-    await asyncio.sleep(0.05)
+    two = await cluster.joined()
     cluster.replicas[0].engine.go_on.set()
     landings = await asyncio.gather(one, two)
     assert [landing.outcome for landing in landings] == [Outcome.RENDERED, Outcome.JOINED]
@@ -442,8 +449,7 @@ async def test_redis_goes_and_comes_back(
     hold(cluster)
     _, one = cluster.board(cluster.router())
     await until(lambda: cluster.renders == 1)
-    _, two = cluster.board(cluster.router())
-    await asyncio.sleep(0.05)
+    two = await cluster.joined()
     valkey.kill()
     cluster.replicas[0].engine.go_on.set()
     landings = await asyncio.gather(one, two)

@@ -84,7 +84,7 @@ async def test_the_leaders_disconnect_does_not_end_it_for_the_others(rig: Rig) -
 async def test_the_last_ones_leaving_lingers_then_cancels(rig: Rig) -> None:
     """When nobody waits any more the render goes on for the linger and is then cancelled at the renderer."""
     rig.renderer.hold()
-    service = rig.service(linger_seconds=0.1)
+    service = rig.service(linger_seconds=0.5)
     waiter = asyncio.create_task(service.generate(ask()))
     await until(lambda: bool(rig.renderer.asked))
     waiter.cancel()
@@ -98,13 +98,13 @@ async def test_the_last_ones_leaving_lingers_then_cancels(rig: Rig) -> None:
 async def test_who_comes_back_within_the_linger_keeps_it_alive(rig: Rig) -> None:
     """A client that reconnects within the linger joins the render it left."""
     rig.renderer.hold()
-    service = rig.service(linger_seconds=0.1)
+    service = rig.service(linger_seconds=0.5)
     waiter = asyncio.create_task(service.generate(ask()))
     await until(lambda: bool(rig.renderer.asked))
     waiter.cancel()
     await asyncio.sleep(0.03)
     back = asyncio.create_task(service.generate(ask()))
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.6)
     rig.renderer.allow()
     assert (await back).outcome is Outcome.JOINED
     assert len(rig.renderer.asked) == 1
