@@ -10,7 +10,7 @@ serve: $(VENV)/.installed
 	@exec $(BIN)/encore serve $(ARGS)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -25,6 +25,7 @@ from typing import Any
 import hypothesis
 import pytest
 import redis
+from xdist.scheduler import LoadScopeScheduling
 
 hypothesis.settings.register_profile("encore", deadline=None)  # a shared machine's pauses are not slow code
 hypothesis.settings.load_profile("encore")
@@ -85,13 +86,24 @@ def _own_ports() -> Iterator[int]:
 _ports = _own_ports()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one worker of `make test`, and all that start Ray in one: each would start its own."""
-    for item in items:
-        parts = item.path.relative_to(Path(__file__).parent).parts
-        with_ray = parts[0] in ("deployments", "end_to_end") or item.get_closest_marker("cluster") is not None
-        group = "ray" if with_ray else "/".join(parts)
-        item.add_marker(pytest.mark.xdist_group(group))
+class GroupScheduling(LoadScopeScheduling):
+    """Keeps a file's tests in one worker of `make test`, all that use Ray in one, those with whole servers in another.
+
+    xdist's own groups (`--dist loadgroup`) have no effect under pytest 9.2, which took away the ids that they change.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0].removeprefix("tests/")
+        if file.startswith("deployments/launcher/") or file == "test_readme.py":
+            return "servers"
+        return "ray" if file.startswith(("deployments/", "end_to_end/")) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
+    """Let `make test` share the tests out so, the groups that take longest among the first."""
+    config.option.loadscopereorder = False
+    return GroupScheduling(config, log)
 
 
 class ValkeyServer:
