@@ -8,14 +8,16 @@ request at a time: all of it, with the prompts encoded already (the pipeline's r
 more in a small model than in a large one), and at the 1,500 tokens that 480x640x17 has in the 5B. Then eight requests
 at once, and eight that come as fast as the pipeline can answer: ours through the step engine, the pipeline one after
 another. Memory is the most that a process of its own has held. The profile says where our time goes
-(`wan_profile.py`). Seconds are the best of several rounds; ratios are of those. It takes some twelve minutes on two
-cores, `--quick` three.
+(`wan_profile.py`). One request at a time is played in rounds, each side once and the other first every second time: its
+seconds are the rounds' medians, its ratio is the median of the rounds' own, since a shared machine's speed drifts
+between them. It takes some sixteen minutes on two cores, `--quick` three.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -48,7 +50,7 @@ class Extent:
     long_rounds: int
 
 
-FULL = Extent(rounds=3, steps=4, requests=8, long_rounds=3)
+FULL = Extent(rounds=5, steps=4, requests=8, long_rounds=5)
 QUICK = Extent(rounds=1, steps=2, requests=2, long_rounds=0)
 
 
@@ -62,24 +64,23 @@ class Contest:
 
     async def rows(self) -> list[Row]:
         """Return all lines but those of memory."""
-        steps, rounds = self.extent.steps, self.extent.rounds
+        rounds = self.extent.rounds
         for size in (SHORT, LONG) if self.extent.long_rounds else (SHORT,):
             for side in (self.ours, self.theirs):  # both warm, the prompt known, before anything counts
                 await side.render(spec(size, 1), known=True)
         rows = [
-            _row(ALONE, SHORT, steps, "s", *await self._alone(SHORT, steps, rounds, known=False)),
-            _row(KNOWN, SHORT, steps, "s", *await self._alone(SHORT, steps, rounds, known=True)),
+            await self._alone(ALONE, SHORT, rounds, known=False),
+            await self._alone(KNOWN, SHORT, rounds, known=True),
         ]
         if self.extent.long_rounds:
-            rows.append(
-                _row(REAL, LONG, steps, "s", *await self._alone(LONG, steps, self.extent.long_rounds, known=True))
-            )
+            rows.append(await self._alone(REAL, LONG, self.extent.long_rounds, known=True))
         one = float(rows[0][THEIRS])
         for words, apart in (("at once", 0.0), ("spread out", one)):
             rows += await self._together(words, apart)
         return rows
 
-    async def _alone(self, size: Size, steps: int, rounds: int, *, known: bool) -> tuple[float, float]:
+    async def _alone(self, case: str, size: Size, rounds: int, *, known: bool) -> Row:
+        steps = self.extent.steps
         taken: dict[str, list[float]] = {OURS: [], THEIRS: []}
         sides: list[tuple[str, Side]] = [(OURS, self.ours), (THEIRS, self.theirs)]
         for turn in range(rounds):
@@ -87,7 +88,9 @@ class Contest:
                 began = time.perf_counter()
                 await side.render(spec(size, steps), known=known)
                 taken[name].append(time.perf_counter() - began)
-        return min(taken[OURS]), min(taken[THEIRS])
+        ratios = [mine / others for mine, others in zip(taken[OURS], taken[THEIRS], strict=True)]
+        row = _row(case, size, steps, "s", statistics.median(taken[OURS]), statistics.median(taken[THEIRS]))
+        return row | {"ours / theirs": statistics.median(ratios)}
 
     async def _together(self, words: str, apart: float) -> list[Row]:
         jobs = [spec(SHORT, self.extent.steps, number) for number in range(self.extent.requests)]

@@ -104,6 +104,9 @@ class Settings(BaseSettings):
         "650 MB while it is read, and a router reads two at once",
     )
     max_prompt_chars: PositiveInt = Field(2_000, description="longer prompts are a 422, whatever the model could take")
+    negative_prompt: str | None = Field(
+        None, description="what a request that has no `negative_prompt` is taken to say; none: the model's own, empty"
+    )
     max_queued: PositiveInt = Field(64, description="renders waiting or running per router; more is a 429")
     max_waiting: PositiveInt = Field(1_500, description="requests that wait for a render per router; more is a 429")
     linger_seconds: float = Field(30.0, ge=0, description="a render nobody waits for any more goes on this long")

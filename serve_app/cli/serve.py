@@ -60,7 +60,7 @@ def overrides(model: str | None, assignments: Sequence[str]) -> dict[str, Any]:
     """Return the settings that --model and --set change, checked and JSON-able; `none` unsets.
 
     Raises BadParameter for what is no setting, a secret, or not a value of it; NotFound and InvalidRequest for a model
-    that cannot be served.
+    that cannot be served, Unprocessable for a negative prompt that it cannot read.
     """
     given = dict(_assignment(text) for text in assignments)
     if model is not None:
@@ -69,7 +69,11 @@ def overrides(model: str | None, assignments: Sequence[str]) -> dict[str, Any]:
         given["model"] = model
     settings = read_settings(given)
     checked = settings.model_dump(mode="json", include=set(given))
-    if not MODEL_SETTINGS.isdisjoint(checked):
+    if checked.get("negative_prompt") is not None:
+        from serve_app.service.wiring import open_planner
+
+        open_planner(settings)
+    elif not MODEL_SETTINGS.isdisjoint(checked):
         from serve_app.service.wiring import open_family
 
         open_family(settings)

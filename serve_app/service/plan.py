@@ -57,7 +57,11 @@ class Plan:
 
 
 class Planner:
-    """Turns requests into plans for one model, one encoder and one deployment's rules (absent: the model's own)."""
+    """Turns requests into plans for one model, one encoder and one deployment's rules (absent: the model's own).
+
+    negative_prompt: what a request that has none is taken to say (absent: the model's own); raises Unprocessable where
+    no request could say it.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class Planner:
         max_image_bytes: int = MAX_BYTES,
         max_image_pixels: int = MAX_PIXELS,
         normaliser: Normaliser | None = None,
+        negative_prompt: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._family = family
@@ -79,6 +84,9 @@ class Planner:
         self._max_image_bytes = max_image_bytes
         self._max_image_pixels = max_image_pixels
         self._clock = clock
+        if negative_prompt is not None:
+            text = self._normalised("negative_prompt", negative_prompt, correct_typos=True).text
+            self._card = replace(self._card, default_negative_prompt=text)
 
     @property
     def card(self) -> ModelCard:

@@ -183,7 +183,7 @@ def open_family(settings: Settings) -> Family:
 
 
 def open_planner(settings: Settings, family: Family | None = None) -> Planner:
-    """Return the planner of the configured model; raises what `open_family` and `open_normaliser` raise."""
+    """Return the planner of the configured model; raises what `open_family`, `open_normaliser` and Planner raise."""
     family = family or open_family(settings)
     return Planner(
         family,
@@ -192,6 +192,7 @@ def open_planner(settings: Settings, family: Family | None = None) -> Planner:
         max_image_bytes=settings.max_image_bytes,
         max_image_pixels=settings.max_image_pixels,
         normaliser=open_normaliser(settings, family.card.prompt_rules),
+        negative_prompt=settings.negative_prompt,
     )
 
 

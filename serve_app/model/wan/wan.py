@@ -7,7 +7,8 @@ folder, seed and prompt (tests hold them to it); what the checkpoint does not sa
 Prompts keep their case: UMT5 reads "US" and "us", "Turkey" and "turkey" as different words, letters to be drawn are
 part of a prompt, and the captions Wan learnt from are written like any prose, so folding case would show its model
 texts unlike those, to merge requests that differ in nothing else. All other rules hold. No default negative prompt is
-in a diffusers checkpoint (Wan's own, in Chinese, is in the code of its repository), so there is none here.
+in a diffusers checkpoint (Wan's own, in Chinese, is in the code of its repository), so there is none here: who serves
+one names it in the setting `negative_prompt`.
 """
 
 from __future__ import annotations

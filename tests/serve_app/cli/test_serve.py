@@ -117,6 +117,16 @@ def test_an_unknown_model_is_refused_before_ray_starts(encore: Encore, execs: li
     assert "known: native/demo" in result.stderr
 
 
+def test_a_negative_prompt_is_read_before_ray_starts(
+    encore: Encore, launched: Launched, execs: list[list[str]]
+) -> None:
+    """Proves that a deployment's negative prompt is as its prompts are: the model must be able to read it."""
+    assert launched("--set", "negative_prompt=a star")["overrides"] == {"negative_prompt": "a star"}
+    result = encore("serve", "--set", f"negative_prompt={'star ' * 500}")
+    assert (result.exit_code, len(execs)) == (1, 1)
+    assert "'negative_prompt' has 2500 characters; at most 2000 are allowed" in result.stderr
+
+
 def test_a_wrong_environment_is_named(encore: Encore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Proves that the variable at fault is told, not an option nobody gave."""
     monkeypatch.setenv("ENCORE_MAX_QUEUED", "many")

@@ -46,6 +46,21 @@ def test_too_long(field: str) -> None:
         assert refused.value.param == field
 
 
+def test_a_deployments_negative_prompt() -> None:
+    """Who says nothing gets the deployment's, who says it gets the same keys, who says "" none; it is checked first."""
+
+    def opened(negative_prompt: str) -> Planner:
+        return Planner(load_family("native/demo"), "encoder", max_prompt_chars=120, negative_prompt=negative_prompt)
+
+    planner = opened("A beutiful  star")
+    silent = planner.plan(ask("a red circle"))
+    assert (silent.spec.negative_prompt, silent.corrected) == ("a beautiful star", ())
+    assert silent.keys == PLANNER.plan(ask("a red circle", negative_prompt="a beautiful star")).keys
+    assert planner.plan(ask("a red circle", negative_prompt="")).keys == PLANNER.plan(ask("a red circle")).keys
+    with pytest.raises(Unprocessable, match="'negative_prompt' has 121 characters"):
+        opened("a" * 121)
+
+
 def test_explained_is_the_plan() -> None:
     """The explanation shows prompt, normalised form, three keys and the whole spec."""
     plan = PLANNER.plan(ask("A circle", seed=7))

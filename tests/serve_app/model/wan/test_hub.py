@@ -1,0 +1,124 @@
+"""A checkpoint that is downloaded: the real client of the Hugging Face Hub against a server here that speaks its wire.
+
+The wire is https://huggingface.co/docs/hub/api: what a revision has, then each file under its commit, with an ETag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from serve_app.model.model import load_family
+from serve_app.model.wan.published import PUBLISHED
+
+NAME = "wan2.2-t2v-5b"
+COMMIT = "c0ffee" + 34 * "0"
+
+
+class Hub:
+    """One repository out of a folder; `asked` is what was downloaded."""
+
+    def __init__(self, repository: str, folder: Path) -> None:
+        self.asked: list[str] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self) -> None:
+                self._answer(False)
+
+            def do_GET(self) -> None:
+                self._answer(True)
+
+            def _answer(self, body: bool) -> None:
+                path, resolve = urlsplit(self.path).path, f"/{repository}/resolve/{COMMIT}/"
+                if path.startswith(f"/api/models/{repository}/tree/"):
+                    files = [each for each in sorted(folder.rglob("*")) if each.is_file()]
+                    listed = [
+                        {"type": "file", "path": str(each.relative_to(folder)), "size": each.stat().st_size, "oid": "0"}
+                        for each in files
+                    ]
+                    self._send(json.dumps(listed).encode(), body)
+                elif path.startswith(f"/api/models/{repository}"):
+                    names = [{"rfilename": str(each.relative_to(folder))} for each in folder.rglob("*")]
+                    self._send(json.dumps({"id": repository, "sha": COMMIT, "siblings": names}).encode(), body)
+                elif path.startswith(resolve) and (folder / path.removeprefix(resolve)).is_file():
+                    hub.asked += [path.removeprefix(resolve)] if body else []
+                    self._send((folder / path.removeprefix(resolve)).read_bytes(), body)
+                else:
+                    self.send_response(404)
+                    self.send_header("x-error-code", "RepoNotFound")
+                    self.send_header("content-length", "0")
+                    self.end_headers()
+
+            def _send(self, data: bytes, body: bool) -> None:
+                self.send_response(200)
+                self.send_header("content-length", str(len(data)))
+                self.send_header("etag", f'"{hashlib.sha1(data).hexdigest()}"')
+                self.send_header("x-repo-commit", COMMIT)
+                self.end_headers()
+                if body:
+                    self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def hub(wan_folder: Callable[..., Path]) -> Iterator[Hub]:
+    made = Hub(PUBLISHED[NAME], wan_folder())
+    yield made
+    made.close()
+
+
+def start(url: str, home: Path, options: str = "") -> subprocess.CompletedProcess[str]:
+    """Open the published model in a process that knows the Hub under `url`; it prints two fingerprints."""
+    program = (
+        "from serve_app.model.model import load_family\n"
+        f"card = load_family({NAME!r}{options}).card\n"
+        "print(card.model_fingerprint, card.text_encoder_fingerprint)\n"
+    )
+    environment = os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_a_published_model_comes_from_the_hub(hub: Hub, wan_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Without a folder the model's own Hub id is downloaded, whole and once, and is the same model; then it is here."""
+    here = load_family(NAME, checkpoint=str(wan_folder())).card
+    known = [here.model_fingerprint, here.text_encoder_fingerprint]
+    first = start(hub.url, tmp_path)
+    assert first.stdout.split() == known, first.stderr
+    assert len(hub.asked) == len(set(hub.asked))
+    assert {"model_index.json", "tokenizer/tokenizer.json", "vae/config.json"} < set(hub.asked)
+    downloaded = list(hub.asked)
+    assert start(hub.url, tmp_path).stdout.split() == known
+    assert hub.asked == downloaded
+    hub.close()
+    assert start(hub.url, tmp_path).stdout.split() == known
+
+
+def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path) -> None:
+    """A Hub id that does not exist is told by its name before anything is loaded."""
+    refused = start(hub.url, tmp_path, ", checkpoint='Somebody/Nothing'")
+    assert refused.returncode == 1
+    assert "NotFound" in refused.stderr
+    assert "Checkpoint Somebody/Nothing is neither a folder nor to be had from the Hugging Face Hub" in refused.stderr
