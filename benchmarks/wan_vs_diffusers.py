@@ -47,11 +47,11 @@ class Extent:
     rounds: int
     steps: int
     requests: int
-    long_rounds: int
+    long: bool
 
 
-FULL = Extent(rounds=5, steps=4, requests=8, long_rounds=5)
-QUICK = Extent(rounds=1, steps=2, requests=2, long_rounds=0)
+FULL = Extent(rounds=5, steps=4, requests=8, long=True)
+QUICK = Extent(rounds=1, steps=2, requests=2, long=False)
 
 
 @dataclass(slots=True)
@@ -64,26 +64,25 @@ class Contest:
 
     async def rows(self) -> list[Row]:
         """Return all lines but those of memory."""
-        rounds = self.extent.rounds
-        for size in (SHORT, LONG) if self.extent.long_rounds else (SHORT,):
+        for size in (SHORT, LONG) if self.extent.long else (SHORT,):
             for side in (self.ours, self.theirs):  # both warm, the prompt known, before anything counts
                 await side.render(spec(size, 1), known=True)
         rows = [
-            await self._alone(ALONE, SHORT, rounds, known=False),
-            await self._alone(KNOWN, SHORT, rounds, known=True),
+            await self._alone(ALONE, SHORT, known=False),
+            await self._alone(KNOWN, SHORT, known=True),
         ]
-        if self.extent.long_rounds:
-            rows.append(await self._alone(REAL, LONG, self.extent.long_rounds, known=True))
+        if self.extent.long:
+            rows.append(await self._alone(REAL, LONG, known=True))
         one = float(rows[0][THEIRS])
         for words, apart in (("at once", 0.0), ("spread out", one)):
             rows += await self._together(words, apart)
         return rows
 
-    async def _alone(self, case: str, size: Size, rounds: int, *, known: bool) -> Row:
+    async def _alone(self, case: str, size: Size, *, known: bool) -> Row:
         steps = self.extent.steps
         taken: dict[str, list[float]] = {OURS: [], THEIRS: []}
         sides: list[tuple[str, Side]] = [(OURS, self.ours), (THEIRS, self.theirs)]
-        for turn in range(rounds):
+        for turn in range(self.extent.rounds):
             for name, side in sides if turn % 2 else reversed(sides):
                 began = time.perf_counter()
                 await side.render(spec(size, steps), known=known)

@@ -44,15 +44,14 @@ class Hub:
             def _answer(self, body: bool) -> None:
                 path, resolve = urlsplit(self.path).path, f"/{repository}/resolve/{COMMIT}/"
                 if path.startswith(f"/api/models/{repository}/tree/"):
-                    files = [each for each in sorted(folder.rglob("*")) if each.is_file()]
                     listed = [
                         {"type": "file", "path": str(each.relative_to(folder)), "size": each.stat().st_size, "oid": "0"}
-                        for each in files
+                        for each in folder.rglob("*")
+                        if each.is_file()
                     ]
                     self._send(json.dumps(listed).encode(), body)
                 elif path.startswith(f"/api/models/{repository}"):
-                    names = [{"rfilename": str(each.relative_to(folder))} for each in folder.rglob("*")]
-                    self._send(json.dumps({"id": repository, "sha": COMMIT, "siblings": names}).encode(), body)
+                    self._send(json.dumps({"id": repository, "sha": COMMIT}).encode(), body)
                 elif path.startswith(resolve) and (folder / path.removeprefix(resolve)).is_file():
                     hub.asked += [path.removeprefix(resolve)] if body else []
                     self._send((folder / path.removeprefix(resolve)).read_bytes(), body)
