@@ -32,7 +32,7 @@ from storm_valkey import valkey
 
 from serve_app.cache.bloom import FALSE_POSITIVES, BloomFilter
 from serve_app.cache.bloom_builder import BloomBuilder
-from serve_app.cache.entry import pack
+from serve_app.cache.entry import Envelope
 from serve_app.cache.flight import Found, Leading
 from serve_app.cache.lease import Lease
 from serve_app.cache.memory import MemoryTier
@@ -73,9 +73,11 @@ class Store:
             pipeline = self.tier.client.pipeline(transaction=False)
             for number in range(start, min(start + _BATCH, self.size)):
                 key = key_of(number)
-                frame = pack(Entry.of(key, number.to_bytes(8, "big") * (PAYLOAD // 8), {"n": number}))
+                name = storage_name(SECRET, "video", key)
+                entry = Entry.of(key, number.to_bytes(8, "big") * (PAYLOAD // 8), {"n": number})
+                frame = Envelope(SECRET).pack(name, entry)
                 self.bytes_of_values += len(frame)
-                pipeline.set(redis_name(storage_name(SECRET, "video", key)), frame, px=self.tier.keep_for())
+                pipeline.set(redis_name(name), frame, px=self.tier.keep_for())
             await pipeline.execute()
 
     async def build(self) -> float:

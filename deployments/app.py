@@ -16,7 +16,7 @@ from deployments.diffusion import Diffusion
 from deployments.router import CacheRouter
 from deployments.text_encoder import TextEncoder
 from deployments.video_encoder import VideoEncoder
-from serve_app.service.wiring import open_planner
+from serve_app.service.wiring import open_planner, require_own_stores
 from serve_app.settings import Settings
 
 PLACEMENT: Any = "deployments.placement.LeastBusyRouter"
@@ -27,9 +27,11 @@ BATCHES_TAKEN = 2
 def build(settings: Settings) -> Application:
     """Return the application `encore`; before anything is started.
 
-    Raises NotFound for an unknown model, Unavailable for an otlp_endpoint without its environment.
+    Raises NotFound for an unknown model, Unavailable for an otlp_endpoint without its environment, ForeignStore for a
+    tier that was written under another secret.
     """
     open_planner(settings)
+    require_own_stores(settings)
     tracing.require(settings.otlp_endpoint)
     args = settings.args()
     video_encoder = _deployment(VideoEncoder, max_ongoing_requests=8, graceful_shutdown_timeout_s=60).bind(args)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -184,6 +184,24 @@ class VideoSpec:
     def seconds(self) -> float:
         """Playing time."""
         return self.num_frames / self.fps
+
+
+_UNTOLD = ("prompt", "negative_prompt", "scope", "input_reference")
+
+
+def described(spec: VideoSpec) -> dict[str, str | int | float]:
+    """Return a spec as a stored video's metadata tell it: without what it shows, and to whom."""
+    return {name: value for name, value in asdict(spec).items() if name not in _UNTOLD}
+
+
+def described_spec(described: object) -> VideoSpec:
+    """Return the spec of such metadata, what is not told left empty; raises ValueError for any others."""
+    names = {each.name for each in fields(VideoSpec)}
+    try:
+        told = {name: value for name, value in dict(described).items() if name in names}  # type: ignore[call-overload]
+        return VideoSpec(**(dict.fromkeys(_UNTOLD, "") | told))
+    except (TypeError, ValueError) as error:
+        raise ValueError("These metadata tell no spec.") from error
 
 
 @dataclass(frozen=True, slots=True)

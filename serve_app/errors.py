@@ -20,6 +20,7 @@ EncoreError
 ├── FingerprintMismatch       503  this replica runs other weights than the key was made for
 ├── CorruptEntry                   a stored value does not verify (internal: becomes a miss)
 └── TierError                      a cache tier failed (internal: becomes a miss and a counter)
+    ├── ForeignStore               it was written under another secret
     ├── TierRefused                it answers, but takes no values: full, read-only
     └── TierLeftAlone              it was not asked: its breaker is open
 
@@ -180,6 +181,12 @@ class TierError(EncoreError):
     """A cache tier could not be reached or refused; callers treat it as a miss."""
 
     code = "tier_error"
+
+
+class ForeignStore(TierError):
+    """A store was written under another secret than this one: nothing in it is read, written or deleted."""
+
+    code = "foreign_store"
 
 
 class TierRefused(TierError):

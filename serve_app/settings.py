@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         False,
         description="a video that only S3 has is answered by 307 to a presigned URL; videos are stored there twice",
     )
-    l3_timeout_seconds: PositiveFloat = Field(5.0, description="longest wait for one answer of an S3 store")
+    l3_timeout_seconds: PositiveFloat = Field(5.0, description="longest wait for one answer of L3, whatever it is")
     l3_filter: Literal["auto", "on", "off"] = Field(
         "auto", description="Bloom bits in L2 spare looks into L3 for what it never had; auto: for S3, not for a folder"
     )

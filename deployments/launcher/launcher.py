@@ -93,8 +93,9 @@ def _start(
     tiers.setdefault("l3_url", folder.l3.as_uri())
     tiers.setdefault("measurements_file", str(folder.root / "measurements.json"))
     listener = Listener(folder.run / "events")
-    rendered = folder.run / "config.json"
-    rendered.write_text(json.dumps(_render(config, ports.http, tiers)))
+    rendered, content = folder.run / "config.json", _render(config, ports.http, tiers)
+    _require_own_stores(content, folder)
+    rendered.write_text(json.dumps(content))
     server = spawn(
         [*SERVER_COMMAND, str(rendered), str(ports.dashboard), str(ports.metrics)],
         env=environment(folder, ports, overrides.get("otlp_endpoint")) | {FILE_VARIABLE: str(listener.path)},
@@ -120,6 +121,21 @@ def _render(config: Path, http_port: int, overrides: dict[str, Any]) -> dict[str
     application = rendered["applications"][0]
     application["args"] = {**application.get("args", {}), **overrides}
     return rendered
+
+
+def _require_own_stores(config: dict[str, Any], folder: CacheFolder) -> None:
+    """Raise ForeignStore at once, not after Ray's start, for a tier that was written under another secret."""
+    from pydantic import SecretStr, ValidationError
+
+    from serve_app.service.wiring import require_own_stores
+    from serve_app.settings import Settings
+
+    try:
+        settings = Settings(**config["applications"][0].get("args", {}))
+    except ValidationError:
+        return  # the server tells it better
+    secret = SecretStr(os.environ.get("ENCORE_SECRET") or folder.secret)
+    require_own_stores(settings.model_copy(update={"secret": secret}))
 
 
 def _report(event: dict[str, Any], folder: CacheFolder, ports: Ports, say: Say) -> None:

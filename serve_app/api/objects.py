@@ -22,7 +22,7 @@ def video_object(job: Job) -> VideoObject:
         created_at=int(job.created_at),
         completed_at=None if job.completed_at is None else int(job.completed_at),
         expires_at=int(job.expires_at),
-        prompt=job.prompt,
+        prompt=job.prompt or None,
         size=spec.size,
         seconds=f"{spec.seconds:g}",
         error=None if job.error_code is None else VideoError(code=job.error_code, message=job.error_message or ""),

@@ -25,9 +25,10 @@ from serve_app.cache.breaker import Breaker, State
 from serve_app.cache.circuit import Circuit
 from serve_app.cache.debounce import Debounce
 from serve_app.cache.detached import detached
+from serve_app.cache.entry import Envelope
 from serve_app.cache.invalidation import Labels, RuleBook, begun_at
 from serve_app.cache.memory import MemoryTier
-from serve_app.cache.name import Kind
+from serve_app.cache.name import Kind, masked, storage_name
 from serve_app.cache.remote import RemoteTier, Stale
 from serve_app.cache.store import AiocacheStore, ObjectStore
 from serve_app.core import Entry, Outcome, Rule
@@ -72,6 +73,8 @@ class TieredCache:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.kind = kind
+        self._secret = secret
+        self._envelope = Envelope(secret)
         self._telemetry = telemetry or Telemetry()
         self._l1 = l1
         self._bloom = bloom
@@ -224,6 +227,17 @@ class TieredCache:
                 held["l2"] = adopted
             else:
                 await l2.delete(adopted.key)  # better none than two different videos
+
+    def pack(self, entry: Entry) -> bytes:
+        """Return the frame in which shared tiers store `entry`, for who writes one in a script of his own."""
+        return self._envelope.pack(storage_name(self._secret, self.kind, entry.key), entry)
+
+    def masked(self, key: str, other: str) -> str:
+        """Return `other` (64 hex digits that tell a prompt to who guesses it) as metadata of `key` may hold it.
+
+        Masked again it is what it was.
+        """
+        return masked(self._secret, storage_name(self._secret, self.kind, key), other)
 
     async def put_l2(self, entry: Entry, *, not_before: int = 0) -> bool:
         """Store `entry` in L2 alone; False when it is not there."""

@@ -16,7 +16,6 @@ from serve_app.cache.folder_files import FolderFiles, Measure
 from serve_app.cache.gdsf import GHOSTS_PER_VALUE, worth
 
 _VERSION = 1
-_PATIENCE_SECONDS = 30.0
 _SCHEMA = """
     CREATE TABLE entries (
         name BLOB PRIMARY KEY, bytes INTEGER NOT NULL, cost REAL NOT NULL,
@@ -216,9 +215,12 @@ class Book:
         return 0.0 if row is None else float(row[0])
 
 
-def connected(path: Path) -> sqlite3.Connection:
-    """Open the index at `path`, made when it is not there; DatabaseError for what is none of this version."""
-    connection = sqlite3.connect(path, timeout=_PATIENCE_SECONDS, isolation_level=None, check_same_thread=False)
+def connected(path: Path, patience: float) -> sqlite3.Connection:
+    """Open the index at `path`, made when it is not there; DatabaseError for what is none of this version.
+
+    patience: seconds that a transaction waits for others' to end.
+    """
+    connection = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")

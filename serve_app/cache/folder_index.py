@@ -16,6 +16,7 @@ import fcntl
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,11 +26,13 @@ from typing import TypeVar
 
 from serve_app.cache.folder_book import Book, Gone, connected
 from serve_app.cache.folder_files import FolderFiles, Measure
+from serve_app.cache.quarantine import new_batch
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _PAGE = 64
+_TURN_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,13 @@ class Differences:
 
 
 class FolderIndex:
-    """The index of `files` at `path`; any thread may call, one at a time gets through."""
+    """The index of `files` at `path`; any thread may call, one at a time gets through.
 
-    def __init__(self, files: FolderFiles) -> None:
+    patience: seconds that a call waits for its turn; then it raises sqlite3.OperationalError.
+    """
+
+    def __init__(self, files: FolderFiles, *, patience: float = 30.0) -> None:
+        self._patience = patience
         self.path = files.root / "index.sqlite"
         self._files = files
         self._lock = threading.RLock()
@@ -99,11 +106,15 @@ class FolderIndex:
         """Count how often names were used; those whose file is there without a row get one."""
         self._write(lambda book: book.use(uses))
 
-    def delete(self, name: str) -> bool:
-        """Remove the file and the row of `name`; False when there was no file."""
+    def delete(self, name: str, remove: Callable[[str], bool] | None = None) -> bool:
+        """Remove the file and the row of `name`; False when there was no file.
+
+        remove: takes the file away in place of deleting it, and tells whether it was there.
+        """
+        take = remove or self._files.unlink
 
         def work(book: Book) -> bool:
-            removed = self._files.unlink(name)
+            removed = take(name)
             if removed or not book.is_being_written(name):
                 book.drop(name)
             return removed
@@ -140,7 +151,7 @@ class FolderIndex:
 
     def begin(self) -> None:
         """Set the rows right, once in the life of this process and after the index was lost."""
-        with self._lock:
+        with self._turn():
             self._open()
             if not self._reconciled:
                 self.reconcile()
@@ -165,7 +176,7 @@ class FolderIndex:
         again: names whose rows are made anew, because their size was found to be wrong. The listing happens before the
         transactions, so each name is looked at again inside one. What is new is entered in the order of its last use.
         """
-        with self._lock:
+        with self._turn():
             rows, pending = self._write(lambda book: ({name for name, _ in book.sizes()}, book.pending()))
             there = set(self._every_name())
             new = {
@@ -195,14 +206,14 @@ class FolderIndex:
                 book.settle(name, measures.get(name))
             return book.state.entries
 
-        with self._lock:
+        with self._turn():
             count = self._write(work)
             self._reconciled = True
             return count
 
     def close(self) -> None:
         """Close the connection; a later call opens it again."""
-        with self._lock:
+        with self._turn():
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
@@ -213,7 +224,7 @@ class FolderIndex:
 
     def _write(self, work: Callable[[Book], T]) -> T:
         """Run `work` in a write transaction; an index that turns out damaged is replaced, and `work` run again."""
-        with self._lock:
+        with self._turn():
             try:
                 return self._transaction(work)
             except sqlite3.DatabaseError as error:
@@ -246,13 +257,13 @@ class FolderIndex:
             self.close()
         with self._locked():
             try:
-                self._connection = connected(self.path)
+                self._connection = connected(self.path, self._patience)
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError as error:
                 logger.warning("the index %s is damaged (%s) and made anew", self.path, error)
                 self._remove()
-                self._connection = connected(self.path)
+                self._connection = connected(self.path, self._patience)
         self._inode, self._reconciled = self.path.stat().st_ino, False
         return self._connection
 
@@ -265,15 +276,36 @@ class FolderIndex:
                 self._remove()
 
     def _remove(self) -> None:
+        """Set the index aside, with its log: it may be another program's, or a later release's."""
+        batch = f"{new_batch()}-index"
         for suffix in ("", "-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                self._files.set_aside(self.path.with_name(self.path.name + suffix), batch)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Opening and removing take turns, or a new file could be opened with an old one's log."""
+        until = time.monotonic() + self._patience
         with self.path.with_suffix(".lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise sqlite3.OperationalError("the index is being opened by another process") from None
+                    time.sleep(_TURN_SECONDS)
             yield
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Take this process' turn at the index; its threads are not to pile up behind one that hangs."""
+        if not self._lock.acquire(timeout=self._patience):
+            raise sqlite3.OperationalError("the index is busy")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 def _settled(names: Iterable[str], measures: Mapping[str, Measure], book: Book) -> int:

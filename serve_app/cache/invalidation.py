@@ -56,17 +56,9 @@ class Labels:
         )
 
     def of_entry(self, own: str, entry: Entry) -> frozenset[str]:
-        """Return the labels of an entry stored under the name `own`; an older release's is judged by its spec."""
+        """Return the labels of an entry stored under the name `own`."""
         given = entry.meta.get("labels")
-        if isinstance(given, list | tuple):
-            return frozenset((own, *given))
-        spec = entry.meta.get("spec")
-        if not isinstance(spec, Mapping):
-            return frozenset((own,))
-        made_with = (str(entry.meta.get("model_fingerprint", "")),)
-        return frozenset(
-            (own, *self.of_video(entry.key, str(spec.get("prompt")), str(spec.get("model")), made_with, ()))
-        )
+        return frozenset((own, *given)) if isinstance(given, list | tuple) else frozenset((own,))
 
 
 def begun_at(entry: Entry) -> int:

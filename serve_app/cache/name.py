@@ -29,6 +29,15 @@ def storage_name(secret: bytes, kind: Kind, key: str) -> str:
     return hmac.new(secret, f"{kind}\0{key}".encode(), hashlib.sha256).hexdigest()
 
 
+def masked(secret: bytes, name: str, key: str) -> str:
+    """Return 64 hex digits XORed with what `secret` makes of `name`; doing so again gives `key` back.
+
+    One name must mask one key only. Raises ValueError for anything but 64 hex digits.
+    """
+    pad = int.from_bytes(hmac.digest(secret, f"mask\0{name}".encode(), "sha256"))
+    return f"{int.from_bytes(bytes.fromhex(checked(key))) ^ pad:064x}"
+
+
 def is_name(text: str) -> bool:
     """Tell whether `text` is of the form of a storage name."""
     return _NAME.fullmatch(text) is not None

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from aiocache.base import BaseCache
@@ -24,9 +25,17 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from serve_app.cache.cluster import ClusterAddress, is_cluster
+from serve_app.cache.cost import HEADER_BYTES
+from serve_app.cache.name import is_name, redis_name
 from serve_app.cache.script import Script
+from serve_app.cache.store_secret import MARKER_BYTES, Guard, require_own
 from serve_app.errors import TierError, TierRefused
 
+_MARKER = "encore:{store}:secret"
+_NAME_LENGTH = 64
+_VALUES = redis_name("0" * _NAME_LENGTH).partition("{")[0]
+_SCANS = 100
+"""Of how many thousand keys of a server a value is looked for, where nothing tells whose they are."""
 WEEK = 7 * 24 * 3600.0
 _READ, _EXTEND = Script("read", "keep"), Script("extend", "keep")
 _NO_WRITES = re.compile(r"\b(OOM|READONLY|MISCONF|NOREPLICAS)\b")
@@ -39,7 +48,8 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
 
     ttl: seconds a value is kept after its last use. max_value_bytes: larger values are refused (`set` gives False).
     connect_timeout, socket_timeout: seconds for one connect and one socket read or write; deadline: seconds for a whole
-    call, with the wait for one of max_connections. uniform: random numbers in [0, 1) for the jitter.
+    call, with the wait for one of max_connections. secret: the deployment's; what is there must have been written under
+    it (None: nobody asks). uniform: random numbers in [0, 1) for the jitter.
     """
 
     NAME = "redis"
@@ -55,6 +65,7 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         socket_timeout: float = 0.5,
         deadline: float = 2.0,
         max_connections: int = 32,
+        secret: bytes | None = None,
         uniform: Callable[[], float] = random.random,
         **options: Any,
     ) -> None:
@@ -63,6 +74,7 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         self._jitter = jitter
         self._uniform = uniform
         self._deadline = deadline
+        self._guard = None if secret is None else Guard(partial(require_own, self, secret))
         self._url = url
         self._options: dict[str, Any] = {"socket_connect_timeout": connect_timeout}
         self._address = ClusterAddress.parse(url) if is_cluster(url) else None
@@ -124,7 +136,63 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         """Run a script of `scripts/` on this server; raises TierError."""
         return await self._ask(script.run(self.client, keys, args))
 
+    async def passed(self) -> None:
+        """Return when what is there is known to be of our secret; raises ForeignStore, TierError."""
+        if self._guard is not None:
+            await self._guard.passed()
+
+    @property
+    def where(self) -> str:
+        """How a person knows the server; its URL may hold a password."""
+        return "What the Redis of ENCORE_REDIS_URL holds"
+
+    async def marker(self) -> bytes | None:
+        """Return the marker."""
+        return await self._range(_MARKER, MARKER_BYTES) or None
+
+    async def mark(self, marker: bytes) -> bytes:
+        """Write the marker, which no eviction takes, unless there is one; return the one that is there."""
+        await self._call(self.client.set(_MARKER, marker, nx=True))
+        return await self.marker() or marker
+
+    async def sample(self, count: int) -> AsyncIterator[tuple[str, bytes]]:
+        """Yield some names with the first bytes of their values, of the part of the server that is looked at."""
+        for key in await self._call(self._some_keys(f"{_VALUES}*", count)):
+            name = key.decode(errors="replace")[-_NAME_LENGTH:]
+            if is_name(name) and (head := await self._range(redis_name(name), HEADER_BYTES)):
+                yield name, head
+
+    async def _range(self, name: str, length: int) -> bytes:
+        return cast(bytes, await self._call(self.client.getrange(name, 0, length - 1)))
+
+    async def _some_keys(self, pattern: str, count: int) -> list[bytes]:
+        keys: list[bytes] = []
+        if isinstance(self.client, RedisCluster):
+            async for key in self.client.scan_iter(match=pattern, count=1000):
+                keys.append(key)
+                if len(keys) >= count:
+                    break
+            return keys
+        cursor = 0
+        for _ in range(_SCANS):
+            cursor, found = await self.client.scan(cursor, match=pattern, count=1000)
+            keys += cast(list[bytes], found)
+            if not cursor or len(keys) >= count:
+                break
+        return keys[:count]
+
     async def _ask(self, call: Awaitable[_T]) -> _T:
+        """Await `call` once the server is known to be ours; raises TierError."""
+        if self._guard is not None:
+            try:
+                await self._guard.passed()
+            except BaseException:
+                if asyncio.iscoroutine(call):
+                    call.close()
+                raise
+        return await self._call(call)
+
+    async def _call(self, call: Awaitable[_T]) -> _T:
         """Await `call`; whatever it raises is a TierError: a broken server can make the parser raise anything."""
         try:
             async with asyncio.timeout(self._deadline):
@@ -143,8 +211,10 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
     async def _reconnect(self) -> None:
         """Let the next calls connect anew, not find out one by one that all idle connections are dead.
 
-        Or, with a server that was demoted, that they lead to the wrong one.
+        Or, with a server that was demoted, that they lead to the wrong one. What answers next may be another server.
         """
+        if self._guard is not None:
+            self._guard.forget()
         if isinstance(self.client, Redis):  # a cluster's client looks for the new primary by itself
             with suppress(Exception):
                 await self.client.connection_pool.disconnect(inuse_connections=False)

@@ -12,12 +12,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.circuit import Circuit
 from serve_app.cache.cost import HEADER_BYTES
-from serve_app.cache.entry import glance, pack, unpack
+from serve_app.cache.entry import Envelope, FormerFrame
 from serve_app.cache.name import Kind, storage_name
 from serve_app.cache.store import Extendable, Locating, ObjectStore, Touchable
 from serve_app.core import Entry
@@ -62,6 +63,7 @@ class RemoteTier:
         self.circuit = circuit or Circuit(tier, telemetry)
         self._store = store
         self._secret = secret
+        self._envelope = Envelope(secret)
         self._telemetry = telemetry
         self._bloom = bloom
         self._timer = timer
@@ -139,10 +141,10 @@ class RemoteTier:
             return None
         head = await self._ask(lambda name: store.head(name, HEADER_BYTES), key)
         try:
-            entry = None if head is None else glance(head)
+            entry = None if head is None else self._envelope.glance(self._name(key), head)
         except CorruptEntry:
             return None  # told and deleted when it is read
-        if entry is None or entry.key != key or stale(entry):
+        if entry is None or stale(replace(entry, key=key)):
             return None
         url = await self._ask(lambda name: store.location(name, entry.digest), key)
         self._counts["redirect"] += url is not None
@@ -175,18 +177,21 @@ class RemoteTier:
 
     async def _checked(self, key: str, frame: bytes, stale: Stale) -> tuple[str, Entry | None]:
         try:
-            entry = await _verified(key, frame)
+            entry = await self._verified(key, frame)
             if not stale(entry):
                 return "hit", entry
             await self.delete(key)
             return "invalidated", None
+        except FormerFrame:
+            await self.delete(key)
+            return "miss", None
         except CorruptEntry as error:
             logger.warning("%s held a corrupt %s, deleted: %s", self.tier, self.kind, error)
             await self.delete(key)
             return "corrupt", None
 
     async def _write(self, entry: Entry, stale: Stale) -> tuple[str, Entry | None]:
-        frame = pack(entry)
+        frame = self.pack(entry)
         if self._bloom is not None:
             await self._bloom.add(self._name(entry.key))  # before it can be there
         for _ in range(_TRIES):  # again only when what was there before turned out corrupt or stale
@@ -201,7 +206,7 @@ class RemoteTier:
             if held is frame:
                 return "stored", entry
             try:
-                earlier = await _verified(entry.key, held)
+                earlier = await self._verified(entry.key, held)
                 if not stale(earlier):
                     return "exists", earlier
             except CorruptEntry:
@@ -218,6 +223,14 @@ class RemoteTier:
             self._counts["error"] += 1
             return None
 
+    def pack(self, entry: Entry) -> bytes:
+        """Return the frame in which a tier stores `entry`."""
+        return self._envelope.pack(self._name(entry.key), entry)
+
+    async def _verified(self, key: str, frame: bytes) -> Entry:
+        unpack, name = self._envelope.unpack, self._name(key)
+        return unpack(name, key, frame) if len(frame) <= _LARGE else await asyncio.to_thread(unpack, name, key, frame)
+
     def _name(self, key: str) -> str:
         return storage_name(self._secret, self.kind, key)
 
@@ -233,7 +246,3 @@ def _done(call: Callable[[str], Awaitable[None]]) -> Callable[[str], Awaitable[b
         return True
 
     return asked
-
-
-async def _verified(key: str, frame: bytes) -> Entry:
-    return unpack(key, frame) if len(frame) <= _LARGE else await asyncio.to_thread(unpack, key, frame)

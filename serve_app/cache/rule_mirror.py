@@ -11,13 +11,14 @@ import json
 import logging
 from collections.abc import Iterable
 from dataclasses import astuple
+from typing import get_args
 
 from serve_app.cache.circuit import Circuit
-from serve_app.cache.entry import pack, unpack
+from serve_app.cache.entry import Envelope
 from serve_app.cache.invalidation import provenance
 from serve_app.cache.name import storage_name
 from serve_app.cache.store import ObjectStore
-from serve_app.core import Entry, Rule
+from serve_app.core import Entry, Rule, Selector
 from serve_app.errors import CorruptEntry, TierError
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class RuleMirror:
     def __init__(self, store: ObjectStore, *, secret: bytes, circuit: Circuit | None = None) -> None:
         self._store = store
         self._circuit = circuit or Circuit("l3")
+        self._envelope = Envelope(secret)
         self._name = storage_name(secret, "rules", _KEY)
 
     async def read(self) -> frozenset[Rule]:
@@ -48,8 +50,8 @@ class RuleMirror:
         if frame is None:
             return frozenset()
         try:
-            return frozenset(Rule(*each) for each in json.loads(unpack(_KEY, frame).data))
-        except (CorruptEntry, ValueError, TypeError) as error:
+            return _rules(self._envelope.unpack(self._name, _KEY, frame).data)
+        except CorruptEntry as error:
             logger.warning("the mirrored invalidations cannot be read: %s", error)
             await self._store.delete(self._name)
             return frozenset()
@@ -65,10 +67,25 @@ class RuleMirror:
             if held:
                 await self._store.delete(self._name)
             meta = provenance(_FOREVER, ()) | {"cost_seconds": _WORTH}
-            frame = pack(Entry.of(_KEY, json.dumps(sorted(map(astuple, wanted))).encode(), meta))
+            frame = self._envelope.pack(
+                self._name, Entry.of(_KEY, json.dumps(sorted(map(astuple, wanted))).encode(), meta)
+            )
             if not wanted or await self._store.put(self._name, frame) is frame:
                 return
         raise TierError("The mirrored invalidations are being written by too many at a time.")
+
+
+def _rules(data: bytes) -> frozenset[Rule]:
+    """Return the rules of the object's bytes; raises CorruptEntry for what is none."""
+    try:
+        rules = frozenset(Rule(*each) for each in json.loads(data))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CorruptEntry(f"These are no rules: {type(error).__name__}.") from error
+    for rule in rules:
+        times = type(rule.before) is int and type(rule.at) is int
+        if not (times and isinstance(rule.label, str) and rule.kind in get_args(Selector)):
+            raise CorruptEntry("One of the rules is none.")
+    return rules
 
 
 def _newest(rules: Iterable[Rule]) -> frozenset[Rule]:

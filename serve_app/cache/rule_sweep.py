@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 from serve_app.cache.cost import HEADER_BYTES
 from serve_app.cache.detached import detached, end
-from serve_app.cache.entry import Incomplete, glance
+from serve_app.cache.entry import Envelope, Incomplete
 from serve_app.cache.invalidation import MICROSECONDS
 from serve_app.cache.name import is_name, redis_name
 from serve_app.cache.redis import RedisTier
@@ -56,11 +56,13 @@ class Shelf(Protocol):
 class RedisShelf:
     """The values of an L2: names are scanned for, of values only the headers are read."""
 
-    def __init__(self, redis: RedisTier) -> None:
+    def __init__(self, redis: RedisTier, *, secret: bytes) -> None:
         self._redis = redis
+        self._envelope = Envelope(secret)
 
     async def names(self) -> AsyncIterator[str]:
         """Yield the names of values; SCAN may yield one twice."""
+        await self._redis.passed()
         try:
             async for key in self._redis.client.scan_iter(match=f"{_VALUES}*", count=1000):
                 name = key.decode(errors="replace")[-_NAME_LENGTH:]
@@ -71,6 +73,7 @@ class RedisShelf:
 
     async def head(self, name: str) -> Entry | None:
         """Return the header, in one round trip unless it is long."""
+        await self._redis.passed()
         needed = _HEAD
         for _ in range(3):
             try:
@@ -78,7 +81,7 @@ class RedisShelf:
             except Exception as error:
                 raise TierError(f"Redis: {type(error).__name__}: {error}") from error
             try:
-                return glance(head) if head else None
+                return self._envelope.glance(name, head) if head else None
             except Incomplete as error:
                 if error.needed <= needed:  # the value itself is cut
                     return None
@@ -95,8 +98,9 @@ class RedisShelf:
 class ObjectShelf:
     """The values of an L3."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, *, secret: bytes) -> None:
         self._store = store
+        self._envelope = Envelope(secret)
 
     def names(self) -> AsyncIterator[str]:
         """Yield every stored name."""
@@ -107,7 +111,7 @@ class ObjectShelf:
         store = self._store
         head = await (store.head(name, HEADER_BYTES) if isinstance(store, Peeking) else store.get(name))
         try:
-            return None if head is None else glance(head)
+            return None if head is None else self._envelope.glance(name, head)
         except CorruptEntry:
             return None
 

@@ -23,8 +23,11 @@ import aioboto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from serve_app.cache.cost import HEADER_BYTES
 from serve_app.cache.name import checked, is_name
+from serve_app.cache.quarantine import FOLDER as QUARANTINE
 from serve_app.cache.s3_plain import FOLDER, LIFE_SECONDS, PlainCopies, frame_metadata
+from serve_app.cache.store_secret import MARKER, MARKER_BYTES, Guard, require_own
 from serve_app.errors import CorruptEntry, TierError, TierRefused
 
 logger = logging.getLogger(__name__)
@@ -33,6 +36,9 @@ _EXISTS = 412
 _CONFLICT = 409  # AWS: another conditional write of this name is under way
 _NOT_IMPLEMENTED = 501
 _EMPTY = 416  # a range of an empty object
+_PAGES = 100
+_LOADING_SECONDS = 10.0
+"""The first client loads botocore, a second or more of a busy machine, which is no fault of the store's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,8 @@ class S3Store:
     endpoint_url: None for AWS, else the compatible store. Credentials and region default to where AWS tools look
     for them. connect_timeout, timeout: seconds for connecting and for a whole call; the head of an answer to GET or
     HEAD must come within a fifth of the latter. plain: makes copies of videos that clients can be sent to; None: none
-    are made.
+    are made. secret: the deployment's; the store must have been written under it (None: nobody asks). Raises ValueError
+    for a prefix that ends like the folders of a store that would lie above it.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class S3Store:
         bucket: str,
         prefix: str = "",
         *,
+        secret: bytes | None = None,
         endpoint_url: str | None = None,
         region: str | None = None,
         access_key_id: str | None = None,
@@ -66,6 +74,9 @@ class S3Store:
         timeout: float = 5.0,
         plain: PlainCopies | None = None,
     ) -> None:
+        if f"{prefix.rpartition('/')[2]}/" in (FOLDER, QUARANTINE):
+            raise ValueError(f"a store at .../{prefix} would lie among another store's; choose another prefix")
+        self._guard = None if secret is None else Guard(partial(require_own, self, secret))
         self._plain = plain
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
@@ -151,15 +162,86 @@ class S3Store:
         after: dict[str, str] = {}
         prefix = self._prefix + FOLDER if plain else self._prefix
         while True:
-            async with self._mapped() as client:
-                page = await client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **after)
+            await self.passed()
+            page = await self._page(prefix, after)
             for each in page.get("Contents", ()):
-                shard, _, name = each["Key"].removeprefix(prefix).rpartition("/")
-                if is_name(name) and shard == name[:2]:  # else something of somebody else's in the bucket
+                if (name := _name_of(each["Key"].removeprefix(prefix))) is not None:
                     yield Listed(name, each["Size"], each["LastModified"])
             if not page.get("IsTruncated"):
                 return
             after = {"ContinuationToken": page["NextContinuationToken"]}
+
+    async def set_aside(self, name: str, batch: str, *, plain: bool = False) -> bool:
+        """Move a value with its plain copy, or the copy alone, into the quarantine; False when it was not there."""
+        async with self._call(name) as (client, where):
+            moved = [await self._moved(client, self._plain_key(where), batch)]
+            if not plain:
+                moved.append(await self._moved(client, where, batch))
+            return moved[-1]
+
+    async def quarantined(self) -> AsyncIterator[tuple[str, str, int]]:
+        """Yield what lies in quarantine: the batch it came with, its key, its bytes."""
+        after: dict[str, str] = {}
+        while True:
+            await self.passed()
+            page = await self._page(self._prefix + QUARANTINE, after)
+            for each in page.get("Contents", ()):
+                yield each["Key"].removeprefix(self._prefix + QUARANTINE).partition("/")[0], each["Key"], each["Size"]
+            if not page.get("IsTruncated"):
+                return
+            after = {"ContinuationToken": page["NextContinuationToken"]}
+
+    async def delete_quarantined(self, key: str) -> None:
+        """Delete an object that `quarantined` told; ValueError for any other."""
+        if not key.startswith(self._prefix + QUARANTINE):
+            raise ValueError("this object does not lie in quarantine")
+        await self.passed()
+        async with self._mapped() as client:
+            await client.delete_object(Bucket=self._bucket, Key=key)
+
+    async def passed(self) -> None:
+        """Return when the store is known to be of our secret; raises ForeignStore, TierError."""
+        if self._guard is not None:
+            await self._guard.passed()
+
+    @property
+    def where(self) -> str:
+        """How a person knows the store."""
+        return f"The store at s3://{self._bucket}/{self._prefix} (ENCORE_L3_URL)"
+
+    async def marker(self) -> bytes | None:
+        """Return the store's marker."""
+        async with self._mapped() as client:
+            return await self._get(client, self._marker_key() | {"Range": f"bytes=0-{MARKER_BYTES - 1}"})
+
+    async def mark(self, marker: bytes) -> bytes:
+        """Write the marker unless there is one; return the one that is there."""
+        async with self._mapped() as client:
+            await _put_first(client, self._marker_key(), marker)
+        held = await self.marker()  # read back: some stores take a second one too
+        if held is None:
+            raise TierRefused("S3: the store's marker was written and is not there.")
+        return held
+
+    async def sample(self, count: int) -> AsyncIterator[tuple[str, bytes]]:
+        """Yield some names with the first bytes of their values."""
+        page = await self._page(self._prefix, {})
+        for _ in range(_PAGES):
+            for each in page.get("Contents", ()):
+                name = _name_of(each["Key"].removeprefix(self._prefix))
+                if name is None:
+                    continue
+                async with self._mapped() as client:
+                    where = {"Bucket": self._bucket, "Key": each["Key"], "Range": f"bytes=0-{HEADER_BYTES - 1}"}
+                    head = await self._get(client, where)
+                if head is not None:
+                    yield name, head
+                    count -= 1
+                if not count:
+                    return
+            if not page.get("IsTruncated"):
+                return
+            page = await self._page(self._prefix, {"ContinuationToken": page["NextContinuationToken"]})
 
     async def metadata(self, name: str) -> dict[str, str] | None:
         """Return what the object tells of itself (`cost-seconds`, `digest`), None when it is not there."""
@@ -183,6 +265,26 @@ class S3Store:
         except (CorruptEntry, KeyError, ClientError) as error:
             logger.warning("no plain copy of %s: %s", name, error)
 
+    async def _moved(self, client: Any, where: dict[str, str], batch: str) -> bool:
+        """Copy an object into the quarantine and delete it; False when it was not there."""
+        if not await self._exists(client, where):
+            return False
+        place = f"{self._prefix}{QUARANTINE}{batch}/{where['Key'].removeprefix(self._prefix)}"
+        try:
+            await client.copy_object(Bucket=self._bucket, Key=place, CopySource=where)
+            await client.delete_object(**where)
+        except ClientError as error:
+            raise _refusal(error) from error
+        return True
+
+    async def _page(self, prefix: str, after: dict[str, str]) -> dict[str, Any]:
+        async with self._mapped() as client:
+            page: dict[str, Any] = await client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **after)
+        return page
+
+    def _marker_key(self) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": f"{self._prefix}{MARKER}"}
+
     def _plain_key(self, where: dict[str, str]) -> dict[str, str]:
         return where | {"Key": f"{self._prefix}{FOLDER}{where['Key'].removeprefix(self._prefix)}"}
 
@@ -195,13 +297,15 @@ class S3Store:
     @asynccontextmanager
     async def _call(self, name: str) -> AsyncIterator[tuple[Any, dict[str, str]]]:
         where = {"Bucket": self._bucket, "Key": f"{self._prefix}{checked(name)[:2]}/{name}"}
+        await self.passed()
         async with self._mapped() as client:
             yield client, where
 
     @asynccontextmanager
     async def _mapped(self) -> AsyncIterator[Any]:
         try:
-            client = await self._connected()  # the first time a second of loading botocore: no fault of the store's
+            async with asyncio.timeout(self._timeout + _LOADING_SECONDS):
+                client = await self._connected()
             async with asyncio.timeout(self._timeout):
                 yield client
         except TierError:
@@ -264,6 +368,12 @@ async def _put(client: Any, value: dict[str, Any]) -> bool:
     except ClientError as error:
         raise _refusal(error) from error
     return True
+
+
+def _name_of(key: str) -> str | None:
+    """Return the name of the value that lies there, None for something of somebody else's in the bucket."""
+    shard, _, name = key.rpartition("/")
+    return name if is_name(name) and shard == name[:2] else None
 
 
 def _refusal(error: ClientError) -> TierError:

@@ -15,8 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve_app.cache.cost import cost_seconds
-from serve_app.cache.entry import read_header, unpack
-from serve_app.errors import CorruptEntry
+from serve_app.cache.entry import Envelope, claims
 
 FOLDER = "plain/"
 LIFE_SECONDS = 3600
@@ -28,21 +27,21 @@ class PlainCopies:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
+        self._envelope = Envelope(secret)
 
     def copy_of(self, name: str, frame: bytes) -> dict[str, Any] | None:
         """Return the arguments of the PUT for the copy of `frame`, None for what no client plays.
 
-        Raises CorruptEntry for bytes that are no whole frame.
+        Raises CorruptEntry for bytes that are no whole frame of `name`.
         """
-        header = read_header(frame)
-        content_type = header["meta"].get("content_type")
+        entry = self._envelope.unpack(name, "", frame)
+        content_type = entry.meta.get("content_type")
         if content_type is None:
             return None
-        data = unpack(header["key"], frame).data
-        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        metadata = {"digest": header["digest"], "md5": md5}
-        metadata["stamp"] = self._stamp(name, len(data), content_type, metadata)
-        return {"Body": data, "ContentType": content_type, "Metadata": metadata}
+        md5 = hashlib.md5(entry.data, usedforsecurity=False).hexdigest()
+        metadata = {"digest": entry.digest, "md5": md5}
+        metadata["stamp"] = self._stamp(name, entry.size, content_type, metadata)
+        return {"Body": entry.data, "ContentType": content_type, "Metadata": metadata}
 
     def may_be_sent_to(self, name: str, digest: str, copy: Mapping[str, Any]) -> bool:
         """Tell whether the copy is what was made of the payload of that digest, given the answer to a HEAD for it."""
@@ -62,8 +61,5 @@ class PlainCopies:
 
 def frame_metadata(frame: bytes) -> dict[str, str]:
     """Return what a frame's object says of itself to who only looks: what it saves and its payload's digest."""
-    try:
-        digest = read_header(frame)["digest"]
-    except (CorruptEntry, KeyError):
-        return {}
-    return {"cost-seconds": f"{cost_seconds(frame):.6g}", "digest": str(digest)}
+    digest = claims(frame).get("digest")
+    return {} if digest is None else {"cost-seconds": f"{cost_seconds(frame):.6g}", "digest": str(digest)}

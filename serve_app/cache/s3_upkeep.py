@@ -7,12 +7,13 @@ so frequency is 1 for all. Nothing but the listing is read of a store that is wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from serve_app.cache.cost import UNKNOWN_SECONDS
+from serve_app.cache.cost import MOST_SECONDS, UNKNOWN_SECONDS
 from serve_app.cache.folder_book import Gone
 from serve_app.cache.gdsf import Gdsf
+from serve_app.cache.quarantine import is_older
 from serve_app.cache.s3 import S3Store
 from serve_app.cache.upkeep import Collected, Problem, Show, in_pages
 
@@ -61,10 +62,31 @@ class S3Upkeep:
             await in_pages(copies, look, lambda done: None)
         return problems
 
-    async def tidy(self) -> None:
-        """Delete the plain copies that `disorder` tells."""
-        names = [problem.where for problem in await self.disorder()]
-        await in_pages(names, self.store.delete_plain, lambda done: None)
+    async def tidy(self, batch: str) -> list[Problem]:
+        """Move the plain copies that `disorder` tells to the quarantine."""
+        problems = await self.disorder()
+
+        async def move(name: str) -> None:
+            await self.store.set_aside(name, batch, plain=True)
+
+        await in_pages([problem.where for problem in problems], move, lambda done: None)
+        return [replace(problem, action="quarantined") for problem in problems]
+
+    async def quarantine(self, name: str, batch: str) -> bool:
+        """Move a value and its plain copy to the quarantine."""
+        return await self.store.set_aside(name, batch)
+
+    async def quarantined(self) -> Gone:
+        """Return how many objects lie in quarantine, and their bytes."""
+        sizes = [size async for _, _, size in self.store.quarantined()]
+        return Gone(len(sizes), sum(sizes))
+
+    async def empty_quarantine(self, older_than_days: float, *, dry_run: bool) -> Gone:
+        """Delete the objects of batches that are so old."""
+        old = [(key, size) async for batch, key, size in self.store.quarantined() if is_older(batch, older_than_days)]
+        if not dry_run:
+            await in_pages([key for key, _ in old], self.store.delete_quarantined, lambda done: None)
+        return Gone(len(old), sum(size for _, size in old))
 
     async def reindex(self, show: Show) -> None:
         """There is no index: objects tell what they are."""
@@ -99,6 +121,6 @@ class S3Upkeep:
 
 def _seconds(metadata: dict[str, str] | None) -> float:
     try:
-        return max(0.0, float((metadata or {})["cost-seconds"]))
+        return min(MOST_SECONDS, max(0.0, float((metadata or {})["cost-seconds"])))
     except (KeyError, ValueError):
         return UNKNOWN_SECONDS

@@ -170,22 +170,40 @@ def open_store(
     telemetry: Telemetry | None = None,
     endpoint_url: str | None = None,
     region: str | None = None,
+    secret: bytes | None = None,
     plain_secret: bytes | None = None,
+    timeout: float = 5.0,
     sweep: bool = True,
 ) -> ObjectStore:
     """Return the L3 that `url` names: `file:///path` (bounded by `max_bytes`, swept at first) or `s3://bucket/prefix`.
 
+    secret: what it must have been written under; None: nobody asks. timeout: seconds for one answer, whatever is asked.
     endpoint_url, region and plain_secret are for S3 alone; its credentials come from where AWS tools look for them.
     With plain_secret videos get plain copies that clients can be sent to. Raises ValueError for any other URL,
     TierError when the folder cannot be made.
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
-        return FolderStore(Path(unquote(parts.path)), max_bytes=max_bytes, telemetry=telemetry, sweep=sweep)
+        return FolderStore(
+            Path(unquote(parts.path)),
+            max_bytes=max_bytes,
+            secret=secret,
+            timeout=timeout,
+            telemetry=telemetry,
+            sweep=sweep,
+        )
     if parts.scheme == "s3" and parts.netloc:
         from serve_app.cache.s3 import S3Store  # half a second of imports that a folder does not need
         from serve_app.cache.s3_plain import PlainCopies
 
         plain = None if plain_secret is None else PlainCopies(plain_secret)
-        return S3Store(parts.netloc, parts.path.strip("/"), endpoint_url=endpoint_url, region=region, plain=plain)
+        return S3Store(
+            parts.netloc,
+            parts.path.strip("/"),
+            secret=secret,
+            endpoint_url=endpoint_url,
+            region=region,
+            plain=plain,
+            timeout=timeout,
+        )
     raise ValueError("the object store is file:///path or s3://bucket/prefix")

@@ -369,6 +369,15 @@ def gc(
             show_default=False,
         ),
     ] = None,
+    empty_quarantine: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="DAYS",
+            help="Delete what `fsck --repair` moved to the quarantine more than so many days ago. Absent: nothing.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would go, and remove nothing.")] = False,
     cache_dir: CacheDir = None,
     as_json: Json = False,
@@ -376,13 +385,19 @@ def gc(
     """Evict what the object store (L3) has too much of, and remove leftovers. A server may be running."""
     from serve_app.cli.upkeep import collect
 
-    collect(cache_dir, max_bytes=max_bytes, dry_run=dry_run, as_json=as_json)
+    collect(cache_dir, max_bytes=max_bytes, empty_quarantine=empty_quarantine, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
 def fsck(
     repair: Annotated[
-        bool, typer.Option("--repair", help="Delete what does not verify, and put index and leftovers in order.")
+        bool,
+        typer.Option(
+            "--repair", help="Move what does not verify to the quarantine, and put index and leftovers in order."
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --repair: do not ask, however many values do not verify.")
     ] = False,
     cache_dir: CacheDir = None,
     as_json: Json = False,
@@ -390,7 +405,7 @@ def fsck(
     """Verify everything in the object store (L3); exit status 1 when something is wrong and not repaired."""
     from serve_app.cli.upkeep import verify
 
-    if not verify(cache_dir, repair=repair, as_json=as_json):
+    if not verify(cache_dir, repair=repair, yes=yes, as_json=as_json):
         raise typer.Exit(1)
 
 

@@ -6,10 +6,7 @@ a render's first step and its finished file, so jobs that share passes count in 
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
-
-from serve_app.core import Entry, VideoSpec
+from serve_app.core import Entry, VideoSpec, described_spec
 
 _REMEMBERED = 0.8
 
@@ -46,9 +43,8 @@ def work_of(spec: VideoSpec) -> float:
     return float(spec.num_inference_steps * rows * spec.num_frames * spec.width * spec.height)
 
 
-def _spec(fields_: Any) -> VideoSpec | None:
-    names = {each.name for each in fields(VideoSpec)}
+def _spec(told: object) -> VideoSpec | None:
     try:
-        return VideoSpec(**{name: value for name, value in fields_.items() if name in names})
-    except (AttributeError, TypeError):
+        return described_spec(told)
+    except ValueError:
         return None

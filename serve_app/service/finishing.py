@@ -11,13 +11,11 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from dataclasses import asdict
 
 from serve_app.cache.cache import Stored, TieredCache
-from serve_app.cache.entry import pack
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.invalidation import provenance
-from serve_app.core import Entry, Finished, Frames, Outcome, RenderRequest
+from serve_app.core import Entry, Finished, Frames, Outcome, RenderRequest, described
 from serve_app.errors import RenderCancelled, RenderFailed, TierError
 from serve_app.media.media import encode_mp4
 from serve_app.service import ending
@@ -40,7 +38,7 @@ class Finisher:
         """Encode `frames` [num_frames, height, width, 3] and store the file.
 
         Raises RenderFailed, and RenderCancelled when the flight was given to somebody else meanwhile. The entry's
-        metadata carries the spec, the cost and the time, so a video explains itself wherever it is found.
+        metadata carries the cost, the time and the spec without what it shows: who only reads a store is not to know.
         """
         spec = request.spec
         began = time.perf_counter()
@@ -52,9 +50,9 @@ class Finisher:
         self._telemetry.emit(Encoded(encode_seconds, len(data)))
         self._cache.rules.learn(request.rules)
         meta = provenance(request.begun_at or request.token or self._cache.rules.clock.now(), request.labels) | {
-            "spec": asdict(spec),
+            "spec": described(spec),
             "model_fingerprint": request.model_fingerprint,
-            "latents_key": request.keys.latents,
+            "latents": self._cache.masked(request.keys.video, request.keys.latents),
             "content_type": "video/mp4",
             "created_at": time.time(),
             "render_seconds": round(render_seconds, 4),
@@ -93,7 +91,7 @@ class Finisher:
     ) -> Stored:
         """Write L2 and the flight's end in one step that only the newest token's holder can take; L3 has `held`."""
         key, token = entry.key, request.token or 0
-        frame = pack(held or entry)
+        frame = self._cache.pack(held or entry)
         fits = len(frame) <= records.max_value_bytes
         if held is None and not fits:
             await records.fail(key, token, ending.failed(RenderFailed("No storage could take the video.")))

@@ -22,7 +22,6 @@ from typing import cast
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.detached import detached
-from serve_app.cache.entry import pack
 from serve_app.cache.flight import (
     LEASE_SECONDS,
     POLL_SECONDS,
@@ -339,7 +338,7 @@ class Passage:
         raise RenderFailed("The renderer ended without a video.")
 
     async def _land(self, records: FlightRecords, token: int, entry: Entry, outcome: Outcome) -> None:
-        frame = pack(entry)
+        frame = self._cache.pack(entry)
         with suppress(TierError):
             fits = len(frame) <= records.max_value_bytes
             detail = ending.landed(outcome)

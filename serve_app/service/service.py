@@ -19,7 +19,7 @@ from serve_app.cache.cache import TieredCache
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.rule_keeper import RuleKeeper
 from serve_app.cache.rule_sweep import RuleSweeper
-from serve_app.core import Entry, JobStatus, Keys, Outcome, Rule, VideoSpec
+from serve_app.core import Entry, JobStatus, Keys, Outcome, Rule, VideoSpec, described_spec
 from serve_app.errors import ContentGone, InvalidRequest, NotFound, Unavailable
 from serve_app.media.variant import Variant
 from serve_app.prompt.typos import Correction
@@ -443,8 +443,8 @@ class VideoService:
         if found is None:
             raise _content_gone(job_id)
         try:
-            spec = VideoSpec(**found[0].meta["spec"])
-        except (KeyError, TypeError):  # stored by a release whose spec had other fields
+            spec = described_spec(found[0].meta.get("spec"))
+        except ValueError:  # stored by a release whose spec had other fields
             raise unknown(job_id) from None
         keys = Keys("", "", "", receipt.key)
         job = self._receipt_job(job_id, spec.prompt, spec, keys, receipt.created_at, Outcome.L1)

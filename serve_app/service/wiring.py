@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +28,9 @@ from serve_app.cache.rule_keeper import RuleKeeper
 from serve_app.cache.rule_mirror import RuleMirror
 from serve_app.cache.rule_sweep import ObjectShelf, RedisShelf, RuleSweeper
 from serve_app.cache.store import ObjectStore, open_store
+from serve_app.cache.store_secret import MarkedStore, require_own
 from serve_app.core import ModelCard, PromptRules, VideoSpec
-from serve_app.errors import InvalidRequest
+from serve_app.errors import ForeignStore, InvalidRequest, TierError
 from serve_app.media.media import encoder_fingerprint
 from serve_app.model.model import Family, load_family
 from serve_app.model.wan.speed import Speed
@@ -49,6 +53,9 @@ from serve_app.telemetry import Telemetry
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+START_SECONDS = 10.0
+"""How long a start asks one tier whose it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
             connect_timeout=settings.redis_timeout_seconds,
             socket_timeout=settings.redis_timeout_seconds,
             deadline=4 * settings.redis_timeout_seconds,
+            secret=settings.secret_bytes,
         )
     if settings.l3_url is not None:
         l3 = open_store(
@@ -81,7 +89,9 @@ def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
             max_bytes=settings.l3_max_bytes,
             telemetry=telemetry,
             endpoint_url=settings.s3_endpoint_url,
+            secret=settings.secret_bytes,
             plain_secret=settings.secret_bytes if settings.s3_redirect else None,
+            timeout=settings.l3_timeout_seconds,
         )
     slow = 2 * settings.redis_timeout_seconds  # no value takes that long in good order
     # A cluster's node that is gone fails its share of calls: more in a row say that all are.
@@ -91,6 +101,40 @@ def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
         "l3": Circuit("l3", telemetry),
     }
     return SharedTiers(l2, l3, circuits, _open_bloom(settings, l2, l3, circuits["l2"]))
+
+
+def require_own_stores(settings: Settings) -> None:
+    """Raise ForeignStore when a shared tier was written under another secret; for a start, before anything is served.
+
+    A tier that cannot be asked now stops no start: each process asks before its first read or write there. Runs in a
+    thread of its own, so that it may be called on an event loop.
+    """
+    with ThreadPoolExecutor(1, "whose-stores") as thread:
+        thread.submit(asyncio.run, _require_own_stores(settings)).result()
+
+
+async def _require_own_stores(settings: Settings) -> None:
+    try:
+        tiers = open_tiers(settings, Telemetry())
+    except TierError as error:
+        logger.warning("whose store L3 is could not be asked at the start: %s", error.message)
+        return
+    stores: list[MarkedStore] = [each for each in (tiers.l2, tiers.l3) if isinstance(each, MarkedStore)]
+    try:
+        for store in stores:
+            try:
+                async with asyncio.timeout(START_SECONDS):
+                    await require_own(store, settings.secret_bytes, write=False)
+            except ForeignStore:
+                raise
+            except (TierError, TimeoutError) as error:
+                logger.warning("%s could not be asked at the start whose it is: %s", store.where, error)
+    finally:
+        with suppress(TierError, TimeoutError):
+            if tiers.l2 is not None:
+                await tiers.l2.close()
+            if tiers.l3 is not None:
+                await tiers.l3.aclose()
 
 
 def _open_bloom(
@@ -149,10 +193,10 @@ def open_rules(settings: Settings, tiers: SharedTiers) -> RuleKeeper:
     )
 
 
-def open_sweeper(keeper: RuleKeeper, tiers: SharedTiers) -> RuleSweeper:
+def open_sweeper(settings: Settings, keeper: RuleKeeper, tiers: SharedTiers) -> RuleSweeper:
     """Return what deletes from the shared tiers what invalidations cover."""
-    l2 = () if tiers.l2 is None else (RedisShelf(tiers.l2),)
-    l3 = () if tiers.l3 is None else (ObjectShelf(tiers.l3),)
+    l2 = () if tiers.l2 is None else (RedisShelf(tiers.l2, secret=settings.secret_bytes),)
+    l3 = () if tiers.l3 is None else (ObjectShelf(tiers.l3, secret=settings.secret_bytes),)
     return RuleSweeper(keeper, (*l2, *l3))
 
 
@@ -258,7 +302,7 @@ def open_service(
         flights=open_flights(settings, tiers),
         builder=open_builder(tiers),
         rules=rules,
-        sweeper=open_sweeper(rules, tiers),
+        sweeper=open_sweeper(settings, rules, tiers),
         warm_ups=warm_ups,
         images=images,
         limits=Limits(

@@ -14,7 +14,6 @@ import pytest
 
 from serve_app.api.api import build_api
 from serve_app.cache.cache import TieredCache
-from serve_app.cache.entry import pack
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.s3 import S3Store
 from serve_app.cache.s3_plain import PlainCopies
@@ -22,6 +21,7 @@ from serve_app.client import AsyncEncore
 from serve_app.core import EVERYTHING, Entry, Rule
 from serve_app.media import encode_mp4
 from tests.serve_app.api.uvicorn_server import serving
+from tests.serve_app.cache.frames import framed
 from tests.serve_app.service.rig import SECRET, TINY, Rig
 
 FILM = encode_mp4(np.random.default_rng(1).integers(0, 255, (8, 64, 64, 3)).astype(np.uint8), fps=8)
@@ -169,7 +169,7 @@ async def test_a_copy_outlives_nothing(rig: S3Rig, addresses: tuple[str, str], w
     if what == "deleted":
         await client.delete_object(**frame)
     elif what == "replaced":
-        await client.put_object(**frame, Body=pack(Entry.of("another key", FILM)))
+        await client.put_object(**frame, Body=framed(Entry.of("another key", FILM), secret=SECRET))
     else:
         cache.rules.learn((Rule("everything", EVERYTHING, 2**60, 2**60),))
     assert await cache.location(key) is None

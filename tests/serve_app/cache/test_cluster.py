@@ -13,7 +13,6 @@ from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.bloom_builder import BloomBuilder
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.cluster import ClusterAddress, is_cluster
-from serve_app.cache.entry import pack
 from serve_app.cache.flight import Found, Joined, Leading, News, State
 from serve_app.cache.lease import Lease
 from serve_app.cache.name import redis_name, storage_name
@@ -22,6 +21,7 @@ from serve_app.cache.redis import RedisTier
 from serve_app.cache.redis_flights import RedisFlights
 from serve_app.core import Entry, Outcome, Priority, Urgency
 from serve_app.errors import TierError
+from tests.serve_app.cache.frames import framed
 from tests.serve_app.cache.test_bloom import PATIENT, listing, name_of
 from tests.serve_app.service.rig import SECRET, a_job, redis_jobs
 from tests.valkey_cluster import ValkeyCluster
@@ -78,10 +78,10 @@ async def test_a_flight_is_one_script_on_one_node(tier: RedisTier, nodes: Valkey
         assert not leading.may_have
         assert isinstance(await flights.board(entry.key, "two", CALM), Joined)
         await flights.beat(entry.key, leading.token, News(leading.token, State.RENDERING, 1, 4))
-        assert await flights.land(entry.key, leading.token, pack(entry), "")
+        assert await flights.land(entry.key, leading.token, framed(entry, secret=SECRET), "")
         found = await flights.board(entry.key, "two", CALM)
         assert isinstance(found, Found)
-        assert found.frame == pack(entry)
+        assert found.frame == framed(entry, secret=SECRET)
     sent_again = 3 * 3  # a node that does not know a script's text is sent it once
     assert nodes.commands("evalsha") - before <= 20 * 5 + sent_again
     await flights.aclose()

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from serve_app.cache.cost import HEADER_BYTES, UNKNOWN_SECONDS, cost_seconds, meta_cost_seconds
-from serve_app.cache.entry import pack
 from serve_app.core import Entry
+from tests.serve_app.cache.frames import framed
 
 
 def test_the_parts_add_up() -> None:
@@ -32,7 +32,7 @@ def test_bytes_that_are_no_frame(data: bytes) -> None:
 
 
 def test_the_first_bytes_are_enough() -> None:
-    """The longest prompt there can be leaves the header within the bytes that are read for it."""
-    meta = {"spec": {"prompt": "\U0001f469" * 2000, "negative_prompt": "\U0001f469" * 2000}, "cost_seconds": 7.0}
-    frame = pack(Entry.of("ab" * 32, bytes(500_000), meta))
+    """The longest metadata there can be leave the header within the bytes that are read for it."""
+    meta = {"labels": ["ab" * 32] * 512, "note": "\U0001f469" * 2000, "cost_seconds": 7.0}
+    frame = framed(Entry.of("ab" * 32, bytes(500_000), meta))
     assert cost_seconds(frame[:HEADER_BYTES]) == cost_seconds(frame) == 7.0

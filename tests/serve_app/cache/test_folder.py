@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.cache.entry import pack
 from serve_app.cache.folder import FolderStore
 from serve_app.cache.folder_book import Gone
 from serve_app.core import Entry
 from serve_app.errors import TierError
 from serve_app.telemetry import Evicted
+from tests.serve_app.cache.frames import framed
 
 
 def name(number: int) -> str:
@@ -90,7 +90,7 @@ def test_racing_writers_agree(tmp_path: Path) -> None:
 KILLED = """
 import asyncio, json, os, random, signal, sys, time
 from pathlib import Path
-from serve_app.cache.entry import pack, unpack
+from serve_app.cache.entry import Envelope
 from serve_app.cache.folder import FolderStore
 from serve_app.cache.name import storage_name
 from serve_app.core import Entry
@@ -102,15 +102,16 @@ async def write(seed):
     rng, store = random.Random(seed), FolderStore(ROOT, max_bytes=BOUND)
     while True:
         key = rng.choice(KEYS)
-        frame = pack(Entry.of(key, rng.randbytes(rng.randrange(200_000)), {"cost_seconds": rng.random()}))
+        name = storage_name(b"s", "video", key)
+        entry = Entry.of(key, rng.randbytes(rng.randrange(200_000)), {"cost_seconds": rng.random()})
         do = rng.choice((store.put, store.put, lambda name, _: store.delete(name)))
-        await do(storage_name(b"s", "video", key), frame)
+        await do(name, Envelope(b"s").pack(name, entry))
 
 def check(names):
     store = FolderStore(ROOT, max_bytes=BOUND)
     seen = {path.name: path.read_bytes() for path in (ROOT / "objects").glob("*/*/*")}
     for name, frame in seen.items():
-        unpack(names[name], frame)
+        Envelope(b"s").unpack(name, names[name], frame)
     total = sum(map(len, seen.values()))
     assert total <= BOUND, total
     assert store.index.size() == (len(seen), total), (store.index.size(), len(seen), total)
@@ -192,12 +193,15 @@ def test_processes_keep_one_bound(tmp_path: Path) -> None:
 
 
 async def test_a_start_leaves_writes_in_progress_alone(tmp_path: Path) -> None:
-    """The sweep takes what nobody holds and spares the file of a writer that is alive."""
+    """The sweep takes what nobody holds, and spares the file of a writer that is alive and what is not ours."""
     store = FolderStore(tmp_path)
-    (tmp_path / "tmp" / "leftover").write_bytes(b"half")
+    (tmp_path / "tmp" / "encore-leftover").write_bytes(b"half")
+    (tmp_path / "tmp" / "tmp12345678").write_bytes(b"another program's")
+    (tmp_path / "tmp" / "encore-folder").mkdir()
     with store.files.written(b"in progress") as temporary:
         FolderStore(tmp_path)
-        assert [path.name for path in (tmp_path / "tmp").iterdir()] == [Path(temporary).name]
+        left = {path.name for path in (tmp_path / "tmp").iterdir()}
+        assert left == {Path(temporary).name, "tmp12345678", "encore-folder"}
 
 
 async def test_the_bound_holds(tmp_path: Path, recorder) -> None:
@@ -248,9 +252,10 @@ async def test_two_stores_keep_one_bound(tmp_path: Path) -> None:
 
 
 async def test_file_system_errors_are_tier_errors(tmp_path: Path) -> None:
-    """A folder that vanished or is no folder is a TierError, not an OSError."""
+    """A folder that became a file, or is one, is a TierError, not an OSError."""
     store = FolderStore(tmp_path / "cache")
     (tmp_path / "cache" / "tmp").rmdir()
+    (tmp_path / "cache" / "tmp").write_bytes(b"")
     with pytest.raises(TierError):
         await store.put(name(1), b"data")
     (tmp_path / "file").write_bytes(b"")
@@ -271,8 +276,10 @@ async def test_what_saves_more_seconds_per_byte_stays(tmp_path: Path) -> None:
     store = FolderStore(tmp_path, max_bytes=40_000)
     costs = {1: 30.0, 2: 0.1, 3: 0.2, 4: 25.0}
     for number, cost in costs.items():
-        await store.put(name(number), pack(Entry.of("k", bytes(9000), {"render_seconds": cost, "encode_seconds": 0.0})))
-    await store.put(name(5), pack(Entry.of("k", bytes(18_000), {"cost_seconds": 50.0})))
+        await store.put(
+            name(number), framed(Entry.of("k", bytes(9000), {"render_seconds": cost, "encode_seconds": 0.0}))
+        )
+    await store.put(name(5), framed(Entry.of("k", bytes(18_000), {"cost_seconds": 50.0})))
     assert [await store.contains(name(number)) for number in range(1, 6)] == [True, False, False, True, True]
 
 

@@ -74,14 +74,11 @@ def test_a_keys_label_is_its_name() -> None:
 
 
 def test_values_of_an_older_release() -> None:
-    """Without labels a video is judged by its spec, without a beginning by when it was made, else it is old."""
-    meta = {"spec": {"prompt": "p", "model": "m"}, "model_fingerprint": "f", "created_at": 0.000007}
-    made = Entry.of("a" * 64, b"v", meta)
+    """Without labels a value is known by its key alone, without a beginning by when it was made, else it is old."""
+    made = Entry.of("a" * 64, b"v", {"created_at": 0.000007})
     assert begun_at(made) == 7
-    for kind, values in (("prompt", "p"), ("model", "m"), ("fingerprint", "f")):
-        label = LABELS.of(kind, values)  # type: ignore[arg-type]
-        assert book(Rule("tag", label, 8, 8)).covers("video", made)
-        assert not book(Rule("tag", label, 7, 7)).covers("video", made)
+    assert book(Rule("key", LABELS.of("key", "a" * 64), 8, 8)).covers("video", made)
+    assert not book(Rule("key", LABELS.of("key", "a" * 64), 7, 7)).covers("video", made)
     assert book(Rule("everything", EVERYTHING, 1, 1)).covers("embedding", Entry.of("a" * 64, b"v"))
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from serve_app.cache.circuit import Circuit
-from serve_app.cache.entry import pack, unpack
+from serve_app.cache.entry import Envelope
 from serve_app.cache.folder import FolderStore
 from serve_app.cache.name import storage_name
 from serve_app.cache.remote import RemoteTier
 from serve_app.core import Entry
 from serve_app.errors import TierError
 from serve_app.telemetry import TierRead, TierWritten
+from tests.serve_app.cache.frames import framed
 
 KEY = "1f" * 32
 ENTRY = Entry.of(KEY, b"data", {"steps": 4})
@@ -128,7 +129,7 @@ async def test_a_corrupt_value_is_not_adopted(tier: RemoteTier, tmp_path: Path, 
 
 async def test_a_swapped_object_is_a_miss(tier: RemoteTier, store: Fragile, recorder) -> None:
     """Another key's whole value under this name does not pass for this one."""
-    await store.put(NAME, pack(Entry.of("2e" * 32, b"somebody else's video")))
+    await store.put(NAME, framed(Entry.of("2e" * 32, b"somebody else's video"), secret=b"secret"))
     assert await tier.read(KEY) is None
     assert recorder.results(TierRead, "l3") == ["corrupt"]
 
@@ -147,13 +148,13 @@ async def test_large_values_are_checked_off_the_loop(
     tier: RemoteTier, monkeypatch, size: int, on_the_loop: bool
 ) -> None:
     """Hashing megabytes runs in a thread and does not hold the event loop; small values are not worth the hop."""
-    threads = []
+    threads, unpack = [], Envelope.unpack
 
-    def watched(key: str, frame: bytes) -> Entry:
+    def watched(self: Envelope, name: str, key: str, frame: bytes) -> Entry:
         threads.append(threading.current_thread())
-        return unpack(key, frame)
+        return unpack(self, name, key, frame)
 
-    monkeypatch.setattr("serve_app.cache.remote.unpack", watched)
+    monkeypatch.setattr(Envelope, "unpack", watched)
     entry = Entry.of(KEY, bytes(size))
     await tier.write(entry)
     assert await tier.read(KEY) == entry

@@ -52,7 +52,7 @@ async def test_nothing_covers_the_rules_themselves(tmp_path: Path) -> None:
     book = RuleBook(Labels(SECRET))
     book.learn([Rule("everything", "everything", 2**53, 2**53)])
     (name,) = [name async for name in store.names()]
-    entry = await ObjectShelf(store).head(name)
+    entry = await ObjectShelf(store, secret=SECRET).head(name)
     assert entry is not None
     assert not book.now.covers_named(name, entry)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.cache.entry import Incomplete, glance, pack
+from serve_app.cache.entry import Envelope, Incomplete
 from serve_app.cache.folder import FolderStore
 from serve_app.cache.invalidation import Labels, RuleBook, SharedClock, provenance
 from serve_app.cache.name import redis_name, storage_name
@@ -19,6 +19,7 @@ from serve_app.cache.rule_mirror import RuleMirror
 from serve_app.cache.rule_sweep import ObjectShelf, RedisShelf, RuleSweeper
 from serve_app.core import Entry
 from serve_app.errors import CorruptEntry, TierError
+from tests.serve_app.cache.frames import framed
 
 SECRET = b"a test's secret"
 LABELS = Labels(SECRET)
@@ -38,12 +39,14 @@ class Shop:
             RuleBook(LABELS, clock=clock), rules, RuleMirror(self.l3, secret=SECRET), poll_seconds=3600.0,
             monotonic=lambda: now[0],
         )  # fmt: skip
-        self.sweeper = RuleSweeper(self.keeper, [RedisShelf(self.redis), ObjectShelf(self.l3)])
+        self.sweeper = RuleSweeper(
+            self.keeper, [RedisShelf(self.redis, secret=SECRET), ObjectShelf(self.l3, secret=SECRET)]
+        )
 
     async def store(self, key: str, tag: str, *, kind: Any = "video", meta: Any = None) -> str:
         """Put a value into both tiers; return its name."""
         told = provenance(round(self.now[0] * 1e6) - 1, [LABELS.of("tag", tag)]) | (meta or {})
-        frame, name = pack(Entry.of(key, b"v" * 9000, told)), storage_name(SECRET, kind, key)
+        frame, name = framed(Entry.of(key, b"v" * 9000, told), kind, SECRET), storage_name(SECRET, kind, key)
         await self.redis.set(redis_name(name), frame)
         await self.l3.put(name, frame)
         return name
@@ -90,7 +93,7 @@ async def test_single_keys_are_deleted_by_name(shop: Shop) -> None:
 
 async def test_a_long_header_is_read_whole(shop: Shop) -> None:
     """Metadata beyond the first kilobytes costs a second look, and is judged as any other."""
-    name = await shop.store("a" * 64, "a", meta={"spec": {"prompt": "p" * 20_000}})
+    name = await shop.store("a" * 64, "a", meta={f"note {number}": "p" * 8_000 for number in range(5)})
     await shop.keeper.add("tag", [LABELS.of("tag", "a")])
     await shop.sweeper.round()
     assert await shop.held(name) == (False, False)
@@ -151,17 +154,21 @@ async def test_one_process_sweeps_and_the_others_know(shop: Shop, valkey_url: st
 
 
 def test_a_glance_needs_the_header_alone() -> None:
-    """The first bytes give key, digest and metadata; too few say how many, a flipped bit is refused."""
+    """The first bytes give digest and metadata; too few say how many, a flipped bit is refused."""
     entry = Entry.of("a" * 64, b"v" * 100, {"begun_at": 7})
-    frame = pack(entry)
+    frame, name, glance = (
+        framed(entry, "video", SECRET),
+        storage_name(SECRET, "video", entry.key),
+        Envelope(SECRET).glance,
+    )
     head = frame[:-100]
-    seen = glance(head)
-    assert (seen.key, seen.digest, seen.meta, seen.data) == (entry.key, entry.digest, entry.meta, b"")
+    seen = glance(name, head)
+    assert (seen.digest, seen.meta, seen.data) == (entry.digest, entry.meta, b"")
     for cut in (10, 45, len(head) - 1):
         with pytest.raises(Incomplete) as incomplete:
-            glance(frame[:cut])
+            glance(name, frame[:cut])
         assert cut < incomplete.value.needed <= len(head)
     with pytest.raises(CorruptEntry):
-        glance(head[:-1] + bytes([head[-1] ^ 1]))
+        glance(name, head[:-1] + bytes([head[-1] ^ 1]))
     with pytest.raises(CorruptEntry):
-        glance(b"not a frame at all, but long enough to be looked at as one is")
+        glance(name, b"not a frame at all, but long enough to be looked at as one is")

@@ -9,19 +9,21 @@ from typing import Any
 
 import pytest
 
-from serve_app.cache.entry import pack, read_header, unpack
+from serve_app.cache.entry import Envelope
 from serve_app.cache.name import storage_name
 from serve_app.cache.s3 import S3Store
 from serve_app.cache.s3_plain import PlainCopies
 from serve_app.core import Entry
+from tests.serve_app.cache import frames
 
 KEY, OTHER = "1f" * 32, "2e" * 32
-NAME, OTHER_NAME = (storage_name(b"s", "video", key) for key in (KEY, OTHER))
+NAME, OTHER_NAME = (storage_name(b"secret", "video", key) for key in (KEY, OTHER))
 VIDEO = bytes(range(256)) * 40
 
 
-def framed(data: bytes = VIDEO, key: str = KEY) -> bytes:
-    return pack(Entry.of(key, data, {"content_type": "video/mp4", "render_seconds": 2.5, "encode_seconds": 0.5}))
+def framed(data: bytes = VIDEO, key: str = KEY, secret: bytes = b"secret") -> bytes:
+    meta = {"content_type": "video/mp4", "render_seconds": 2.5, "encode_seconds": 0.5}
+    return Envelope(secret).pack(storage_name(b"secret", "video", key), Entry.of(key, data, meta))
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ async def test_without_the_setting_nothing_is_stored_twice(s3_store: Callable[..
 
 async def test_only_what_clients_play_is_copied(store: S3Store) -> None:
     """Latents and embeddings say no type, other bytes are no frame; both are stored, neither has a location."""
-    for name, data in ((NAME, pack(Entry.of(KEY, b"latents"))), (OTHER_NAME, b"no frame")):
+    for name, data in ((NAME, frames.framed(Entry.of(KEY, b"latents"), secret=b"secret")), (OTHER_NAME, b"no frame")):
         assert await store.put(name, data) is data
         assert await located(store, name) is None
 
@@ -90,8 +92,9 @@ async def test_deleting_deletes_the_copy(store: S3Store, s3_store: Callable[...,
 
 async def forged(store: S3Store, client: Any) -> None:
     data = VIDEO[::-1]
-    forgery = PlainCopies(b"another secret").copy_of(NAME, framed())
-    original = PlainCopies(b"another secret").copy_of(NAME, framed(data))
+    other = b"another secret"
+    forgery = PlainCopies(other).copy_of(NAME, framed(secret=other))
+    original = PlainCopies(other).copy_of(NAME, framed(data, secret=other))
     await client.put_object(**plain_key(store), **original | {"Metadata": original["Metadata"] | {
         "digest": forgery["Metadata"]["digest"]}})  # fmt: skip
 
@@ -142,7 +145,7 @@ async def test_a_copy_that_fails_fails_no_write(store: S3Store) -> None:
     client.meta.events.register("before-call.s3.PutObject", refuse)
     data = framed()
     assert await store.put(NAME, data) is data
-    assert unpack(KEY, await store.get(NAME)).data == VIDEO
+    assert frames.opened(await store.get(NAME), KEY, secret=b"secret").data == VIDEO
     assert await located(store) is None
 
 
@@ -151,4 +154,4 @@ async def test_objects_tell_what_they_save(store: S3Store) -> None:
     await store.put(NAME, framed())
     client = await store._connected()
     told = await client.head_object(Bucket=store._bucket, Key=f"{store._prefix}{NAME[:2]}/{NAME}")
-    assert told["Metadata"] == {"cost-seconds": "3", "digest": read_header(framed())["digest"]}
+    assert told["Metadata"] == {"cost-seconds": "3", "digest": Entry.of(KEY, VIDEO).digest}

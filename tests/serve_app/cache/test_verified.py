@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from serve_app.cache.cache import TieredCache
-from serve_app.cache.entry import pack
 from serve_app.cache.flight import Found, Leading
 from serve_app.cache.folder import FolderStore
 from serve_app.cache.memory import MemoryTier
@@ -20,6 +19,7 @@ from serve_app.cache.s3 import S3Store
 from serve_app.cache.store import AiocacheStore
 from serve_app.core import Entry, Outcome, Urgency
 from serve_app.telemetry import TierRead
+from tests.serve_app.cache.frames import framed
 from tests.serve_app.service.rig import a_plan
 
 SECRET = b"secret"
@@ -35,9 +35,13 @@ def entry_of(kind: Kind, plan: Any = PLAN) -> Entry:
     return Entry.of(key_of(kind, plan), f"{kind} of {plan.spec.prompt}".encode() * 100, {"shape": [4, 1, 4, 4]})
 
 
+def packed(kind: Kind, plan: Any = PLAN) -> bytes:
+    return framed(entry_of(kind, plan), kind, SECRET)
+
+
 def flipped(position: int) -> Callable[[Kind], bytes]:
     def damage(kind: Kind) -> bytes:
-        frame = bytearray(pack(entry_of(kind)))
+        frame = bytearray(packed(kind))
         frame[position] ^= 0b100
         return bytes(frame)
 
@@ -49,13 +53,13 @@ DAMAGES: dict[str, Callable[[Kind], bytes]] = {
     "a bit of the version": flipped(4),
     "a bit of the header": flipped(80),
     "a bit of the payload": flipped(-1),
-    "cut in the prefix": lambda kind: pack(entry_of(kind))[:20],
-    "cut in the payload": lambda kind: pack(entry_of(kind))[:-1],
+    "cut in the prefix": lambda kind: packed(kind)[:20],
+    "cut in the payload": lambda kind: packed(kind)[:-1],
     "empty": lambda kind: b"",
-    "bytes behind the end": lambda kind: pack(entry_of(kind)) + b"\0",
-    "another request's": lambda kind: pack(entry_of(kind, OTHER)),
-    "another kind's": lambda kind: pack(entry_of(NEXT[kind])),
-    "another kind's bytes under this key": lambda kind: pack(entry_of(kind)).replace(
+    "bytes behind the end": lambda kind: packed(kind) + b"\0",
+    "another request's": lambda kind: packed(kind, OTHER),
+    "another kind's": lambda kind: packed(NEXT[kind]),
+    "another kind's bytes under this key": lambda kind: packed(kind).replace(
         entry_of(kind).data, entry_of(NEXT[kind]).data
     ),
 }

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from serve_app.cache.entry import pack
 from serve_app.cache.folder import FolderStore
 from serve_app.cache.name import storage_name
 from serve_app.cache.s3 import S3Store
 from serve_app.cache.s3_plain import PlainCopies
 from serve_app.core import Entry
+from tests.serve_app.cache.frames import framed
 
 SECRET = b"a secret of tests"
 KEYS = [f"{number:064x}" for number in range(10)]
@@ -28,7 +28,7 @@ Encore = Callable[..., Result]
 def frame(number: int) -> bytes:
     """A video that took 10 to the power of `number` seconds."""
     meta = {"content_type": "video/mp4", "render_seconds": 10**number, "encode_seconds": 0}
-    return pack(Entry.of(KEYS[number], bytes([number]) * 10_000, meta))
+    return framed(Entry.of(KEYS[number], bytes([number]) * 10_000, meta), secret=SECRET)
 
 
 FRAME_BYTES = len(frame(9))
@@ -64,7 +64,7 @@ def held(folder: Path) -> set[int]:
 
 def test_gc_keeps_what_saves_most(encore: Encore, folder: Path) -> None:
     """Down to the bound the cheapest videos go; a dry run tells the same and removes nothing."""
-    (folder / "l3" / "tmp" / "leftover").write_bytes(bytes(77))
+    (folder / "l3" / "tmp" / "encore-leftover").write_bytes(bytes(77))
     bound = ("--max-bytes", str(3 * FRAME_BYTES + 100))
     _, told = run(encore, "gc", folder, "--dry-run", *bound)
     assert (told["evicted"]["count"], told["leftovers"], told["values"]) == (7, {"count": 1, "bytes": 77}, 10)
@@ -87,7 +87,7 @@ def test_gc_without_a_bound_takes_the_servers(encore: Encore, folder: Path, monk
 def test_fsck_finds_nothing_wrong_with_a_good_store(encore: Encore, folder: Path) -> None:
     """Also while a server's store is open and written to."""
     store = FolderStore(folder / "l3")
-    assert run(encore, "fsck", folder) == (0, {"values": 10, "names": "verified", "problems": []})
+    assert run(encore, "fsck", folder) == (0, {"values": 10, "former": 0, "names": "verified", "problems": []})
     with closing(store.index):
         asyncio.run(store.put(storage_name(SECRET, "latents", KEYS[0]), frame(0)))
         assert run(encore, "fsck", folder)[1]["values"] == 11
@@ -100,30 +100,34 @@ def flip(path: Path) -> None:
 
 
 def test_fsck_finds_and_repairs(encore: Encore, folder: Path) -> None:
-    """Flipped, cut and swapped values go, leftovers and strays too, the index agrees again; the rest stays."""
+    """Flipped, cut and swapped values and strays go to the quarantine, leftovers go, the index agrees again."""
     flip(value(folder, 0))
     value(folder, 1).write_bytes(frame(1)[:-1])
     value(folder, 2).write_bytes(frame(3))
     value(folder, 4).unlink()
-    (folder / "l3" / "tmp" / "leftover").write_bytes(b"half")
+    (folder / "l3" / "tmp" / "encore-leftover").write_bytes(b"half")
     (folder / "l3" / "objects" / "stray").write_bytes(b"")
     status, told = run(encore, "fsck", folder)
     what = [problem["what"] for problem in told["problems"]]
     assert status == 1
     assert sorted(problem["where"] for problem in told["problems"][:3]) == sorted(NAMES[:3])
-    assert sum("name that is not" in each for each in what) == 1
+    assert sum("name that is not its own" in each for each in what) == 1
     assert {"a temporary file of a writer that is gone", "no value's file", "in the index without a file"} < set(what)
     assert held(folder) == set(range(10)) - {4}
     status, told = run(encore, "fsck", folder, "--repair")
     assert status == 0
     assert all(problem["repaired"] for problem in told["problems"])
+    actions = {problem["where"]: problem["action"] for problem in told["problems"]}
+    assert [actions[name] for name in NAMES[:3]] == ["quarantined"] * 3
+    assert set(actions.values()) == {"quarantined", "deleted", "repaired"}
+    kept = {path.name for path in (folder / "l3" / "quarantine").rglob("*") if path.is_file()}
+    assert kept == {*NAMES[:3], "stray"}
     assert held(folder) == {3, 5, 6, 7, 8, 9}
-    assert run(encore, "fsck", folder) == (0, {"values": 6, "names": "verified", "problems": []})
+    assert run(encore, "fsck", folder) == (0, {"values": 6, "former": 0, "names": "verified", "problems": []})
 
 
 def test_fsck_without_the_secret(encore: Encore, folder: Path) -> None:
-    """Frames and digests are verified all the same; a swapped value cannot be told, and it says so."""
-    value(folder, 2).write_bytes(frame(3))
+    """Frames and digests are verified all the same, but not who wrote them, and it says so."""
     flip(value(folder, 5))
     (folder / "secret").unlink()
     status, told = run(encore, "fsck", folder)
@@ -202,7 +206,7 @@ def test_gc_bounds_s3(encore: Encore, bucket: Callable[[], S3Store]) -> None:
 
 
 def test_fsck_repairs_s3(encore: Encore, bucket: Callable[[], S3Store]) -> None:
-    """A cut object and a replaced plain copy are found and deleted; good ones stay."""
+    """A cut object and a replaced plain copy are found and moved to the quarantine; good ones stay."""
 
     async def spoil(store: S3Store) -> None:
         for number in range(3):
@@ -219,7 +223,7 @@ def test_fsck_repairs_s3(encore: Encore, bucket: Callable[[], S3Store]) -> None:
     assert {NAMES[0], NAMES[1]} == {problem["where"] for problem in json.loads(first.stdout)["problems"]}
     assert encore("fsck", "--repair").exit_code == 0
     last = json.loads(encore("fsck", "--json").stdout)
-    assert last == {"values": 2, "names": "verified", "problems": []}
+    assert last == {"values": 2, "former": 0, "names": "verified", "problems": []}
 
 
 def test_s3_has_no_index(encore: Encore, bucket: Callable[[], S3Store]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from serve_app.core import (
     Rule,
     Started,
     Urgency,
+    described,
 )
 from serve_app.errors import RenderCancelled
 from serve_app.model.model import Family, load_family
@@ -128,7 +129,7 @@ class ScriptedRenderer:
             yield Progress(step, self.total)
         data = f"video of {key}".encode() * 20 if self.data is None else self.data
         self._store.rules.learn(request.rules)
-        meta = {"spec": asdict(request.spec), **provenance(request.begun_at, request.labels), **self.meta}
+        meta = {"spec": described(request.spec), **provenance(request.begun_at, request.labels), **self.meta}
         not_before = self._store.rules.not_before(request.labels)
         stored = await self._store.put(Entry.of(key, data, meta), not_before=not_before)
         yield Finished(stored.entry, stored.tiers, time.perf_counter() - began, 0.0)
@@ -216,8 +217,8 @@ class Rig:
     def sweeper(self, keeper: RuleKeeper) -> RuleSweeper:
         """What sweeps for a router, when a test says `round`."""
         redis = self.redis()
-        shelves: list[Any] = [] if redis is None else [RedisShelf(redis)]
-        shelves += [] if self.folder is None else [ObjectShelf(FolderStore(self.folder))]
+        shelves: list[Any] = [] if redis is None else [RedisShelf(redis, secret=SECRET)]
+        shelves += [] if self.folder is None else [ObjectShelf(FolderStore(self.folder), secret=SECRET)]
         return RuleSweeper(keeper, shelves)
 
     def cache(self, *, l1: bool = True, kind: Any = "video", rules: RuleBook | None = None) -> TieredCache:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
-from serve_app.core import Entry
+from serve_app.core import Entry, described
 from serve_app.service.cost import Cost, work_of
 from tests.serve_app.service.rig import SPEC
 
 
 def video(seconds: float, **changes: object) -> Entry:
-    meta = {"spec": asdict(replace(SPEC, **changes)), "render_seconds": seconds, "encode_seconds": 0.5}  # type: ignore[arg-type]
+    meta = {"spec": described(replace(SPEC, **changes)), "render_seconds": seconds, "encode_seconds": 0.5}  # type: ignore[arg-type]
     return Entry.of("k", b"video", meta)
 
 

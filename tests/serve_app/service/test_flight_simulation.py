@@ -15,10 +15,10 @@ from typing import Literal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve_app.cache.entry import unpack
 from serve_app.core import Outcome
 from serve_app.errors import RenderCancelled, RenderFailed, Unavailable
-from tests.serve_app.service.flight_cluster import Cluster, Render, Shape, Wait, simulated
+from tests.serve_app.cache.frames import opened
+from tests.serve_app.service.flight_cluster import SECRET, Cluster, Render, Shape, Wait, simulated
 
 RUNS = int(os.environ.get("ENCORE_FLIGHT_RUNS", "400"))
 SETTLED = 15.0
@@ -207,7 +207,8 @@ class Telling:
         if self.story.happened("invalidate") and self.story.redis_failed:
             return  # who deletes while a store is away deletes from the other alone
         for key, frame in self.cluster.redis.model.values.items():
-            assert unpack(key, frame).digest == unpack(key, self.cluster.objects.get(key, frame)).digest
+            in_l3 = self.cluster.objects.get(key, frame)
+            assert opened(frame, key, secret=SECRET).digest == opened(in_l3, key, secret=SECRET).digest
 
     def _may_fail(self, wait: Wait) -> bool:
         if type(wait.error) is RenderFailed and self.story.happened("render fails"):

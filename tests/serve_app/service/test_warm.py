@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from serve_app.cache.entry import unpack
 from serve_app.cache.name import redis_name
 from serve_app.cache.redis import WEEK, RedisTier
 from serve_app.cache.redis_flights import RedisFlights
@@ -23,6 +22,7 @@ from serve_app.service.service import VideoService
 from serve_app.service.warm import MAX_ITEMS, MAX_RUNNING, Warming
 from serve_app.service.warm_up import Held, WarmStatus, WarmUp
 from serve_app.service.warm_ups import MemoryWarmUps, Written
+from tests.serve_app.cache.frames import opened
 from tests.serve_app.service.flight_cluster import SPEC, Cluster, Shape, simulated
 from tests.serve_app.service.rig import SECRET, TINY, Rig, ScriptedRenderer, ask, until
 from tests.virtual_time import Process
@@ -101,7 +101,8 @@ async def test_what_is_there_but_broken_is_made_good(shared_rig: Rig) -> None:
             file.write_bytes(broken)
         fresh = shared_rig.service()  # with nothing in its memory
         assert counts(await finished(fresh, await fresh.warming.begin(request("Anna")))) == wanted
-        assert unpack(key, await client.get(redis_name(l2._name(key)))).data == unpack(key, whole).data
+        stored = await client.get(redis_name(l2._name(key)))
+        assert opened(stored, key, secret=SECRET).data == opened(whole, key, secret=SECRET).data
 
 
 async def test_failures_are_counted_and_told(rig: Rig) -> None:
