@@ -21,6 +21,7 @@ EncoreError
 ├── CorruptEntry                   a stored value does not verify (internal: becomes a miss)
 └── TierError                      a cache tier failed (internal: becomes a miss and a counter)
     ├── TierRefused                it answers, but takes no values: full, read-only
+    ├── TierFull                   it takes no values, because what memory it has left is for records
     └── TierLeftAlone              it was not asked: its breaker is open
 
 The wire form is `{"error": {"message", "type", "param", "code"}}`, as the OpenAI SDKs read it.
@@ -186,6 +187,12 @@ class TierRefused(TierError):
     """A cache tier answered that it takes no values now (full, read-only); what it holds can still be read."""
 
     code = "tier_refused"
+
+
+class TierFull(TierError):
+    """A cache tier takes no more values, because what memory it has left is for the records that it holds too."""
+
+    code = "tier_full"
 
 
 class TierLeftAlone(TierError):
