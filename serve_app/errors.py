@@ -22,6 +22,7 @@ EncoreError
 └── TierError                      a cache tier failed (internal: becomes a miss and a counter)
     ├── ForeignStore               it was written under another secret
     ├── TierRefused                it answers, but takes no values: full, read-only
+    ├── TierFull                   it takes no values, because what memory it has left is for records
     └── TierLeftAlone              it was not asked: its breaker is open
 
 The wire form is `{"error": {"message", "type", "param", "code"}}`, as the OpenAI SDKs read it.
@@ -193,6 +194,12 @@ class TierRefused(TierError):
     """A cache tier answered that it takes no values now (full, read-only); what it holds can still be read."""
 
     code = "tier_refused"
+
+
+class TierFull(TierError):
+    """A cache tier takes no more values, because what memory it has left is for the records that it holds too."""
+
+    code = "tier_full"
 
 
 class TierLeftAlone(TierError):

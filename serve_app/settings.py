@@ -66,9 +66,16 @@ class Settings(BaseSettings):
     )
 
     redis_url: str | None = Field(
-        None, description="L2 and job records: redis://, rediss://, unix:// or redis+cluster://; none: no L2"
+        None,
+        description="L2, and job records without a `jobs_url`: redis://, rediss://, unix:// or redis+cluster://; none: "
+        "no L2",
     )
-    redis_timeout_seconds: PositiveFloat = Field(0.5, description="longest wait for one answer of L2")
+    jobs_url: str | None = Field(
+        None,
+        description="job records, their images and marks: a Redis that evicts nothing and is persistent, URLs as of "
+        "`redis_url`; none: the server of `redis_url`",
+    )
+    redis_timeout_seconds: PositiveFloat = Field(0.5, description="longest wait for one answer of L2 or of job records")
     l3_url: str | None = Field(None, description="object store: file:///folder or s3://bucket/prefix; none: no L3")
     s3_endpoint_url: str | None = Field(None, description="an S3-compatible store's address; none: AWS")
     s3_redirect: bool = Field(
@@ -112,6 +119,16 @@ class Settings(BaseSettings):
     linger_seconds: float = Field(30.0, ge=0, description="a render nobody waits for any more goes on this long")
     warm_up_renders: PositiveInt = Field(
         8, description="renders of warm-ups that a router waits for at a time; they give way to all others"
+    )
+    jobs_max_count: PositiveInt = Field(
+        100_000,
+        description="job records kept; beyond it finished ones go, the oldest first; when unfinished ones fill it a new "
+        "job is a 429. Jobs that were complete when they came have as many places of their own",
+    )
+    jobs_max_bytes: PositiveInt = Field(
+        256 * MIB,
+        description="bytes of job records, as `jobs_max_count`, and of the images of unfinished jobs; on a server with "
+        "`maxmemory` at most half, and for images a quarter, of that",
     )
     job_ttl_seconds: PositiveInt = Field(7 * DAY, description="how long a job record is kept; `expires_at` says so")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from serve_app.cache.breaker import Breaker, State, Verdict
-from serve_app.errors import TierLeftAlone, TierRefused
+from serve_app.errors import TierFull, TierLeftAlone, TierRefused
 from serve_app.telemetry import BreakerTurned, Telemetry
 
 
@@ -91,7 +91,7 @@ class Circuit:
 def _of_reach(error: Exception) -> Verdict:
     if isinstance(error, TierLeftAlone):  # the other breaker's word: nobody was asked
         return Verdict.NOTHING
-    return Verdict.WORKS if isinstance(error, TierRefused) else Verdict.FAILED
+    return Verdict.WORKS if isinstance(error, TierRefused | TierFull) else Verdict.FAILED
 
 
 def _of_store(error: Exception) -> Verdict:

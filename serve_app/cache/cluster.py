@@ -50,11 +50,15 @@ class ClusterAddress:
             **options,
         )
 
+    def connect_to(self, host: str, port: int, **options: Any) -> Redis:
+        """Return a client of one node alone."""
+        return Redis(host=host, port=port, **self.options, **options)
+
     def connect_any(self, cluster: RedisCluster, **options: Any) -> Redis:
         """Return a client of one node, for messages: what is published anywhere in a cluster reaches all nodes."""
         known = [(str(node.host), int(node.port)) for node in cluster.get_nodes()] or list(self.nodes)
         host, port = random.choice(known)  # noqa: S311 - so that a node that is gone is not asked for ever
-        return Redis(host=host, port=port, **self.options, **options)
+        return self.connect_to(host, port, **options)
 
 
 class _Cluster(RedisCluster):

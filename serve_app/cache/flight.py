@@ -153,7 +153,8 @@ class FlightRecords(Protocol):
     async def land(self, key: str, token: int, frame: bytes | None, detail: str, *, ttl: float | None = None) -> bool:
         """Write the framed value to L2 (None: it is in L3 alone) and end the flight; False when fenced off.
 
-        ttl: seconds that L2 keeps it when nobody uses it; None: as long as any other.
+        ttl: seconds that L2 keeps it when nobody uses it; None: as long as any other. Raises TierFull when the server
+        has no room for the value: then nothing is done.
         """
         ...
 

@@ -29,7 +29,7 @@ from serve_app.cache.cost import HEADER_BYTES
 from serve_app.cache.name import is_name, redis_name
 from serve_app.cache.script import Script
 from serve_app.cache.store_secret import MARKER_BYTES, Guard, require_own
-from serve_app.errors import TierError, TierRefused
+from serve_app.errors import TierError, TierFull, TierRefused
 
 _MARKER = "encore:{store}:secret"
 _NAME_LENGTH = 64
@@ -38,6 +38,10 @@ _SCANS = 100
 """Of how many thousand keys of a server a value is looked for, where nothing tells whose they are."""
 WEEK = 7 * 24 * 3600.0
 _READ, _EXTEND = Script("read", "keep"), Script("extend", "keep")
+_WRITE = Script("write", "memory", "room")
+_TOO_FULL = 2
+RESERVE = 0.2
+"""The share of a server's memory that values leave to the records it holds too, where nothing is evicted for them."""
 _NO_WRITES = re.compile(r"\b(OOM|READONLY|MISCONF|NOREPLICAS)\b")
 """How Redis says that it answers, but takes no writes: memory or disk full, a replica, a primary without replicas."""
 _T = TypeVar("_T")
@@ -49,7 +53,8 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
     ttl: seconds a value is kept after its last use. max_value_bytes: larger values are refused (`set` gives False).
     connect_timeout, socket_timeout: seconds for one connect and one socket read or write; deadline: seconds for a whole
     call, with the wait for one of max_connections. secret: the deployment's; what is there must have been written under
-    it (None: nobody asks). uniform: random numbers in [0, 1) for the jitter.
+    it (None: nobody asks). reserve: the share of `maxmemory` that values leave free, because the server holds records
+    too (see RESERVE). uniform: random numbers in [0, 1) for the jitter.
     """
 
     NAME = "redis"
@@ -66,11 +71,13 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         deadline: float = 2.0,
         max_connections: int = 32,
         secret: bytes | None = None,
+        reserve: float = 0.0,
         uniform: Callable[[], float] = random.random,
         **options: Any,
     ) -> None:
         super().__init__(serializer=NullSerializer(encoding=None), timeout=None, ttl=ttl, **options)
         self.max_value_bytes = max_value_bytes
+        self.reserve = reserve
         self._jitter = jitter
         self._uniform = uniform
         self._deadline = deadline
@@ -238,8 +245,7 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
     ) -> bool:
         if len(value) > self.max_value_bytes:
             return False
-        await self._ask(self.client.set(key, value, px=self._milliseconds(ttl) if ttl else None))
-        return True
+        return await self._write(key, value, ttl)
 
     async def _multi_set(self, pairs: list[tuple[str, bytes]], ttl: float | None = None, _conn: Any = None) -> bool:
         kept = [await self._set(key, value, ttl) for key, value in pairs]
@@ -248,9 +254,16 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
     async def _add(self, key: str, value: bytes, ttl: float | None = None, _conn: Any = None) -> bool:
         if len(value) > self.max_value_bytes:
             return False
-        if not await self._ask(self.client.set(key, value, px=self._milliseconds(ttl) if ttl else None, nx=True)):
+        if not await self._write(key, value, ttl, new="1"):
             raise ValueError(f"{key} already exists")  # aiocache's contract of `add`
         return True
+
+    async def _write(self, key: str, value: bytes, ttl: float | None, new: str = "") -> bool:
+        args = [value, self._milliseconds(ttl) if ttl else "", new, self.reserve]
+        written = await self.run(_WRITE, [key], args)
+        if written == _TOO_FULL:
+            raise too_full()
+        return bool(written)
 
     async def _exists(self, key: str, _conn: Any = None) -> bool:
         return bool(await self._ask(self.client.exists(key)))
@@ -275,6 +288,13 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
 
     async def _close(self, *args: Any, _conn: Any = None, **kwargs: Any) -> None:
         await self._ask(self.client.aclose())
+
+
+def too_full() -> TierFull:
+    """Return the error of a write that would take memory which is for records."""
+    return TierFull(
+        "Redis: the memory that is left is for job records (maxmemory; give records a jobs_url of their own)"
+    )
 
 
 def _takes_no_writes(error: Exception) -> bool:

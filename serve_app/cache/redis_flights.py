@@ -33,13 +33,15 @@ from serve_app.cache.flight import (
 )
 from serve_app.cache.name import redis_name, storage_name
 from serve_app.cache.newswire import Newswire
-from serve_app.cache.redis import RedisTier
+from serve_app.cache.redis import RedisTier, too_full
 from serve_app.cache.script import Script, milliseconds, now_of
 from serve_app.core import Urgency
 from serve_app.errors import TierError
 
 _BOARD = Script("flight_board", "keep", "bloom")
-_BEAT, _END, _LEAVE = (Script(f"flight_{verb}") for verb in ("beat", "end", "leave"))
+_BEAT, _LEAVE = Script("flight_beat"), Script("flight_leave")
+_END = Script("flight_end", "memory", "room")
+_TOO_FULL = 2
 _FIELDS = ("token", "state", "step", "total", "embedding", "detail")
 
 
@@ -104,7 +106,7 @@ class RedisFlights:
         return Beat(Verdict(verdict.decode()), _urgency(*wanted) if wanted else None)
 
     async def land(self, key: str, token: int, frame: bytes | None, detail: str, *, ttl: float | None = None) -> bool:
-        """Write the value and end the flight; False when fenced off. Raises TierError."""
+        """Write the value and end the flight; False when fenced off. Raises TierError; TierFull: nothing is done."""
         return await self._end(key, token, State.LANDED, detail, frame or b"", ttl)
 
     async def fail(self, key: str, token: int, detail: str) -> bool:
@@ -137,9 +139,13 @@ class RedisFlights:
         self, key: str, token: int, state: State, detail: str, frame: bytes, ttl: float | None = None
     ) -> bool:
         *_, channel = self._names(key)
-        args = (token, state.value, detail, frame, self._redis.keep_for(ttl), self._record, channel)
+        kept, reserve = self._redis.keep_for(ttl), self._redis.reserve
+        args = (token, state.value, detail, frame, kept, self._record, channel, reserve)
         with self._circuit.storing() if frame else self._circuit.attempt():
-            return bool(await self._redis.run(_END, self._keys(key), args))
+            ended = await self._redis.run(_END, self._keys(key), args)
+        if ended == _TOO_FULL:
+            raise too_full()
+        return bool(ended)
 
     async def _run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:
         with self._circuit.attempt():

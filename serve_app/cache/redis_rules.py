@@ -2,14 +2,15 @@
 
 Whoever hears the message reads at once; whoever missed it finds another epoch at the next poll, which is one small
 script. The epoch follows Redis' clock, so one that was emptied never says an epoch again that somebody knows. Beside
-the rules stand, per tag, the names of videos that were asked for with it after they had been made without.
+the rules stand, per tag, the names of videos that were asked for with it after they had been made without. They lie
+beside the values, because what they are compared with are times of that server's clock; nothing has a TTL, which an
+eviction policy could use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 from serve_app.cache.circuit import Circuit
@@ -17,10 +18,10 @@ from serve_app.cache.lease import Lease
 from serve_app.cache.name import record_name
 from serve_app.cache.newswire import Newswire
 from serve_app.cache.redis import RedisTier
-from serve_app.cache.script import Script, now_of
+from serve_app.cache.script import Script, milliseconds, now_of
 from serve_app.core import Rule, Selector
 
-_ADD, _READ, _RETIRE = (Script(f"rules_{verb}") for verb in ("add", "read", "retire"))
+_ADD, _READ, _RETIRE, _NOTE, _SWEEP = (Script(f"rules_{verb}") for verb in ("add", "read", "retire", "note", "sweep"))
 TAG_SECONDS = 30 * 86_400
 """How long it is remembered that a video was asked for with a tag, since somebody last did."""
 _AT_ONCE = 500
@@ -69,9 +70,9 @@ class RedisRules:
         self._clock = clock
         self._circuit = circuit or Circuit("l2")
         self._newswire = Newswire(redis.new_client, lambda: self._circuit.answers)
-        names = ("rules", "epoch", "swept", "sweeper", "news")
+        names = ("rules", "epoch", "swept", "sweeper", "news", "tags")
         self._secret = secret
-        self._rules, self._epoch, self._swept, self._sweeper, self._channel = map(self._name, names)
+        self._rules, self._epoch, self._swept, self._sweeper, self._channel, self._tags = map(self._name, names)
 
     async def add(self, kind: Selector, labels: Iterable[str], *, older_than: int = 0, tag: str = _NO_TAG) -> Added:
         """Make a rule for each label, as of now less `older_than` microseconds.
@@ -110,9 +111,20 @@ class RedisRules:
     async def note(self, tags: dict[str, set[str]]) -> None:
         """Remember, by the label of each tag, the labels of keys that were asked for with it."""
         for tag, keys in tags.items():
-            name = self._name(f"tag:{tag}")
-            await self._ask(partial(_sadd, name, keys))
-            await self._ask(partial(_expire, name))
+            for first in range(0, len(keys), _AT_ONCE):
+                labels = sorted(keys)[first : first + _AT_ONCE]
+                names = [self._name(f"tag:{tag}"), self._tags]
+                with self._circuit.attempt():
+                    await self._redis.run(_NOTE, names, [now_of(self._clock), *labels])
+
+    async def sweep(self) -> int:
+        """Forget tags that nobody asked for a video with for TAG_SECONDS; return how many."""
+        oldest: list[bytes] = await self._ask(lambda redis: redis.zrange(self._tags, 0, _AT_ONCE - 1))
+        if not oldest:
+            return 0
+        names = [self._tags, *(name.decode() for name in oldest)]
+        with self._circuit.attempt():
+            return int(await self._redis.run(_SWEEP, names, (now_of(self._clock), milliseconds(TAG_SECONDS))))
 
     def lease(self, seconds: float) -> Lease:
         """Return the lease of who sweeps."""
@@ -164,11 +176,3 @@ def _rule(label: bytes, kind: bytes, before: bytes, at: bytes) -> Rule:
 
 def _pairs(flat: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _sadd(name: str, members: set[str], redis: Any) -> Awaitable[Any]:
-    return cast(Awaitable[Any], redis.sadd(name, *members))
-
-
-def _expire(name: str, redis: Any) -> Awaitable[Any]:
-    return cast(Awaitable[Any], redis.expire(name, TAG_SECONDS))

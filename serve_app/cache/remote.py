@@ -22,7 +22,7 @@ from serve_app.cache.entry import Envelope, FormerFrame
 from serve_app.cache.name import Kind, storage_name
 from serve_app.cache.store import Extendable, Locating, ObjectStore, Touchable
 from serve_app.core import Entry
-from serve_app.errors import CorruptEntry, TierError
+from serve_app.errors import CorruptEntry, TierError, TierFull
 from serve_app.telemetry import Telemetry, TierRead, TierWritten, span
 
 logger = logging.getLogger(__name__)
@@ -198,6 +198,8 @@ class RemoteTier:
             try:
                 with self.circuit.storing():
                     held = await self._store.put(self._name(entry.key), frame)
+            except TierFull:
+                return "too_full", None
             except Exception as error:
                 self._log(error)
                 return "error", None

@@ -168,6 +168,8 @@ class RuleSweeper:
         swept = self._keeper.swept
         over = [rule for rule in self._keeper.book if swept.get(rule.label, 0) >= rule.at + _KEPT]
         await self._keeper.retire(over)
+        if self._keeper.redis is not None:
+            await self._keeper.redis.sweep()
         self._progress["retired"] += len(over)
 
     async def _sweep(self, due: Sequence[Rule], began: int) -> None:

@@ -12,13 +12,14 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serve_app.cache.detached import detached
 from serve_app.core import Progress, RenderEvent, Started
 from serve_app.errors import EncoreError, Unavailable
+from serve_app.service.chores import Chore, Chores
 from serve_app.service.job import Job, Order, Page, unknown
 from serve_app.service.jobs import JobStore
 from serve_app.service.landing import Landing, VideoFlight
@@ -48,7 +49,7 @@ class Desk:
     """The jobs of one router.
 
     `board` starts or joins the flight of a job's video; `room` tells how many orphans may be adopted now; `ended` hears
-    of every job followed to its end here.
+    of every job followed to its end here. chores: done now and then in a round (`Chores`).
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Desk:
         *,
         room: Callable[[], int],
         ended: Callable[[Job, Landing | None], None],
+        chores: Sequence[Chore] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -66,7 +68,7 @@ class Desk:
         self._ended = ended
         self._clock = clock
         self._ledger = Ledger(store)
-        self._sweeper = Sweeper((self._ledger.flush, self._beat, self._adopt))
+        self._sweeper = Sweeper((self._ledger.flush, self._beat, Chores(chores), self._adopt))
         self._followed: dict[str, _Following] = {}
         self._finished: OrderedDict[str, Job] = OrderedDict()
         self._watchers: dict[str, list[Callable[[], None]]] = {}

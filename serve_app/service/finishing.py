@@ -16,7 +16,7 @@ from serve_app.cache.cache import Stored, TieredCache
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.invalidation import provenance
 from serve_app.core import Entry, Finished, Frames, Outcome, RenderRequest, described
-from serve_app.errors import RenderCancelled, RenderFailed, TierError
+from serve_app.errors import RenderCancelled, RenderFailed, TierError, TierFull
 from serve_app.media.media import encode_mp4
 from serve_app.service import ending
 from serve_app.telemetry import Encoded, Telemetry, TierWritten, span
@@ -94,16 +94,30 @@ class Finisher:
         frame = self._cache.pack(held or entry)
         fits = len(frame) <= records.max_value_bytes
         if held is None and not fits:
-            await records.fail(key, token, ending.failed(RenderFailed("No storage could take the video.")))
-            return Stored((), entry)
+            return await self._ended_without_l2(records, request, entry, held, outcome)
         began = time.perf_counter()
-        landed = await records.land(key, token, frame if fits else None, ending.landed(outcome), ttl=request.ttl)
+        try:
+            landed = await records.land(key, token, frame if fits else None, ending.landed(outcome), ttl=request.ttl)
+        except TierFull:
+            self._telemetry.emit(TierWritten("l2", "video", "too_full", time.perf_counter() - began, entry.size))
+            return await self._ended_without_l2(records, request, entry, held, outcome)
         if not landed and held is None:
             raise _taken_over()
         if fits:
             result = "stored" if landed else "fenced"
             self._telemetry.emit(TierWritten("l2", "video", result, time.perf_counter() - began, entry.size))
         return Stored(("l2",) * (landed and fits) + ("l3",) * (held is not None), held or entry)
+
+    async def _ended_without_l2(
+        self, records: FlightRecords, request: RenderRequest, entry: Entry, held: Entry | None, outcome: Outcome
+    ) -> Stored:
+        """End a flight whose value L2 did not take; without L3 too nobody else can have it."""
+        key, token = entry.key, request.token or 0
+        if held is None:
+            await records.fail(key, token, ending.failed(RenderFailed("No storage could take the video.")))
+            return Stored((), entry)
+        await records.land(key, token, None, ending.landed(outcome), ttl=request.ttl)
+        return Stored(("l3",), held)
 
 
 def _taken_over() -> RenderCancelled:

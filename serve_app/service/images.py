@@ -1,7 +1,8 @@
 """The images of jobs: whoever finishes an accepted job must have them, so they live as long as a job that needs them.
 
 An image is kept before its job is accepted, in the store that keeps jobs, once for all jobs that start from it, and is
-let go with the last of them; one that was never let go (its router died in between) expires with its job. So no photo
+let go with the last of them; one that was never let go (its router died in between) is swept when its job has expired.
+Their bytes are bounded: without room an image, and so its job, is refused at once. So no photo
 of a client is kept for longer than it takes to render it, and there is nothing for an invalidation to look for.
 """
 
@@ -9,23 +10,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from serve_app.cache.detached import detached
 from serve_app.cache.key import image_key
 from serve_app.core import VideoSpec
-from serve_app.errors import RenderFailed, Unavailable
+from serve_app.errors import Busy, RenderFailed, Unavailable
 from serve_app.service.job import Job
 
 logger = logging.getLogger(__name__)
+
+MAX_BYTES = 256 << 20
+
+
+def full() -> Busy:
+    """Return the error for an image that there is no room for."""
+    return Busy(
+        "The images of unfinished jobs fill the room there is for them (setting jobs_max_bytes, or the memory of their "
+        "server); try again when some have ended.",
+        retry_after=30,
+    )
 
 
 class ImageStore(Protocol):
     """Images by key, each for the jobs that need it; every method raises Unavailable when it cannot be reached."""
 
     async def keep(self, key: str, job_id: str, data: bytes, seconds: float) -> None:
-        """Keep an image for a job, at most so long; when this returns it survives this process, as the job does."""
+        """Keep an image for a job, at most so long; when this returns it survives this process, as the job does.
+
+        Raises Busy when there is no room.
+        """
         ...
 
     async def find(self, key: str) -> bytes | None:
@@ -36,31 +52,51 @@ class ImageStore(Protocol):
         """Say that a job needs its image no more; the last one's is deleted."""
         ...
 
+    async def sweep(self) -> int:
+        """Let go of images for jobs that have expired; return for how many."""
+        ...
+
 
 class MemoryImages:
     """Images in one process' memory, for job records that are there too."""
 
-    def __init__(self) -> None:
-        self._images: dict[str, tuple[bytes, set[str]]] = {}
+    def __init__(self, max_bytes: int = MAX_BYTES, clock: Callable[[], float] = time.time) -> None:
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._images: dict[str, tuple[bytes, dict[str, float]]] = {}
 
     def __len__(self) -> int:
         return len(self._images)
 
     async def keep(self, key: str, job_id: str, data: bytes, seconds: float) -> None:
-        """Keep an image until its last job has released it."""
-        self._images.setdefault(key, (data, set()))[1].add(job_id)
+        """Keep an image until its last job has released it; raises Busy."""
+        if key not in self._images:
+            if sum(len(kept) for kept, _ in self._images.values()) + len(data) > self._max_bytes:
+                raise full()
+            self._images[key] = (data, {})
+        jobs = self._images[key][1]
+        jobs[job_id] = max(jobs.get(job_id, 0.0), self._clock() + seconds)
 
     async def find(self, key: str) -> bytes | None:
-        """Return an image, None when no job needs it any more."""
-        return self._images[key][0] if key in self._images else None
+        """Return an image, None when no job needs it any more or it has expired."""
+        data, jobs = self._images.get(key, (None, {}))
+        return data if jobs and max(jobs.values()) > self._clock() else None
 
     async def release(self, key: str, job_id: str) -> None:
         """Say that a job needs its image no more."""
         if key in self._images:
             jobs = self._images[key][1]
-            jobs.discard(job_id)
+            jobs.pop(job_id, None)
             if not jobs:
                 del self._images[key]
+
+    async def sweep(self) -> int:
+        """Let go of images for jobs that have expired."""
+        now = self._clock()
+        expired = [(key, job) for key, (_, jobs) in self._images.items() for job, ends in jobs.items() if ends <= now]
+        for key, job_id in expired:
+            await self.release(key, job_id)
+        return len(expired)
 
 
 class JobImages:

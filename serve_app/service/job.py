@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from serve_app.core import JobStatus, Keys, Outcome, Priority, Urgency, VideoSpec
 from serve_app.errors import NotFound
 from serve_app.prompt.typos import Correction
+
+logger = logging.getLogger(__name__)
 
 Order = Literal["asc", "desc"]
 
@@ -109,3 +112,14 @@ def unknown(job_id: str) -> NotFound:
 def gone(job_id: str) -> NotFound:
     """Return the error for a job that was deleted."""
     return NotFound(f"Video '{job_id[:100]}' was deleted.", param="video_id")
+
+
+def read_job(data: bytes | None) -> Job | None:
+    """Return the job of a record; None for what only another release can read."""
+    if data is None:
+        return None
+    try:
+        return Job.from_json(data)
+    except (KeyError, TypeError, ValueError) as error:
+        logger.warning("a job record cannot be read: %s %s", type(error).__name__, error)
+        return None

@@ -43,6 +43,7 @@ from serve_app.errors import (
     RenderCancelled,
     RenderFailed,
     TierError,
+    TierFull,
     TierRefused,
     Unavailable,
 )
@@ -342,7 +343,10 @@ class Passage:
         with suppress(TierError):
             fits = len(frame) <= records.max_value_bytes
             detail = ending.landed(outcome)
-            await records.land(self._key, token, frame if fits else None, detail, ttl=self._ticket.ttl())
+            try:
+                await records.land(self._key, token, frame if fits else None, detail, ttl=self._ticket.ttl())
+            except TierFull:
+                await records.land(self._key, token, None, detail, ttl=self._ticket.ttl())
 
     async def _pause(self) -> None:
         """Wait for the next look: a message, our own work's end, or time."""

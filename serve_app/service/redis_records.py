@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import OutOfMemoryError
 
 from serve_app.cache.circuit import Circuit
 from serve_app.cache.name import record_name
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Client = Redis | RedisCluster
+SWEEPS = 50
+"""Scripts of one sweep at most; what is left after them waits for the next."""
 RETRY_AFTER = 5
 """Seconds after which a Redis that was left alone is asked again."""
 
@@ -59,6 +62,29 @@ class RedisRecords:
     ) -> Any:
         return await self._ask(lambda redis: script.run(redis, keys, args), storing=storing)
 
+    async def _run_again(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | float]) -> Any:
+        """Run a script that makes room before it stores; a server without memory lets it do only that at first."""
+
+        async def run(redis: Client) -> Any:
+            try:
+                return await script.run(redis, keys, args)
+            except OutOfMemoryError:
+                return await script.run(redis, keys, args)
+
+        return await self._ask(run, storing=True)
+
+    async def _swept(
+        self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | float], at_once: int
+    ) -> int:
+        """Run a script that removes `at_once` at most until it finds fewer, or SWEEPS times; return how many in all."""
+        total = 0
+        for _ in range(SWEEPS):
+            removed = int(await self._run(script, keys, args, storing=False))
+            total += removed
+            if removed < at_once:
+                break
+        return total
+
     async def _ask(self, call: Callable[[Client], Awaitable[T]], *, storing: bool = False) -> T:
         """Ask Redis; Unavailable when it cannot answer, or cannot keep what is to be kept."""
         began = time.perf_counter()
@@ -67,7 +93,7 @@ class RedisRecords:
                 return await self._redis.ask(call)
         except TierError as error:
             logger.debug("%s: %s", self.called, error)
-            self._telemetry.emit(TierRead("l2", self.kind, "error", time.perf_counter() - began))
+            self._telemetry.emit(TierRead(self._circuit.tier, self.kind, "error", time.perf_counter() - began))
             raise Unavailable(
                 f"{self.called} cannot be reached just now; try again.", retry_after=RETRY_AFTER
             ) from error

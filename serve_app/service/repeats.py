@@ -95,3 +95,15 @@ class Marks:
         self._marks.move_to_end(mark.name)
         if len(self._marks) > self._max_marks:
             self._marks.popitem(last=False)
+
+    def forget(self, mark: Mark) -> None:
+        """Forget the mark of this name, if there is one."""
+        self._marks.pop(mark.name, None)
+
+    def sweep(self) -> int:
+        """Forget what has expired; return how many marks that were."""
+        now = self._clock()
+        expired = [name for name, (_, _, until) in self._marks.items() if now >= until]
+        for name in expired:
+            del self._marks[name]
+        return len(expired)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from serve_app.media.variant import Variant
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest
 from serve_app.schema.invalidation import InvalidationRequest
+from serve_app.service.chores import Chore
 from serve_app.service.desk import Desk
 from serve_app.service.events import JobEvent, Position, Storyteller
 from serve_app.service.images import ImageStore, JobImages, MemoryImages
@@ -77,6 +78,7 @@ class VideoService:
     flights: the cluster's flight records; without them this router is alone. builder: keeps L3's Bloom filter built.
     rules: keeps the invalidations that the caches know; without it only routers that are told by their peers know of
     one. sweeper: deletes what they cover. images: keeps what unfinished jobs start from, as durably as `jobs` does.
+    chores: what else is to be done for the records now and then. close_records: called when nothing asks them any more.
     """
 
     def __init__(
@@ -96,12 +98,17 @@ class VideoService:
         sweeper: RuleSweeper | None = None,
         warm_ups: WarmStore | None = None,
         images: ImageStore | None = None,
+        chores: Sequence[Chore] = (),
+        close_records: Chore | None = None,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.planner = planner
         self._planning = Planning(planner)
-        self._images = JobImages(MemoryImages() if images is None else images)
+        images = MemoryImages(clock=clock) if images is None else images
+        warm_ups = MemoryWarmUps(clock) if warm_ups is None else warm_ups
+        self._images = JobImages(images)
+        self._close_records = close_records
         self._cache = cache
         self._renderer = renderer
         self._secret = secret
@@ -123,9 +130,16 @@ class VideoService:
             rules or RuleKeeper(cache.rules), planner, cache, renderer, peers, latents=latents, sweeper=sweeper
         )
         self._rules = cache.rules
-        self._desk = Desk(jobs, self._board_job, room=self._room, ended=self._job_ended, clock=clock)
+        self._desk = Desk(
+            jobs,
+            self._board_job,
+            room=self._room,
+            ended=self._job_ended,
+            chores=(*chores, jobs.sweep, images.sweep, warm_ups.sweep),
+            clock=clock,
+        )
         self.warming = Warming(
-            warm_ups or MemoryWarmUps(clock),
+            warm_ups,
             planner,
             self._source,
             cache,
@@ -198,9 +212,9 @@ class VideoService:
         self._invalidator.asked(plan, None if found is None else found.entry)
         if found is not None:
             return await self._submit_hit(plan, found, mark, began)
-        now = self._clock()
+        now = round(self._clock(), 6)  # as its id says it
         job = Job(
-            id=new_job_id(), prompt=plan.asked, spec=plan.spec, keys=plan.keys,
+            id=new_job_id(now), prompt=plan.asked, spec=plan.spec, keys=plan.keys,
             created_at=now, updated_at=now, expires_at=now + self._limits.job_ttl_seconds,
             corrected=plan.corrected, urgency=plan.urgency, tags=plan.tags,
         )  # fmt: skip
@@ -328,6 +342,8 @@ class VideoService:
         await self._source.aclose()
         await self._invalidator.aclose()
         await self._cache.aclose()
+        if self._close_records is not None:
+            await self._close_records()
 
     def _board_job(self, job: Job) -> tuple[VideoFlight, bool]:
         labels = self._invalidator.labels_of(job.spec, job.keys, job.tags)
@@ -368,7 +384,7 @@ class VideoService:
 
     async def _submit_hit(self, plan: Plan, found: Landing, mark: Mark | None, began: float) -> Job:
         """Return a job that is complete already; it is written before the answer only where a retry must find it."""
-        now = self._clock()
+        now = round(self._clock(), 6)
         job = self._receipt_job(
             issue(self._secret, plan.keys.video, now), plan.asked, plan.spec, plan.keys, now, found.outcome
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
+from serve_app.errors import Busy
 from serve_app.service.jobs import ORPHAN_SECONDS
 from serve_app.service.warm_up import Held, WarmUp
 
@@ -22,13 +23,25 @@ class Written(StrEnum):
     LOST = "lost"
     ENDED = "ended"
     GONE = "gone"
+    FULL = "full"
+
+
+UNFINISHED = 100
+"""Warm-ups under way at most, in the whole cluster: each may hold a megabyte of templates."""
+KEPT = 1_000
+"""Warm-ups kept at most; beyond, the oldest finished ones are forgotten."""
+
+
+def full() -> Busy:
+    """Return the error for one warm-up too many."""
+    return Busy(f"{UNFINISHED} warm-ups are under way; try again when one has ended, or cancel one.", retry_after=30)
 
 
 class WarmStore(Protocol):
     """Records of warm-ups; every method raises Unavailable when they cannot be reached. runner: an id of a process."""
 
     async def add(self, held: Held, runner: str) -> None:
-        """Store a new one, or anew one that was lost; when this returns, it survives this process."""
+        """Store a new one, or anew one that was lost; when this returns, it survives this process. Raises Busy."""
         ...
 
     async def write(self, warm_up: WarmUp, runner: str | None) -> Written:
@@ -46,6 +59,10 @@ class WarmStore(Protocol):
         """Return the state that was written last."""
         ...
 
+    async def sweep(self) -> int:
+        """Remove what has expired, and what is too much; return how many."""
+        ...
+
 
 class MemoryWarmUps:
     """Warm-ups of one process, forgotten when they expire."""
@@ -57,8 +74,9 @@ class MemoryWarmUps:
 
     async def add(self, held: Held, runner: str) -> None:
         """Store a new one."""
-        for known in [known for known, each in self._held.items() if each.warm_up.expires_at <= self._clock()]:
-            del self._held[known], self._runners[known]
+        unfinished = sum(not each.warm_up.status.is_final for each in self._held.values())
+        if held.warm_up.id not in self._held and unfinished >= UNFINISHED:
+            raise full()
         self._held[held.warm_up.id] = held
         self._runners[held.warm_up.id] = (runner, self._clock())
 
@@ -91,3 +109,13 @@ class MemoryWarmUps:
         """Return the state that was written last."""
         held = self._held.get(warm_up_id)
         return None if held is None or held.warm_up.expires_at <= self._clock() else held.warm_up
+
+    async def sweep(self) -> int:
+        """Remove what has expired, and the oldest finished ones beyond KEPT."""
+        by_end = sorted(self._held.values(), key=lambda each: each.warm_up.expires_at)
+        due = [each for each in by_end if each.warm_up.expires_at <= self._clock()]
+        finished = [each for each in by_end[len(due) :] if each.warm_up.status.is_final]
+        due += finished[: max(0, len(by_end) - len(due) - KEPT)]
+        for each in due:
+            del self._held[each.warm_up.id], self._runners[each.warm_up.id]
+        return len(due)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.bloom_builder import BloomBuilder
@@ -21,7 +21,7 @@ from serve_app.cache.invalidation import Labels, RuleBook
 from serve_app.cache.lease import Lease
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.name import Kind
-from serve_app.cache.redis import RedisTier
+from serve_app.cache.redis import RESERVE, RedisTier
 from serve_app.cache.redis_flights import RedisFlights
 from serve_app.cache.redis_rules import RedisRules
 from serve_app.cache.rule_keeper import RuleKeeper
@@ -38,10 +38,13 @@ from serve_app.prompt.prompt import Normaliser
 from serve_app.prompt.synonyms import Synonyms
 from serve_app.prompt.vocabulary import read_vocabulary
 from serve_app.schema import VideoRequest, resolve
+from serve_app.service.chores import Chore
 from serve_app.service.images import ImageStore, MemoryImages
 from serve_app.service.jobs import JobStore, MemoryJobs
 from serve_app.service.landing import Peers, Renderer
+from serve_app.service.old_records import OldRecords
 from serve_app.service.plan import Planner
+from serve_app.service.records_server import RecordsServer, same_server
 from serve_app.service.redis_images import RedisImages
 from serve_app.service.redis_jobs import RedisJobs
 from serve_app.service.redis_warm_ups import RedisWarmUps
@@ -70,18 +73,17 @@ class SharedTiers:
 
 def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
     """Open L2 and L3 as configured; nothing is asked of them yet. Raises ValueError for a URL of no known kind."""
-    if settings.secret.get_secret_value() == UNSET_SECRET and settings.redis_url:
+    if settings.secret.get_secret_value() == UNSET_SECRET and (settings.redis_url or settings.jobs_url):
         logger.warning("ENCORE_SECRET is not set: whoever can list the shared tiers can guess prompts from names")
     l2 = l3 = None
     if settings.redis_url is not None:
-        l2 = RedisTier(
+        shared = settings.jobs_url is None or same_server(settings.jobs_url, settings.redis_url)
+        l2 = _open_redis(
             settings.redis_url,
+            settings,
             ttl=settings.l2_ttl_seconds,
             max_value_bytes=settings.l2_max_value_bytes,
-            connect_timeout=settings.redis_timeout_seconds,
-            socket_timeout=settings.redis_timeout_seconds,
-            deadline=4 * settings.redis_timeout_seconds,
-            secret=settings.secret_bytes,
+            reserve=RESERVE if shared else 0.0,
         )
     if settings.l3_url is not None:
         l3 = open_store(
@@ -93,13 +95,7 @@ def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
             plain_secret=settings.secret_bytes if settings.s3_redirect else None,
             timeout=settings.l3_timeout_seconds,
         )
-    slow = 2 * settings.redis_timeout_seconds  # no value takes that long in good order
-    # A cluster's node that is gone fails its share of calls: more in a row say that all are.
-    failures = 3 if l2 is None or not l2.is_cluster else 12
-    circuits = {
-        "l2": Circuit("l2", telemetry, failures=failures, slow_after=slow),
-        "l3": Circuit("l3", telemetry),
-    }
+    circuits = {"l2": _circuit("l2", l2, settings, telemetry), "l3": Circuit("l3", telemetry)}
     return SharedTiers(l2, l3, circuits, _open_bloom(settings, l2, l3, circuits["l2"]))
 
 
@@ -135,6 +131,90 @@ async def _require_own_stores(settings: Settings) -> None:
                 await tiers.l2.close()
             if tiers.l3 is not None:
                 await tiers.l3.aclose()
+
+
+def _open_redis(url: str, settings: Settings, **options: Any) -> RedisTier:
+    seconds = settings.redis_timeout_seconds
+    return RedisTier(
+        url,
+        connect_timeout=seconds,
+        socket_timeout=seconds,
+        deadline=4 * seconds,
+        secret=settings.secret_bytes,
+        **options,
+    )
+
+
+def _circuit(tier: str, redis: RedisTier | None, settings: Settings, telemetry: Telemetry) -> Circuit:
+    slow = 2 * settings.redis_timeout_seconds  # nothing takes that long in good order
+    # A cluster's node that is gone fails its share of calls: more in a row say that all are.
+    failures = 3 if redis is None or not redis.is_cluster else 12
+    return Circuit(tier, telemetry, failures=failures, slow_after=slow)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Where a router keeps what it accepted. `chores`: what it does for it now and then; `aclose` comes last of all."""
+
+    jobs: JobStore
+    images: ImageStore
+    warm_ups: WarmStore
+    chores: tuple[Chore, ...] = ()
+    aclose: Chore | None = None
+
+
+def open_records(settings: Settings, tiers: SharedTiers, telemetry: Telemetry) -> Records:
+    """Open the records of jobs, images and warm-ups: in `jobs_url`, else in L2's server, else in this process' memory.
+
+    Raises InvalidRequest when the server answers and says that it would evict them.
+    """
+    url, setting = settings.jobs_url or settings.redis_url, "jobs_url" if settings.jobs_url else "redis_url"
+    if url is None:
+        jobs = MemoryJobs(
+            settings.jobs_max_count, max_bytes=settings.jobs_max_bytes, tombstone_seconds=settings.job_ttl_seconds
+        )
+        return Records(jobs, MemoryImages(settings.jobs_max_bytes), MemoryWarmUps())
+    server = RecordsServer(url, setting, settings.redis_timeout_seconds)
+    server.check_at_start()
+    with_l2 = tiers.l2 is not None and url == settings.redis_url
+    redis = tiers.l2 if tiers.l2 is not None and with_l2 else _open_redis(url, settings)
+    circuit = tiers.circuits["l2"] if with_l2 else _circuit("jobs", redis, settings, telemetry)
+    return _redis_records(settings, tiers, telemetry, redis, circuit, server)
+
+
+def _redis_records(
+    settings: Settings,
+    tiers: SharedTiers,
+    telemetry: Telemetry,
+    redis: RedisTier,
+    circuit: Circuit,
+    server: RecordsServer,
+) -> Records:
+    secret, own = settings.secret_bytes, redis is not tiers.l2
+    jobs = RedisJobs(
+        redis,
+        secret=secret,
+        telemetry=telemetry,
+        tombstone_seconds=settings.job_ttl_seconds,
+        max_count=settings.jobs_max_count,
+        max_bytes=settings.jobs_max_bytes,
+        circuit=circuit,
+        server=server,
+    )
+    images = RedisImages(redis, secret=secret, telemetry=telemetry, max_bytes=settings.jobs_max_bytes, circuit=circuit)
+    warm_ups = RedisWarmUps(redis, secret=secret, telemetry=telemetry, circuit=circuit)
+    moves: tuple[Chore, ...] = ()
+    if tiers.l2 is not None:
+        jobs.old = OldRecords(
+            tiers.l2,
+            secret=secret,
+            circuit=tiers.circuits["l2"],
+            jobs=jobs,
+            images=images,
+            warm_ups=warm_ups if own else None,
+        )
+        moves = (jobs.old.move,)
+    return Records(jobs, images, warm_ups, moves, redis.close if own else None)
 
 
 def _open_bloom(
@@ -272,21 +352,7 @@ def open_service(
 ) -> VideoService:
     """Return a router's service over its process' `tiers`, opened here unless they are given."""
     tiers = tiers or open_tiers(settings, telemetry)
-    jobs: JobStore = MemoryJobs()
-    warm_ups: WarmStore = MemoryWarmUps()
-    images: ImageStore = MemoryImages()
-    if tiers.l2 is not None:
-        jobs = RedisJobs(
-            tiers.l2,
-            secret=settings.secret_bytes,
-            telemetry=telemetry,
-            tombstone_seconds=settings.job_ttl_seconds,
-            circuit=tiers.circuits["l2"],
-        )
-        warm_ups = RedisWarmUps(
-            tiers.l2, secret=settings.secret_bytes, telemetry=telemetry, circuit=tiers.circuits["l2"]
-        )
-        images = RedisImages(tiers.l2, secret=settings.secret_bytes, telemetry=telemetry, circuit=tiers.circuits["l2"])
+    records = open_records(settings, tiers, telemetry)
     planner = open_planner(settings)
     planner.load()
     rules = open_rules(settings, tiers)
@@ -294,7 +360,7 @@ def open_service(
         planner,
         open_cache("video", settings, tiers, telemetry, l1_bytes=settings.l1_bytes, rules=rules.book),
         renderer,
-        jobs,
+        records.jobs,
         secret=settings.secret_bytes,
         telemetry=telemetry,
         peers=peers,
@@ -303,8 +369,10 @@ def open_service(
         builder=open_builder(tiers),
         rules=rules,
         sweeper=open_sweeper(settings, rules, tiers),
-        warm_ups=warm_ups,
-        images=images,
+        warm_ups=records.warm_ups,
+        images=records.images,
+        chores=records.chores,
+        close_records=records.aclose,
         limits=Limits(
             max_queued=settings.max_queued,
             max_waiting=settings.max_waiting,

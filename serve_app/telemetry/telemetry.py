@@ -36,7 +36,8 @@ class TierRead:
 
 @dataclass(frozen=True, slots=True)
 class TierWritten:
-    """A tier was given a value: `result` is `stored`, `exists`, `too_large` or `error`."""
+    """A tier was given a value: `result` is `stored`, `exists`, `too_large`, `too_full` (what memory it
+    has left is for records) or `error`."""
 
     tier: str
     kind: str

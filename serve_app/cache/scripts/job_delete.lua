@@ -1,6 +1,14 @@
--- Put a tombstone where a record was. KEYS: index, unfinished, record. ARGV: id, how long the tombstone is kept (milliseconds).
--- Returns 1 when there was a record.
-local old = redis.call('SET', KEYS[3], 'deleted', 'GET', 'PX', ARGV[2])
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-return old and old ~= 'deleted' and 1 or 0
+-- Put a tombstone where a record was. ARGV: now ('' for the server's clock), id, created at ('' for not known), most
+--   records, most bytes of them. Returns 1 when there was a record.
+local now = time_of(ARGV[1])
+local id = ARGV[2]
+local created = redis.call('ZSCORE', LISTED, id) or ARGV[3]
+if created == '' then
+  created = string.format('%.3f', now / 1000)
+end
+local _, expires = class_of(id)
+local there = drop(id)
+if not redis.call('ZSCORE', DELETED, id) then
+  bury(id, created, budget_of(ARGV[4], ARGV[5]))
+end
+return there and now < expires and 1 or 0

@@ -1,26 +1,22 @@
 -- The newest state of one job, written anew if Redis lost it; never over a deletion or an end.
--- KEYS: index, unfinished, record. ARGV: now ('' for the server's clock), id, the new record, created at (seconds),
---   expires at, unfinished ('1' or ''). Times are milliseconds unless said.
+-- ARGV: now ('' for the server's clock), id, the new record, created at, expires at, class ('open', 'ended').
 -- Returns {'stored'} | {'gone'} when it was deleted or has expired | {'ended', record} when it has ended before.
 local now = time_of(ARGV[1])
 local id = ARGV[2]
-local old = redis.call('GET', KEYS[3])
-if old == 'deleted' or now >= tonumber(ARGV[5]) then
-  redis.call('ZREM', KEYS[2], id)
+local class = class_of(id)
+if now >= tonumber(ARGV[5]) or (not class and is_deleted(id, ARGV[4])) then
+  redis.call('ZREM', BEATS, id)
   return {'gone'}
 end
-if old then
-  local status = cjson.decode(old).status
-  if status == 'completed' or status == 'failed' then
-    redis.call('ZREM', KEYS[2], id)
-    return {'ended', old}
-  end
+if class == ENDED or class == HITS then
+  redis.call('ZREM', BEATS, id)
+  return {'ended', redis.call('HGET', RECORDS, id)}
 end
-redis.call('SET', KEYS[3], ARGV[3], 'PXAT', ARGV[5])
-redis.call('ZADD', KEYS[1], ARGV[4], id)
-if ARGV[6] == '1' then
-  redis.call('ZADD', KEYS[2], string.format('%.0f', now), id)
+local open = ARGV[6] == 'open'
+put(id, ARGV[3], ARGV[4], ARGV[5], open and OPEN or ENDED)
+if open then
+  beat(id, now)
 else
-  redis.call('ZREM', KEYS[2], id)
+  redis.call('ZREM', BEATS, id)
 end
 return {'stored'}

@@ -269,7 +269,7 @@ async def orphan(rig: Rig, jobs: JobStore, urgency: Urgency | None = None, **fie
     """A job whose router is gone, as its store has it; the clock is where it may be adopted."""
     plan = rig.service().planner.plan(ask(**fields))
     job = Job(
-        id=new_job_id(), prompt=plan.asked, spec=plan.spec, keys=plan.keys, created_at=rig.clock.now,
+        id=new_job_id(rig.clock.now), prompt=plan.asked, spec=plan.spec, keys=plan.keys, created_at=rig.clock.now,
         updated_at=rig.clock.now, expires_at=rig.clock.now + 1000, status=JobStatus.IN_PROGRESS, progress=40,
         urgency=urgency or Urgency(),
     )  # fmt: skip
@@ -572,7 +572,7 @@ async def test_a_redis_outage_during_a_render(tmp_path: Path, start_valkey: Call
         assert (hit.status, hit.outcome) == ("completed", Outcome.L1)
         assert (await rig.service().content(hit.id))[0].key == job.keys.video
     with pytest.raises(Unavailable):
-        await service.job(new_job_id())
+        await service.job(new_job_id(1.8e9))
     server.restart()
     jobs._circuit.reach._opened_at = -1e9
     await asyncio.sleep(0.05)

@@ -10,12 +10,12 @@ import redis
 
 from serve_app.cache.key import image_key
 from serve_app.cache.redis import RedisTier
-from serve_app.errors import RenderFailed, Unavailable
+from serve_app.errors import Busy, RenderFailed, Unavailable
 from serve_app.service.images import ImageStore, JobImages, MemoryImages
 from serve_app.service.redis_images import RedisImages
 from serve_app.telemetry import Telemetry
 from tests.conftest import ValkeyServer
-from tests.serve_app.service.rig import SECRET, a_job
+from tests.serve_app.service.rig import SECRET, Clock, a_job
 
 KEYS = ["a" * 64, "b" * 64]
 PNG = b"\x89PNG" + bytes(1000)
@@ -54,18 +54,49 @@ async def test_an_image_lives_as_long_as_a_job_that_needs_it(store: ImageStore) 
     assert await store.find(KEYS[0]) == PNG
 
 
-async def test_in_redis_it_is_nameless_and_ends_by_itself(valkey_server: ValkeyServer) -> None:
-    """Names say nothing, both of an image's are in one slot, and without a release they expire with the longest job."""
+async def test_in_redis_it_is_nameless_and_has_no_ttl(valkey_server: ValkeyServer) -> None:
+    """Names say nothing and share a slot, nothing has a TTL, and a sweep leaves nothing when all have expired."""
     valkey_server.flush()
-    store = redis_images(valkey_server.url)
+    clock = Clock(1000.0)
+    store = RedisImages(RedisTier(valkey_server.url), secret=SECRET, telemetry=Telemetry(), clock=clock)
     await store.keep(KEYS[0], "one", PNG, 100)
     await store.keep(KEYS[0], "two", PNG, 50)
+    await store.keep(KEYS[1], "three", PNG, 70)
     with redis.Redis(unix_socket_path=str(valkey_server.socket)) as client:
         names = [name.decode() for name in client.scan_iter()]
-        assert len(names) == 2
-        assert all(name.startswith("encore:{image:a}:") and KEYS[0] not in name for name in names)
-        assert all(90_000 < client.pttl(name) <= 100_000 for name in names)  # type: ignore[operator]
+        assert len(names) == 3
+        assert all(name.startswith("encore:{image}:") and KEYS[0] not in name for name in names)
+        assert {client.pttl(name) for name in names} == {-1}
+        clock.now += 100.0
+        assert await store.sweep() == 3
+        assert client.hgetall(store._names("")[1]) == {b"bytes": b"0"}
+        assert client.keys() == [store._names("")[1].encode()]
     await store._redis.client.aclose()
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+async def test_an_image_expires_with_its_last_job(kind: str, valkey_server: ValkeyServer) -> None:
+    """Without a release it counts as absent once every job that needs it has expired, and a sweep deletes it."""
+    valkey_server.flush()
+    clock, tier = Clock(1000.0), RedisTier(valkey_server.url)
+    store: ImageStore = MemoryImages(2500, clock)
+    if kind == "redis":
+        store = RedisImages(tier, secret=SECRET, telemetry=Telemetry(), max_bytes=2500, clock=clock)
+    await store.keep(KEYS[0], "one", PNG, 50)
+    await store.keep(KEYS[0], "two", PNG, 100)
+    await store.keep(KEYS[0], "two", PNG, 10)
+    await store.keep(KEYS[1], "three", PNG, 500)
+    with pytest.raises(Busy, match="jobs_max_bytes"):
+        await store.keep("c" * 64, "four", PNG, 500)
+    clock.now += 99.5
+    assert await store.sweep() == 1
+    assert await store.find(KEYS[0]) == PNG
+    clock.now += 0.5
+    assert await store.find(KEYS[0]) is None
+    assert await store.sweep() == 1
+    await store.keep("c" * 64, "four", PNG, 500)
+    assert await store.find(KEYS[1]) == PNG
+    await tier.client.aclose()
 
 
 async def test_what_was_kept_survives_valkey_s_death(start_valkey: Callable[..., ValkeyServer]) -> None:

@@ -9,18 +9,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import redis.asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serve_app.cache.redis import RedisTier
 from serve_app.core import Outcome
-from serve_app.errors import EncoreError, KeyReused, NotFound, Unavailable
+from serve_app.errors import Busy, EncoreError, KeyReused, NotFound, Unavailable
 from serve_app.service.job import Job, Order
 from serve_app.service.jobs import ORPHAN_SECONDS, JobStore, MemoryJobs
+from serve_app.service.receipt import issue, new_job_id
 from serve_app.service.redis_jobs import RedisJobs
 from serve_app.service.repeats import Mark
 from serve_app.telemetry import Event, Telemetry, TierRead
 from tests.conftest import ValkeyServer
-from tests.serve_app.service.rig import NOW, Clock, a_job, redis_jobs
+from tests.serve_app.service.rig import NOW, SECRET, Clock, a_job, redis_jobs
 
 ASKS = Mark("k" * 64, "d" * 64, 60.0, True)
 TELLS = replace(ASKS, asks=False)
@@ -242,7 +245,7 @@ async def test_pages(store: JobStore, order: Order, count: int) -> None:
 
 
 async def test_paging_past_what_was_deleted(store: JobStore) -> None:
-    """Deleted jobs are skipped, pages stay full, and an unknown `after` is NotFound."""
+    """Deleted jobs are skipped, pages stay full, and an `after` that nobody knows is NotFound."""
     for number in range(8):
         await store.add(a_job(number))
     for number in (0, 2, 3, 6):
@@ -250,9 +253,32 @@ async def test_paging_past_what_was_deleted(store: JobStore) -> None:
     page = await store.page(after=None, limit=3, order="asc")
     assert [job.id for job in page.jobs] == ["video_1", "video_4", "video_5"]
     assert page.has_more
-    for after in ("video_2", "nobody", "", "/index", "\ud800"):
+    for after in ("nobody", "", "/index", "\ud800"):
         with pytest.raises(NotFound):
             await store.page(after=after, limit=3, order="asc")
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_deleting_all_that_is_listed(store: JobStore, order: Order) -> None:
+    """Who deletes each job of a page and asks for the next one after it meets every job once, in order."""
+    jobs = [a_job(number) for number in range(7)]
+    await store.add(*jobs)
+    met: list[Job] = []
+    while (page := await store.page(after=met[-1].id if met else None, limit=2, order=order)).jobs:
+        for job in page.jobs:
+            met.append(job)
+            assert await store.delete(job.id)
+    assert met == (jobs if order == "asc" else jobs[::-1])
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_going_on_after_what_was_swept(store: JobStore, order: Order) -> None:
+    """An id says when its job was made, a hit's too: one that is gone without a trace is still a place in the list."""
+    await store.add(*(a_job(number) for number in range(4)))
+    for gone in (new_job_id(NOW + 1.5), issue(SECRET, "ab" * 32, NOW + 1.5)):
+        page = await store.page(after=gone, limit=9, order=order)
+        expected = ["video_2", "video_3"] if order == "asc" else ["video_1", "video_0"]
+        assert [job.id for job in page.jobs] == expected
 
 
 async def test_expired(store: JobStore, clock: Clock) -> None:
@@ -317,20 +343,181 @@ def test_redis_does_what_memory_does(
     asyncio.run(compare())
 
 
-async def test_memory_is_bounded() -> None:
-    """Beyond `max_jobs` the oldest record is forgotten, and so is the oldest tombstone."""
-    store = MemoryJobs(max_jobs=3)
-    for number in (4, 1, 3, 2, 0):
-        await store.add(a_job(number))
-    assert len(store) == 3
-    assert await listed(store) == ["video_2", "video_3", "video_4"]
-    assert await store.beat(["video_0", "video_2"]) == ["video_0"]
+@pytest.fixture(params=["memory", "redis"])
+async def small(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[Callable[..., JobStore]]:
+    """A function that opens a store of so many records and bytes."""
+    made: list[RedisJobs] = []
+
+    def opened(max_count: int = 100, max_bytes: int = 1 << 30) -> JobStore:
+        if request.param == "memory":
+            return MemoryJobs(max_count, clock, max_bytes=max_bytes)
+        server: ValkeyServer = request.getfixturevalue("valkey_server")
+        server.flush()
+        tier = RedisTier(server.url, socket_timeout=20.0, deadline=60.0)
+        bounds = {"max_count": max_count, "max_bytes": max_bytes}
+        made.append(RedisJobs(tier, secret=SECRET, telemetry=Telemetry(), clock=clock, **bounds))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield opened
+    for each in made:
+        await each._redis.client.aclose()
+
+
+async def test_finished_jobs_go_first_and_unfinished_ones_never(small: Callable[..., JobStore]) -> None:
+    """Beyond the count the oldest finished record goes; when unfinished ones fill it a new one is refused at once."""
+    store = small(3)
     for number in range(5):
-        await store.delete(f"video_{number}")
+        await store.accept(a_job(number), replace(TELLS, name=f"{number:064}"))
+        if number < 3:
+            await store.update(done(a_job(number)))
+    assert await listed(store) == ["video_2", "video_3", "video_4"]
+    await store.accept(a_job(5), replace(TELLS, name=f"{5:064}"))
+    assert await listed(store) == ["video_3", "video_4", "video_5"]
+    with pytest.raises(Busy, match="jobs_max_count") as busy:
+        await store.accept(a_job(6), ASKS)
+    assert busy.value.retry_after is not None
+    assert await store.recall(ASKS) is None
+    assert await listed(store) == ["video_3", "video_4", "video_5"]
+    await store.update(done(a_job(4)))
+    assert await store.accept(a_job(6), ASKS) == "video_6"
+    assert await listed(store) == ["video_3", "video_5", "video_6"]
+
+
+async def test_bytes_are_bounded_too(small: Callable[..., JobStore]) -> None:
+    """So are the bytes of records: of finished ones the oldest go, of unfinished ones a new one is refused."""
+    store = small(max_bytes=20_000)
+    large = [a_job(number, prompt="x" * 5_000) for number in range(8)]
+    for job in large[:5]:
+        await store.accept(job, replace(TELLS, name=job.id.rjust(64)))
+        await store.update(done(job))
+    assert await listed(store) == ["video_2", "video_3", "video_4"]
+    for job in large[5:]:
+        await store.accept(job, replace(TELLS, name=job.id.rjust(64)))
+    assert await listed(store) == ["video_5", "video_6", "video_7"]
+    with pytest.raises(Busy):
+        await store.accept(a_job(9, prompt="x" * 5_000), ASKS)
+
+
+async def test_hits_have_a_share_of_their_own(small: Callable[..., JobStore]) -> None:
+    """However many hits are filed, no job's record or mark goes for them, and the newest hits are listed."""
+    store = small(3)
+    await store.accept(a_job(0), ASKS)
+    await store.accept(a_job(1), replace(TELLS, name="1" * 64))
+    await store.update(done(a_job(1)))
+    for number in range(10, 20):
+        await store.accept(done(a_job(number)), replace(ASKS, name=f"{number:064}"))
+    await store.add(*(done(a_job(number)) for number in range(20, 40)))
+    assert await listed(store) == ["video_0", "video_1", "video_37", "video_38", "video_39"]
+    assert await store.recall(ASKS) == "video_0"
+    assert await store.accept(a_job(2), TELLS) == "video_2"
+
+
+async def test_a_deletion_is_remembered_however_many_there_are(small: Callable[..., JobStore]) -> None:
+    """Beyond the count tombstones are one: all jobs made up to then, whose ids say so, count as deleted."""
+    store = small(3)
+    hits = [replace(done(a_job()), id=issue(SECRET, "ab" * 32, NOW + n), created_at=NOW + n) for n in range(9)]
+    for hit in hits[:8]:
+        await store.add(hit)
+        assert await store.delete(hit.id)
+    await store.add(*hits)
+    for hit in hits[:8]:
+        with pytest.raises(NotFound, match="deleted"):
+            await store.get(hit.id)
+        assert await store.update(hit) is None
+    assert await listed(store) == [hits[8].id]
+
+
+async def test_what_is_old_is_swept(small: Callable[..., JobStore], clock: Clock) -> None:
+    """What has expired counts as absent at once and is removed by a sweep, once: records, marks and tombstones."""
+    store = small(2000)
+    await store.accept(a_job(0), replace(ASKS, seconds=9.0))
+    await store.add(*(done(a_job(number)) for number in range(1, 1500)))
+    await store.delete("video_1499")
+    assert await store.sweep() == 0
+    clock.now += 9.5
+    assert await store.recall(ASKS) is None
+    assert await store.sweep() == 1
+    clock.now = NOW + 3600 + 1498.5
     assert await store.get("video_0") is None
-    with pytest.raises(NotFound):
-        await store.get("video_4")
-    assert len(store) == 0
+    assert (await store.page(after=None, limit=9, order="asc")).jobs == ()
+    assert await store.sweep() == 1499
+    assert await store.sweep() == 0
+    clock.now = NOW + 40 * 86_400
+    assert await store.sweep() == 1
+    assert await store.beat(["video_0"]) == ["video_0"]
+
+
+async def test_nothing_is_left_over(valkey_server: ValkeyServer) -> None:
+    """When all is deleted, forgotten and expired, Redis holds no more than a few sums."""
+    valkey_server.flush()
+    clock = Clock(NOW)
+    store = redis_jobs(valkey_server.url, [], clock=clock)
+    for number in range(20):
+        await store.accept(a_job(number) if number % 2 else done(a_job(number)), replace(TELLS, name=f"{number:064}"))
+    await store.update(done(a_job(1)))
+    for number in range(0, 20, 3):
+        await store.delete(f"video_{number}")
+    clock.now += 90 * 86_400
+    await store.sweep()
+    client = store._redis.client
+    assert await client.keys("*") == [store._names[-1].encode()]
+    assert {int(value) for value in (await client.hgetall(store._names[-1])).values()} == {0}
+    await client.aclose()
+
+
+async def test_nothing_has_a_ttl(valkey_server: ValkeyServer) -> None:
+    """No key that holds records can be used by an eviction policy."""
+    valkey_server.flush()
+    store = redis_jobs(valkey_server.url, [])
+    await store.accept(a_job(0), ASKS)
+    await store.accept(done(a_job(1)), replace(ASKS, name="2" * 64))
+    await store.update(done(a_job(0)))
+    await store.delete("video_1")
+    client = store._redis.client
+    assert {await client.pttl(name) for name in await client.keys("*")} == {-1}
+    await client.aclose()
+
+
+async def test_a_page_costs_what_is_on_it(valkey_server: ValkeyServer) -> None:
+    """With thousands of hits, most of them deleted, a page is one command, wherever it begins."""
+    valkey_server.flush()
+    store = redis_jobs(valkey_server.url, [], patience=20.0, clock=Clock(NOW))
+    ids = [f"video_{number}" for number in range(3000)]
+    for first in range(0, 3000, 500):
+        await store.add(*(done(a_job(number)) for number in range(first, first + 500)))
+    for job_id in ids[:1000] + ids[2000:]:
+        await store.delete(job_id)
+    client = store._redis.client
+    assert isinstance(client, redis.asyncio.Redis)
+    for after in (None, ids[0], ids[999], ids[1500], ids[2999]):
+        for order in ("asc", "desc"):
+            await store.page(after=after, limit=20, order=order)  # type: ignore[arg-type]
+            before = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
+            page = await store.page(after=after, limit=20, order=order)  # type: ignore[arg-type]
+            after_it = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
+            assert after_it - before == 1
+            assert page.jobs or (after, order) in ((ids[0], "desc"), (ids[999], "desc"), (ids[2999], "asc"))
+    await client.aclose()
+
+
+async def test_accepts_at_once_are_one_write(valkey_server: ValkeyServer) -> None:
+    """What comes while one write is under way goes together in the next; each gets its own answer."""
+    valkey_server.flush()
+    store = redis_jobs(valkey_server.url, [], patience=20.0)
+    client = store._redis.client
+    assert isinstance(client, redis.asyncio.Redis)
+    await store.accept(a_job(0), ASKS)
+    before = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
+    marks = [replace(ASKS, name=f"{number // 2:064}") for number in range(60)]
+    found = await asyncio.gather(
+        *(store.accept(a_job(number + 1), mark) for number, mark in enumerate(marks)),
+        store.accept(a_job(99), replace(ASKS, digest="f" * 64)),
+        return_exceptions=True,
+    )
+    assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] - before == 1
+    assert found[:-1] == [f"video_{number // 2 * 2 + 1}" for number in range(60)]
+    assert isinstance(found[-1], KeyReused)
+    await client.aclose()
 
 
 async def test_names_are_secret_and_in_one_slot(valkey_server: ValkeyServer) -> None:
@@ -343,7 +530,7 @@ async def test_names_are_secret_and_in_one_slot(valkey_server: ValkeyServer) -> 
     assert await other.recall(ASKS) is None
     assert (await other.page(after=None, limit=9, order="asc")).jobs == ()
     names = await store._redis.client.keys("*")
-    assert len(names) == 4
+    assert len(names) == 7
     assert not [name for name in names if b"video" in name or ASKS.name.encode() in name]
     assert {name.split(b":")[1] for name in names} == {b"{job}"}
     await store._redis.client.aclose()
@@ -414,7 +601,7 @@ async def test_a_record_nobody_can_read(valkey_server: ValkeyServer) -> None:
     clock = Clock(NOW)
     store = redis_jobs(valkey_server.url, [], clock=clock)
     await store.add(a_job(1), a_job(2))
-    await store._redis.client.set(store._name("video_1"), b'{"id": "video_1", "shape": "new"}')
+    await store._redis.client.hset(store._names[0], "video_1", b'{"id": "video_1", "shape": "new"}')
     clock.now += ORPHAN_SECONDS
     assert [job.id for job in await store.claim(9)] == ["video_2"]
     assert await store.get("video_1") is None

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from serve_app.cache.redis import RedisTier
-from serve_app.errors import Unavailable
+from serve_app.errors import Busy, Unavailable
+from serve_app.service import redis_warm_ups, warm_ups
 from serve_app.service.jobs import ORPHAN_SECONDS
 from serve_app.service.redis_warm_ups import RedisWarmUps
 from serve_app.service.warm_up import Held, ItemError, WarmStatus, WarmUp
-from serve_app.service.warm_ups import MemoryWarmUps, WarmStore, Written
+from serve_app.service.warm_ups import UNFINISHED, MemoryWarmUps, WarmStore, Written
 from serve_app.telemetry import Event, Telemetry, TierRead
 from tests.conftest import ValkeyServer
 from tests.serve_app.service.rig import NOW, SECRET, Clock
@@ -111,19 +112,50 @@ async def test_what_the_store_does_not_know_is_not_made_by_a_write(store: WarmSt
     assert await store.get("warm_0") == a_warm_up()
 
 
-async def test_names_and_expiry_in_valkey(valkey_server: ValkeyServer) -> None:
-    """Names tell nothing and share a hash tag; a record expires when it says so, by the server's clock."""
+async def test_what_has_expired_is_swept(store: WarmStore, clock: Clock) -> None:
+    """At its `expires_at` a warm-up counts as absent, and a sweep removes it, its place among the unfinished too."""
+    await store.add(HELD, "one")
+    await store.add(Held(replace(a_warm_up(1), expires_at=NOW + 7200), REQUEST), "one")
+    assert await store.sweep() == 0
+    clock.now = NOW + 3600
+    assert await store.get("warm_0") is None
+    assert await store.sweep() == 1
+    assert await store.sweep() == 0
+    assert [held.warm_up.id for held in await store.claim(9, "two")] == ["warm_1"]
+
+
+async def test_they_are_bounded(store: WarmStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many under way and a new one is refused; of too many records the oldest finished ones go."""
+    monkeypatch.setattr(redis_warm_ups, "KEPT", 3)
+    monkeypatch.setattr(warm_ups, "KEPT", 3)
+    for number in range(UNFINISHED):
+        await store.add(Held(a_warm_up(number), REQUEST), "one")
+    with pytest.raises(Busy, match="under way"):
+        await store.add(Held(a_warm_up(UNFINISHED), REQUEST), "one")
+    await store.add(HELD, "one")
+    for number in range(5, UNFINISHED):
+        await store.write(replace(ENDED, id=f"warm_{number}", expires_at=NOW + 60 + number), "one")
+    assert await store.sweep() == UNFINISHED - 5
+    assert await store.get(f"warm_{UNFINISHED - 1}") is None
+    assert [await store.get(f"warm_{number}") for number in range(5)] == [a_warm_up(number) for number in range(5)]
+
+
+async def test_names_and_no_ttl_in_valkey(valkey_server: ValkeyServer) -> None:
+    """Names tell nothing and share a slot; nothing has a TTL, nor what an earlier release left; an end frees memory."""
     valkey_server.flush()
     tier = RedisTier(valkey_server.url)
     store = RedisWarmUps(tier, secret=SECRET, telemetry=Telemetry())
-    server_now = (await tier.client.time())[0]
-    await store.add(Held(replace(a_warm_up(), expires_at=server_now + 100), REQUEST), "one")
+    await store.add(HELD, "one")
+    record = store._name("warm_0")
+    await tier.client.expire(record, 1000)
+    await store.write(a_warm_up(), "one")
     names = [name.decode() for name in await tier.client.keys()]
-    assert len(names) == 2
+    assert len(names) == 3
     assert all(name.startswith("encore:{warm_up}:") and "warm_0" not in name for name in names)
-    lives = sorted([await tier.client.ttl(name) for name in names])
-    assert lives[0] == -1
-    assert 90 < lives[1] <= 101
+    assert {await tier.client.pttl(name) for name in names} == {-1}
+    assert await tier.client.hexists(record, "request")
+    await store.write(ENDED, "one")
+    assert not await tier.client.hexists(record, "request")
     await tier.client.aclose()
 
 
