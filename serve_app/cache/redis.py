@@ -274,7 +274,7 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
             await self.client.unlink(key)
 
     async def _close(self, *args: Any, _conn: Any = None, **kwargs: Any) -> None:
-        await self._ask(self.client.aclose())
+        await self._call(self.client.aclose())
 
 
 def _takes_no_writes(error: Exception) -> bool:
