@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,19 @@ async def test_of_two_that_begin_at_once_one_has_the_store(place: Place) -> None
     assert results[winner] is None
     with pytest.raises(ForeignStore):
         await require_own(place.open(None), (THEIRS, OURS)[winner])
+
+
+async def test_a_full_store_of_ours_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a store that takes no marker now what is there is served all the same, if it is ours."""
+    place = Place(lambda secret: FolderStore(tmp_path, secret=secret))
+    ours = await place.fill(OURS)
+    store, theirs = place.open(OURS), place.open(THEIRS)
+    for each in (store, theirs):
+        monkeypatch.setattr(each.files, "mark", lambda marker: os.write(os.open("/dev/full", os.O_WRONLY), marker))
+    assert await store.get(ours[0]) is not None
+    with pytest.raises(ForeignStore):
+        await theirs.get(ours[0])
+    await place.aclose()
 
 
 async def test_an_outage_is_asked_again(clock: Any) -> None:
