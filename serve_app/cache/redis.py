@@ -287,7 +287,7 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
             await self.client.unlink(key)
 
     async def _close(self, *args: Any, _conn: Any = None, **kwargs: Any) -> None:
-        await self._ask(self.client.aclose())
+        await self._call(self.client.aclose())
 
 
 def too_full() -> TierFull:

@@ -21,7 +21,7 @@ from typing import Protocol, get_args, runtime_checkable
 from serve_app.cache.detached import detached
 from serve_app.cache.entry import Envelope, former_key, is_former
 from serve_app.cache.name import Kind, storage_name
-from serve_app.errors import CorruptEntry, ForeignStore, TierError
+from serve_app.errors import CorruptEntry, ForeignStore, TierError, TierRefused
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,11 @@ async def require_own(store: MarkedStore, secret: bytes, *, write: bool = True) 
             )
         if not write:
             return
-        held = await store.mark(own)
+        try:
+            held = await store.mark(own)
+        except TierRefused as error:  # full or read-only: what it has is ours, and is worth reading
+            logger.warning("%s could not be marked as ours: %s", store.where, error)
+            return
     if not hmac.compare_digest(held.strip(), own.strip()):
         raise ForeignStore(f"{store.where} was written under another secret. {_NEXT_STEP}")
 

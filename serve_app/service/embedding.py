@@ -9,6 +9,7 @@ precision where that loses nothing: a model that computes in it gives numbers th
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.detached import detached
@@ -28,12 +30,16 @@ from serve_app.errors import EncoreError, RenderFailed
 from serve_app.model.model import TextEncoder
 from serve_app.telemetry import EmbeddingServed, Telemetry, span
 
+logger = logging.getLogger(__name__)
+
 Embeds = npt.NDArray[np.float32]
 
 AT_ONCE = 16
 """Prompts in one call of the encoder, at most: who asked first must not wait for all who asked since."""
 BEHIND_SECONDS = 0.02
 """How long after the answer an embedding is written to the shared tiers."""
+UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError)
+"""What safetensors and torch raise for bytes that are none of theirs: a miss, whoever wrote them."""
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -86,7 +92,14 @@ class PromptEmbedder:
 
     async def _find(self, key: str, origin: Origin) -> Embeds | None:
         found = await self._cache.get(key, stale=lambda entry: begun_at(entry) < origin.not_before)
-        return None if found is None else _load(found[0])
+        if found is None:
+            return None
+        try:
+            return _load(found[0])
+        except UNREADABLE:
+            logger.warning("a stored embedding could not be read, and is computed anew")
+            await self._cache.delete(key)
+            return None
 
     async def _compute(self, missing: dict[str, str], origin: Origin) -> dict[str, Embeds]:
         """Join the flights that are in the air already, and put the rest before the encoder."""
@@ -175,5 +188,8 @@ def _dump(embeds: torch.Tensor) -> bytes:
 
 
 def _load(entry: Entry) -> Embeds:
-    embeds: Embeds = safetensors.torch.load(entry.data)["embeds"].float().numpy()
+    tensor = safetensors.torch.load(entry.data)["embeds"]
+    if tensor.ndim != 2 or not tensor.is_floating_point():
+        raise ValueError("not an embedding of one prompt")
+    embeds: Embeds = tensor.float().numpy()
     return embeds

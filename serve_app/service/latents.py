@@ -11,13 +11,13 @@ import logging
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.detached import detached
 from serve_app.cache.invalidation import begun_at, provenance
 from serve_app.core import Entry, RenderRequest
+from serve_app.service.embedding import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class LatentsCache:
             return None
         try:
             return _load(found[0].data)
-        except (SafetensorError, KeyError, ValueError):
+        except UNREADABLE:
             logger.warning("stored latents of %s could not be read", key)
             await self.drop(key)
             return None

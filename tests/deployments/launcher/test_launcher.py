@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from deployments.launcher.processes import descendants
+from serve_app.cache.store_secret import MARKER, marker_of
 from serve_app.media import probe
 from tests.deployments.launcher.conftest import Server
 
@@ -23,6 +24,20 @@ LISTEN = "0A"
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 """127.0.0.1, ::1 and ::ffff:127.0.0.1 as the kernel's tables write them."""
 REQUEST = {"prompt": "a red circle moves left"}
+
+
+def test_a_store_of_another_secret(start: Callable[..., Server], short_tmp: Path) -> None:
+    """A cache folder whose `secret` was lost: the start ends before Ray's with a line that says what to set."""
+    folder = short_tmp / "lost"
+    (folder / "l3").mkdir(parents=True)
+    (folder / "l3" / MARKER).write_bytes(marker_of(b"the secret that was there"))
+    server = start(folder)
+    assert server.process.wait(60) == 1
+    assert "was written under another secret" in server.output
+    assert "ENCORE_SECRET" in server.output
+    assert "Traceback" not in server.output
+    assert "Ray is starting" not in server.output
+    assert not (folder / "l3" / "index.sqlite").exists()
 
 
 def test_a_life(start: Callable[..., Server], short_tmp: Path) -> None:

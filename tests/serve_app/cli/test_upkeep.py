@@ -13,9 +13,11 @@ import pytest
 from typer.testing import Result
 
 from serve_app.cache.folder import FolderStore
+from serve_app.cache.folder_files import FolderFiles
 from serve_app.cache.name import storage_name
 from serve_app.cache.s3 import S3Store
 from serve_app.cache.s3_plain import PlainCopies
+from serve_app.cache.store_secret import require_own
 from serve_app.core import Entry
 from tests.serve_app.cache.frames import framed
 
@@ -230,3 +232,151 @@ def test_s3_has_no_index(encore: Encore, bucket: Callable[[], S3Store]) -> None:
     """`reindex` says so instead of pretending."""
     result = encore("reindex")
     assert (result.exit_code, "no index" in result.stderr) == (1, True)
+
+
+FOREIGN = b"the secret of another server"
+COMMANDS = (("gc", "--max-bytes", "0"), ("gc", "--dry-run"), ("fsck",), ("fsck", "--repair", "--yes"), ("reindex",))
+
+
+def mark(folder: Path) -> None:
+    """Let the folder be one that a server has used."""
+    asyncio.run(require_own(FolderStore(folder / "l3"), SECRET))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("marked", [True, False])
+def test_no_tool_touches_a_store_of_another_secret(
+    encore: Encore, folder: Path, command: tuple[str, ...], marked: bool
+) -> None:
+    """With another server's secret a command ends before it looks at a value, and says what to set.
+
+    A store of a former release has no marker: there its values tell whose they are.
+    """
+    if marked:
+        mark(folder)
+    (folder / "secret").write_bytes(FOREIGN)
+    result = encore(*command, "--cache-dir", str(folder))
+    assert result.exit_code == 1
+    assert "ENCORE_SECRET" in result.stderr
+    assert "--cache-dir" in result.stderr
+    assert held(folder) == set(range(10))
+    assert not (folder / "l3" / "quarantine").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("gc", "--max-bytes", "0"), ("fsck", "--repair", "--yes"), ("reindex",)], ids=" ".join
+)
+def test_without_a_secret_nothing_is_removed(encore: Encore, folder: Path, command: tuple[str, ...]) -> None:
+    """Who does not know whose store it is may look and no more; the next step is named."""
+    (folder / "secret").unlink()
+    result = encore(*command, "--cache-dir", str(folder))
+    assert (result.exit_code, "set ENCORE_SECRET" in result.stderr) == (1, True)
+    assert held(folder) == set(range(10))
+    assert encore("gc", "--dry-run", "--cache-dir", str(folder)).exit_code == 0
+
+
+def test_a_repair_of_much_asks_first(encore: Encore, folder: Path) -> None:
+    """Four of ten values are damaged: without a terminal nothing is done; with --yes they can be had back."""
+    for number in range(4):
+        flip(value(folder, number))
+    damaged = value(folder, 0).read_bytes()
+    refused = encore("fsck", "--repair", "--cache-dir", str(folder))
+    assert refused.exit_code == 1
+    assert "--yes" in refused.stderr
+    assert held(folder) == set(range(10))
+    done = encore("fsck", "--repair", "--yes", "--cache-dir", str(folder))
+    assert (done.exit_code, done.stdout.count("(quarantined)")) == (0, 4)
+    assert held(folder) == set(range(4, 10))
+    [kept] = (folder / "l3" / "quarantine").rglob(NAMES[0])
+    assert kept.read_bytes() == damaged
+    assert value(folder, 0).relative_to(folder / "l3") == kept.relative_to(
+        next((folder / "l3" / "quarantine").iterdir())
+    )
+
+
+def test_the_quarantine_is_emptied_when_told(encore: Encore, folder: Path) -> None:
+    """`gc` tells what lies there and removes nothing of it, until it is given an age in days."""
+    flip(value(folder, 0))
+    assert encore("fsck", "--repair", "--cache-dir", str(folder)).exit_code == 0
+    (folder / "l3" / "quarantine" / "mine").mkdir()
+    (folder / "l3" / "quarantine" / "mine" / "letter").write_bytes(b"dear")
+    told = run(encore, "gc", folder)[1]
+    assert (told["quarantine"]["count"], told["emptied"]["count"]) == (2, 0)
+    assert run(encore, "gc", folder, "--empty-quarantine", "1")[1]["emptied"]["count"] == 0
+    assert run(encore, "gc", folder, "--empty-quarantine", "0", "--dry-run")[1]["emptied"]["count"] == 1
+    assert run(encore, "gc", folder, "--empty-quarantine", "0")[1]["emptied"] == {"count": 1, "bytes": len(frame(0))}
+    assert [path.name for path in (folder / "l3" / "quarantine").rglob("*") if path.is_file()] == ["letter"]
+
+
+def test_values_of_a_former_release_are_no_problem(encore: Encore, folder: Path) -> None:
+    """They are counted and left for new ones to overwrite, not taken for damage."""
+    old = (Path(__file__).parents[2] / "fixtures" / "store_formats" / "frame_v1.bin").read_bytes()
+    path = FolderFiles(folder / "l3").path(storage_name(SECRET, "video", "1f" * 32))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(old)
+    encore("reindex", "--cache-dir", str(folder))
+    assert run(encore, "fsck", folder) == (0, {"values": 11, "former": 1, "names": "verified", "problems": []})
+    assert run(encore, "fsck", folder, "--repair")[0] == 0
+    assert path.exists()
+
+
+def test_files_of_others_are_left_or_moved_never_removed(encore: Encore, folder: Path) -> None:
+    """A wrong folder holds other programs' files: a repair moves those that lie among values, `gc` touches none."""
+    for place in ("tmp", "objects", "objects/ab"):
+        (folder / "l3" / place).mkdir(exist_ok=True)
+        (folder / "l3" / place / "thesis.txt").write_bytes(b"years")
+    assert encore("gc", "--cache-dir", str(folder), "--max-bytes", "0").exit_code == 0
+    assert encore("fsck", "--repair", "--cache-dir", str(folder)).exit_code == 0
+    assert [path.read_bytes() for path in (folder / "l3").rglob("thesis.txt")] == [b"years"] * 3
+    assert (folder / "l3" / "tmp" / "thesis.txt").exists()
+
+
+def test_no_tool_touches_a_bucket_of_another_secret(
+    encore: Encore, bucket: Callable[[], S3Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault as it was found: the secret of the default cache folder, the bucket of another deployment."""
+
+    async def fill(store: S3Store) -> None:
+        for number in range(7):
+            await store.put(NAMES[number], frame(number))
+        await store.aclose()
+
+    async def names(store: S3Store) -> set[str]:
+        found = {name async for name in store.names()} | {each.name async for each in store.listed(plain=True)}
+        await store.aclose()
+        return found
+
+    asyncio.run(fill(bucket()))
+    monkeypatch.setenv("ENCORE_SECRET", FOREIGN.decode())
+    for command in (("fsck", "--repair", "--yes"), ("gc", "--max-bytes", "0")):
+        result = encore(*command)
+        assert (result.exit_code, "ENCORE_SECRET" in result.stderr) == (1, True)
+    assert asyncio.run(names(bucket())) == set(NAMES[:7])
+
+
+def test_the_quarantine_of_s3(encore: Encore, bucket: Callable[[], S3Store]) -> None:
+    """A damaged object is moved with its plain copy, counted, no value any more, and deleted when that is asked for."""
+
+    async def spoil(store: S3Store) -> None:
+        for number in range(2):
+            await store.put(NAMES[number], frame(number))
+        client = await store._connected()
+        key = f"{store._prefix}{NAMES[0][:2]}/{NAMES[0]}"
+        await client.put_object(Bucket=store._bucket, Key=key, Body=frame(0)[:-1])
+        await store.aclose()
+
+    asyncio.run(spoil(bucket()))
+    told = json.loads(encore("fsck", "--json", "--repair").stdout)
+    assert [(problem["where"], problem["action"]) for problem in told["problems"]] == [(NAMES[0], "quarantined")]
+    told = json.loads(encore("gc", "--json").stdout)
+    assert (told["values"], told["quarantine"]["count"]) == (1, 2)
+    assert json.loads(encore("gc", "--json", "--empty-quarantine", "0").stdout)["emptied"]["count"] == 2
+    assert json.loads(encore("gc", "--json").stdout)["quarantine"]["count"] == 0
+
+
+def test_a_prefix_among_another_stores_folders(encore: Encore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store at `.../plain` would be taken for the plain copies of the one above it."""
+    monkeypatch.setenv("ENCORE_L3_URL", "s3://bucket/plain")
+    monkeypatch.setenv("ENCORE_SECRET", SECRET.decode())
+    result = encore("gc")
+    assert (result.exit_code, "ENCORE_L3_URL" in result.stderr) == (1, True)

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.memory import MemoryTier
-from serve_app.core import Origin
+from serve_app.core import Entry, Origin
 from serve_app.errors import RenderFailed, TooLarge
 from serve_app.service.embedding import AT_ONCE, PromptEmbedder, PromptEmbeds
+from serve_app.service.latents import LatentsCache
 from serve_app.telemetry import EmbeddingServed, Telemetry
 from tests.serve_app.service.rig import Rig, until
 
@@ -220,3 +222,36 @@ async def test_an_invalidated_embedding_is_computed_anew(bench: Bench) -> None:
     assert found is not None
     assert (found[0].meta["begun_at"], found[0].meta["labels"]) == (9, ["l"])
     assert (await bench.embedder.embed((A, N), ("four", "no"), Origin(12, 8))).embedding == "hit"
+
+
+UNREADABLE = {
+    "nothing": b"",
+    "noise": bytes(range(256)),
+    "a header that is none": (1 << 40).to_bytes(8, "little") + b"{}",
+    "deep": (60_000).to_bytes(8, "little") + b"[" * 60_000,
+    "another name": safetensors.torch.save({"x": torch.zeros(2, 4)}),
+    "another shape": safetensors.torch.save({"embeds": torch.zeros(2)}),
+    "integers": safetensors.torch.save({"embeds": torch.zeros(2, 4, dtype=torch.int32)}),
+}
+
+
+@pytest.mark.parametrize("data", UNREADABLE.values(), ids=UNREADABLE.keys())
+async def test_a_payload_that_cannot_be_read_is_a_miss(bench: Bench, data: bytes) -> None:
+    """Stored by a release with another form, whole and ours: computed anew, and stored in its place."""
+    cache = bench.rig.cache(kind="embedding")
+    await cache.put(Entry.of(A, data))
+    first = await bench.embedder.embed((A, N), ("an orange", ""))
+    assert first.embedding == "miss"
+    await bench.embedder.settled()
+    again = await bench.restarted().embed((A, N), ("an orange", ""))
+    assert again.embedding == "hit"
+    assert np.array_equal(again.prompt_embeds, first.prompt_embeds)
+
+
+@pytest.mark.parametrize("data", UNREADABLE.values(), ids=UNREADABLE.keys())
+async def test_latents_that_cannot_be_read_are_a_miss(bench: Bench, data: bytes) -> None:
+    """The same of latents: none, and no longer there."""
+    cache = bench.rig.latents()
+    await cache.put(Entry.of(A, data))
+    assert await LatentsCache(cache).find(A) is None
+    assert await cache.where(A) == {"l3": False}

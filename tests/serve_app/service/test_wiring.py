@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
+import redis
 
-from serve_app.errors import InvalidRequest
-from serve_app.service.wiring import compute_device, open_builder, open_family, open_planner, open_tiers, text_device
+from serve_app.cache.folder import FolderStore
+from serve_app.cache.store_secret import MARKER, marker_of, require_own
+from serve_app.errors import ForeignStore, InvalidRequest
+from serve_app.service.wiring import (
+    compute_device,
+    open_builder,
+    open_family,
+    open_planner,
+    open_tiers,
+    require_own_stores,
+    text_device,
+)
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
 from tests.serve_app.service.rig import ask
@@ -88,3 +100,55 @@ def test_what_wan_alone_can_trade_is_refused_by_others(setting: str, value: obje
     with pytest.raises(InvalidRequest, match="native/demo") as refused:
         open_family(Settings(**{setting: value}))
     assert refused.value.param == setting
+
+
+def settings_of(monkeypatch: pytest.MonkeyPatch, secret: str, **given: object) -> Settings:
+    monkeypatch.setenv("ENCORE_SECRET", secret)
+    return Settings(**given)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def their_url(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The setting of one tier that another deployment has used."""
+    if request.param == "l3_url":
+        store = FolderStore(tmp_path / "l3")
+        asyncio.run(require_own(store, b"their secret"))
+        return {"l3_url": (tmp_path / "l3").as_uri()}
+    server = request.getfixturevalue("valkey_server")
+    server.flush()
+    with redis.Redis(unix_socket_path=str(server.socket)) as client:
+        client.set("encore:{store}:secret", marker_of(b"their secret"))
+    return {"redis_url": server.url}
+
+
+@pytest.mark.parametrize("their_url", ["l3_url", "redis_url"], indirect=True)
+async def test_a_start_on_another_secrets_store_is_refused(
+    their_url: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is served, from within an event loop too; with the right secret it may begin."""
+    settings = settings_of(monkeypatch, "our secret", **their_url)
+    with pytest.raises(ForeignStore, match="ENCORE_SECRET"):
+        require_own_stores(settings)
+    require_own_stores(settings_of(monkeypatch, "their secret", **their_url))
+
+
+def test_an_outage_stops_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiers that do not answer, or a folder that cannot be used, are asked again when they are first needed."""
+    (tmp_path / "file").write_bytes(b"")
+    given = {"redis_url": f"unix://{tmp_path}/nobody.sock", "l3_url": (tmp_path / "file" / "l3").as_uri()}
+    require_own_stores(settings_of(monkeypatch, "a secret", **given))
+    away = {"l3_url": "s3://bucket", "s3_endpoint_url": "http://127.0.0.1:9", "l3_timeout_seconds": 0.5}
+    require_own_stores(settings_of(monkeypatch, "a secret", **away))
+
+
+def test_a_start_marks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that deploys may not have the secret that the replicas have: they mark what they use."""
+    require_own_stores(settings_of(monkeypatch, "a secret", l3_url=(tmp_path / "l3").as_uri()))
+    assert not (tmp_path / "l3" / MARKER).exists()
+
+
+def test_l3_answers_within_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`l3_timeout_seconds` reaches whatever L3 is."""
+    for url in (tmp_path.as_uri(), "s3://bucket/videos"):
+        settings = settings_of(monkeypatch, "a secret", l3_url=url, l3_timeout_seconds=1.25)
+        assert open_tiers(settings, Telemetry()).l3._timeout == 1.25  # type: ignore[union-attr]
