@@ -221,7 +221,8 @@ async def test_a_server_that_forbids_config_is_warned_of_once(
     start_valkey: Callable[..., ValkeyServer], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Managed servers forbid CONFIG, by another name or by ACL: one warning, no refusal."""
-    for options in (("--rename-command", "CONFIG", ""), ("--user", *"default on nopass ~* &* +@all -config".split())):
+    acl = ("--user", "default", "on", "nopass", "~*", "&*", "+@all", "-config")
+    for options in (("--rename-command", "CONFIG", ""), acl):
         server = start_valkey(*options, "--maxmemory-policy", "allkeys-lru")
         caplog.clear()
         known = RecordsServer(server.url, "jobs_url", 20.0)
