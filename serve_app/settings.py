@@ -122,8 +122,8 @@ class Settings(BaseSettings):
     )
     jobs_max_count: PositiveInt = Field(
         100_000,
-        description="job records kept; beyond it finished ones go, the oldest first; when unfinished ones fill it a new "
-        "job is a 429. Jobs that were complete when they came have as many places of their own",
+        description="job records kept; beyond it finished ones go, the oldest first; when unfinished ones fill it a "
+        "new job is a 429. Jobs that were complete when they came have as many places of their own",
     )
     jobs_max_bytes: PositiveInt = Field(
         256 * MIB,

@@ -109,12 +109,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupSchedul
 class ValkeyServer:
     """One Valkey on a Unix socket in `folder`; it keeps nothing over a restart unless `persistent`."""
 
-    def __init__(self, binary: Path, folder: Path, *, persistent: bool = False) -> None:
+    def __init__(self, binary: Path, folder: Path, *, persistent: bool = False, options: tuple[str, ...] = ()) -> None:
         self.socket = folder / "valkey.sock"
         self.url = f"unix://{self.socket}"
         self._log = folder / "valkey.log"
         self._command = [str(binary), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(folder)]
-        self._command += ["--save", "", "--appendonly", "yes" if persistent else "no"]
+        self._command += ["--save", "", "--appendonly", "yes" if persistent else "no", *options]
         self._process: subprocess.Popen[bytes] | None = None
         self.restart()
 
@@ -237,9 +237,9 @@ def start_valkey(valkey_binary: Path, short_tmp: Path) -> Iterator[Callable[...,
     """A function that starts a Valkey of the test's own, to be killed and restarted at will."""
     servers: list[ValkeyServer] = []
 
-    def start(*, persistent: bool = False) -> ValkeyServer:
+    def start(*options: str, persistent: bool = False) -> ValkeyServer:
         folder = Path(tempfile.mkdtemp(dir=short_tmp))
-        servers.append(ValkeyServer(valkey_binary, folder, persistent=persistent))
+        servers.append(ValkeyServer(valkey_binary, folder, persistent=persistent, options=options))
         return servers[-1]
 
     yield start

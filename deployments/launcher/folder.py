@@ -2,7 +2,8 @@
 
 lock      held while a server runs on the folder; contains its process id
 secret    32 random bytes in hex, made once; every name in the shared tiers is an HMAC under it
-valkey/   L2 and job records: append-only file of the embedded Valkey
+valkey/   L2: append-only file of the embedded Valkey that may evict
+records/  job records: append-only file of the one that evicts nothing
 l3/       finished videos
 logs/     what the child processes print
 run/      sockets and generated files of the running server
@@ -28,7 +29,9 @@ class CacheFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().resolve()
-        self.valkey, self.l3, self.logs = (self._made(name) for name in ("valkey", "l3", "logs"))
+        self.valkey, self.records, self.l3, self.logs = (
+            self._made(name) for name in ("valkey", "records", "l3", "logs")
+        )
         self._lock = self._locked()
         self.run, self.sockets = self._run_folders()
         self.secret = self._secret()

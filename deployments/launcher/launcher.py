@@ -1,8 +1,9 @@
 """The launcher: owns the machine's part of a local server, so that Ray only serves.
 
-In order: lock the cache folder, find ports, start Valkey, start Ray and deploy, say that it is ready, wait. On Ctrl-C
-or SIGTERM, at any point, the same backwards: stop accepting and drain (Serve), stop Ray, stop Valkey, end whatever
-descendant is left. The whole takes at most fifteen seconds; what would take longer is killed.
+In order: lock the cache folder, find ports, start Valkey (twice, for L2 and for job records), start Ray and deploy, say
+that it is ready, wait. On Ctrl-C or SIGTERM, at any point, the same backwards: stop accepting and drain (Serve), stop
+Ray, stop Valkey, end whatever descendant is left. The whole takes at most fifteen seconds; what would take longer is
+killed.
 """
 
 from __future__ import annotations
@@ -25,17 +26,19 @@ from deployments.launcher.folder import CacheFolder
 from deployments.launcher.ports import LOOPBACK, FreePorts
 from deployments.launcher.processes import become_subreaper, end, end_descendants, spawn
 from deployments.launcher.talk import FILE_VARIABLE, Listener
-from deployments.launcher.valkey import EmbeddedValkey
+from deployments.launcher.valkey import CACHE, RECORDS, EmbeddedValkey
 from serve_app.errors import EncoreError, Unavailable
+from serve_app.service.records_server import RecordsServer
 
 LOCAL_CONFIG = Path(__file__).parents[1] / "config" / "local.yaml"
 SERVER_COMMAND = [sys.executable, "-P", "-m", "deployments.launcher.server"]
-CHOSEN_TIERS = {"redis_url": "ENCORE_REDIS_URL", "l3_url": "ENCORE_L3_URL"}
+CHOSEN_TIERS = {"redis_url": "ENCORE_REDIS_URL", "jobs_url": "ENCORE_JOBS_URL", "l3_url": "ENCORE_L3_URL"}
 """Tiers a person chose by environment; where there is none, the launcher brings its own."""
 
 DEFAULT_PORT = 8000
 DRAIN_SECONDS = 10.0
 VALKEY_SECONDS = 3.0
+RECORDS_SECONDS = 2.0
 REST_SECONDS = 1.0
 
 Say = Callable[[str], None]
@@ -56,12 +59,13 @@ def launch(
     become_subreaper()
     with _interruptible(), ExitStack() as undo:
         try:
-            folder, ports, listener, valkey, server = _start(undo, cache_dir, port, overrides, config, say)
+            folder, ports, listener, valkeys, server = _start(undo, cache_dir, port, overrides, config, say)
             while server.poll() is None:
                 for event in listener.new():
                     _report(event, folder, ports, say)
-                if valkey is not None and valkey.revive():
-                    say("Valkey ended and was started again; requests went on without L2 meanwhile.")
+                for valkey in valkeys:
+                    if valkey.revive():
+                        say(f"Valkey ({valkey.role.name}) ended and was started again; {valkey.role.lost}.")
                 time.sleep(0.1)
             raise Unavailable(
                 f"The server process ended by itself; {folder.logs}/server.log ends with:\n{folder.tail('server.log')}"
@@ -73,7 +77,7 @@ def launch(
 
 def _start(
     undo: ExitStack, cache_dir: Path, port: int | None, overrides: dict[str, Any], config: Path, say: Say
-) -> tuple[CacheFolder, Ports, Listener, EmbeddedValkey | None, Any]:
+) -> tuple[CacheFolder, Ports, Listener, list[EmbeddedValkey], Any]:
     folder = CacheFolder(cache_dir)
     undo.callback(folder.release)
     undo.callback(end_descendants, REST_SECONDS)
@@ -84,12 +88,7 @@ def _start(
     tiers = {
         name: os.environ[variable] for name, variable in CHOSEN_TIERS.items() if os.environ.get(variable)
     } | overrides
-    valkey = None
-    if "redis_url" not in tiers:
-        valkey = EmbeddedValkey(folder)
-        undo.callback(valkey.stop, VALKEY_SECONDS)
-        valkey.wait_until_ready()
-        tiers["redis_url"] = valkey.url
+    valkeys = _valkeys(undo, folder, tiers)
     tiers.setdefault("l3_url", folder.l3.as_uri())
     tiers.setdefault("measurements_file", str(folder.root / "measurements.json"))
     listener = Listener(folder.run / "events")
@@ -102,7 +101,31 @@ def _start(
         log=folder.logs / "server.log",
     )
     undo.callback(end, server, DRAIN_SECONDS)
-    return folder, ports, listener, valkey, server
+    return folder, ports, listener, valkeys, server
+
+
+def _valkeys(undo: ExitStack, folder: CacheFolder, tiers: dict[str, Any]) -> list[EmbeddedValkey]:
+    """Start those that nobody's setting stands for, and name them in `tiers`; a Redis that is given holds both."""
+    _check_records(tiers)
+    roles = {}
+    if "redis_url" not in tiers:
+        roles["redis_url"] = (CACHE, folder.valkey)
+        if "jobs_url" not in tiers:
+            roles["jobs_url"] = (RECORDS, folder.records)
+    valkeys = {setting: EmbeddedValkey(folder, role, data) for setting, (role, data) in roles.items()}
+    for setting, valkey in valkeys.items():
+        undo.callback(valkey.stop, VALKEY_SECONDS)
+        tiers[setting] = valkey.url
+    for valkey in valkeys.values():
+        valkey.wait_until_ready()
+    return list(valkeys.values())
+
+
+def _check_records(tiers: dict[str, Any]) -> None:
+    """Raise InvalidRequest, before Ray starts, when the server that is to hold job records would evict them."""
+    setting = "jobs_url" if tiers.get("jobs_url") is not None else "redis_url"
+    if tiers.get(setting) is not None:
+        RecordsServer(tiers[setting], setting, RECORDS_SECONDS).check_at_start()
 
 
 def _ports(port: int | None, free: FreePorts, say: Say) -> Ports:

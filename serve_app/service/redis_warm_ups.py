@@ -1,4 +1,4 @@
-"""Warm-ups in Redis: a hash for each (its state, its request, who runs it), and sorted sets of the unfinished and of all.
+"""Warm-ups in Redis: a hash for each (its state, its request, who runs it), sorted sets of the unfinished and of all.
 
 Each change is one script. Nothing has a TTL, which an eviction policy could use: `sweep` removes what has expired.
 """
@@ -74,7 +74,8 @@ class RedisWarmUps(RedisRecords):
         names = [self._unfinished, self._name(warm_up.id), self._all]
         final = "1" if warm_up.status.is_final else ""
         args = (
-            self._now(), warm_up.id, runner, warm_up.to_json(), milliseconds(warm_up.expires_at), final, request, UNFINISHED
+            self._now(), warm_up.id, runner, warm_up.to_json(), milliseconds(warm_up.expires_at), final, request,
+            UNFINISHED,
         )  # fmt: skip
         return Written((await self._run(_WRITE, names, args)).decode())
 

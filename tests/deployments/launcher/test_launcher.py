@@ -58,6 +58,7 @@ def test_a_life(start: Callable[..., Server], short_tmp: Path) -> None:
 
     assert listening_elsewhere(server) == set()
     valkey_dies_and_comes_back(server, folder)
+    records_die_and_come_back(server, folder)
 
     second = start(folder)
     assert second.process.wait(30) == 1
@@ -184,13 +185,34 @@ def test_an_unknown_model_is_told_before_ready(start: Callable[..., Server], sho
 
 def valkey_dies_and_comes_back(server: Server, folder: Path) -> None:
     """A killed Valkey costs no request, and the launcher starts it again with what it held."""
-    killed = [pid for pid in descendants(server.process.pid) if b"valkey" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert len(killed) == 1
-    os.kill(killed[0], signal.SIGKILL)
+    end_valkey(server, "valkey.sock")
     with server.http() as http:
         assert http.post("/v1/videos/sync", json=REQUEST | {"seed": 6}).headers["x-encore-outcome"] == "rendered"
     server.wait_for("was started again")
     wait(lambda: answers(folder / "run" / "valkey.sock"))
+
+
+def records_die_and_come_back(server: Server, folder: Path) -> None:
+    """Without job records a job is refused with a time to come back, sync requests go on; then all jobs are there."""
+    with server.http() as http:
+        before = http.get("/v1/videos").json()["data"]
+        end_valkey(server, "records.sock")
+        refused = http.post("/v1/videos", json=REQUEST | {"seed": 8})
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) > 0
+        assert http.post("/v1/videos/sync", json=REQUEST | {"seed": 7}).status_code == 200
+        server.wait_for("Valkey (records) ended and was started again")
+        wait(lambda: http.post("/v1/videos", json=REQUEST | {"seed": 8}).status_code == 200)
+        assert [job in http.get("/v1/videos").json()["data"] for job in before] == [True] * len(before)
+    assert answers(folder / "run" / "records.sock")
+
+
+def end_valkey(server: Server, of: str) -> None:
+    """Kill the one Valkey of this socket."""
+    family = descendants(server.process.pid)
+    killed = [pid for pid in family if of.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(killed) == 1
+    os.kill(killed[0], signal.SIGKILL)
 
 
 def answers(path: Path) -> bool:
