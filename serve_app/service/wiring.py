@@ -38,6 +38,7 @@ from serve_app.service.images import ImageStore, MemoryImages
 from serve_app.service.jobs import JobStore, MemoryJobs
 from serve_app.service.landing import Peers, Renderer
 from serve_app.service.plan import Planner
+from serve_app.service.redis_attempts import RedisAttempts
 from serve_app.service.redis_images import RedisImages
 from serve_app.service.redis_jobs import RedisJobs
 from serve_app.service.redis_warm_ups import RedisWarmUps
@@ -169,6 +170,13 @@ def open_flights(settings: Settings, tiers: SharedTiers) -> RedisFlights | None:
     )
 
 
+def open_attempts(settings: Settings, tiers: SharedTiers, telemetry: Telemetry) -> RedisAttempts | None:
+    """Return the count of renders that ended in a death, beside the job records; None without a Redis."""
+    if tiers.l2 is None:
+        return None
+    return RedisAttempts(tiers.l2, secret=settings.secret_bytes, telemetry=telemetry, circuit=tiers.circuits["l2"])
+
+
 def open_builder(tiers: SharedTiers) -> BloomBuilder | None:
     """Return what keeps the filter over L3 built, where there is one."""
     if tiers.bloom is None or tiers.l2 is None or tiers.l3 is None:
@@ -261,12 +269,14 @@ def open_service(
         sweeper=open_sweeper(rules, tiers),
         warm_ups=warm_ups,
         images=images,
+        attempts=open_attempts(settings, tiers, telemetry),
         limits=Limits(
             max_queued=settings.max_queued,
             max_waiting=settings.max_waiting,
             linger_seconds=settings.linger_seconds,
             job_ttl_seconds=settings.job_ttl_seconds,
             warm_up_renders=settings.warm_up_renders,
+            max_attempts=settings.max_attempts,
         ),
     )
 

@@ -22,6 +22,7 @@ from serve_app.cache.name import redis_name, storage_name
 from serve_app.cache.redis_flights import RedisFlights
 from serve_app.core import Finished, Outcome, Priority, Progress, RenderEvent, RenderRequest, Urgency
 from serve_app.engine.engine import Rendering
+from serve_app.engine.isolation import Isolation
 from serve_app.errors import RenderCancelled, RenderFailed, TierError, Unavailable
 from serve_app.model.model import load_family
 from serve_app.service.embedding import PromptEmbeds
@@ -45,6 +46,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.rendered: list[str] = []
+        self.isolation = Isolation()
         self.promoted: list[Urgency] = []
         self.seconds = 0.01
         self.failure: Exception | None = None
