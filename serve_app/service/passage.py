@@ -83,6 +83,8 @@ class Ticket:
     stale: Stale | None = None
     """Whether a video is no answer, by the invalidations that were known when it was asked for."""
     ttl: Callable[[], float | None] = lambda: None
+    begun_after: Callable[[], int] = lambda: 0
+    """The least that a token may be which is begun now: whatever this process has heard of was before."""
     attempts: Callable[[], int] = lambda: 0
     """How many attempts ended in a death, as far as the records of the jobs know that wait for it."""
 
@@ -127,6 +129,7 @@ class Passage:
         self._told = (-1, "")
         self._heard_at: float | None = None
         self._wanted: Urgency | None = None
+        self._look_in = POLL_SECONDS
 
     async def travel(self) -> Landing:
         """Return how the flight landed; raises what the render raised, wherever it ran."""
@@ -185,10 +188,12 @@ class Passage:
                         self._ticket.urgency(),
                         given_up=self._given_up,
                         lead=self._would_lead(),
+                        not_before=self._ticket.begun_after(),
                     )
         except TierError as error:
             return await self._without_records(error)
         self._heard_at = self._clock()
+        self._look_in = POLL_SECONDS
         match boarded:
             case Found():
                 return await self._found(boarded, time.perf_counter() - began)
@@ -197,6 +202,7 @@ class Passage:
             case Joined(news) if news.token < self._ticket.not_before:
                 self._give_up(news.token)
             case Joined():
+                self._look_in = min(POLL_SECONDS, max(0.0, boarded.expires_in) + 0.001)
                 await self._follow(records, boarded.news)
             case Idle():
                 self._idle_since = self._idle_since or self._clock()
@@ -381,7 +387,7 @@ class Passage:
         if self._work is not None and (self._token is None or (self._taken and not self._flight.waiters)):
             await self._until_woken(None)
         else:
-            await self._until_woken(POLL_SECONDS)
+            await self._until_woken(self._look_in)
         self._wake.clear()
 
     async def _until_woken(self, seconds: float | None) -> None:

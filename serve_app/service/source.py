@@ -231,6 +231,7 @@ class VideoSource:
             ttl=ttl,
             not_before=not_before,
             stale=lambda entry: known.covers(self._cache.kind, entry),
+            begun_after=lambda: max(not_before, rules.clock.heard_of()),
             attempts=lambda: self._known_attempts.get(flight, 0),
         )
 

@@ -118,10 +118,8 @@ class Records(FlightModel):
         self.values = Shelf(world)
         self._world = world
 
-    def board(
-        self, now: int, key: str, waiter: str, urgency: Urgency, given_up: int | None, lead: bool = True
-    ) -> Boarded:
-        boarded = super().board(now, key, waiter, urgency, given_up, lead)
+    def board(self, now: int, key: str, *args: Any) -> Boarded:
+        boarded = super().board(now, key, *args)
         if isinstance(boarded, Leading):
             assert boarded.token > self.newest.get(key, 0)
             self.newest[key] = boarded.token
@@ -137,10 +135,10 @@ class Records(FlightModel):
             self.newest[key] = token  # forgotten: whoever comes first holds it again
         return written
 
-    def beat(self, now: int, key: str, token: int, news: News) -> Any:
+    def beat(self, now: int, key: str, token: int, news: News, elapsed: int = 0) -> Any:
         if key not in self.records:
             self.newest[key] = token
-        return super().beat(now, key, token, news)
+        return super().beat(now, key, token, news, elapsed)
 
 
 @dataclass
@@ -149,6 +147,7 @@ class Redis:
 
     world: World
     model: Records
+    clock_off: float = 0.0
     away_until: float = 0.0
     deaf_until: float = 0.0
     mute_until: float = 0.0
@@ -194,7 +193,13 @@ class Flights(MemoryFlights):
 
     def __init__(self, redis: Redis, process: Process) -> None:
         self._world = redis.world
-        super().__init__(redis.model, redis.air, lambda: 1e6 + self._world.now, RedisLink(redis, process))
+        super().__init__(
+            redis.model,
+            redis.air,
+            lambda: 1e6 + self._world.now + redis.clock_off,
+            RedisLink(redis, process),
+            lambda: self._world.now,
+        )
 
     def watch(self, key: str, hear: Hear) -> Callable[[], None]:
         stops: list[Callable[[], None]] = []
