@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from engine_traffic import STEPS, percentile
 
 from serve_app.core import Priority
-from serve_app.engine.scheduler import BatchScheduler, due
+from serve_app.engine.scheduler import BatchScheduler
 
 QUEUED = 10_000
 _SHAPES = 6
@@ -34,7 +34,10 @@ class Queue:
         self._now = 0.0
         self._added = 0
         self.scheduler = BatchScheduler(
-            _MAX_JOBS, lambda shape: _MAX_ROWS, lambda shape, rows: _PASS_SECONDS * rows**0.9
+            _MAX_JOBS,
+            lambda shape: _MAX_ROWS,
+            lambda shape, rows: _PASS_SECONDS * rows**0.9,
+            lambda shape, rows: _PASS_SECONDS,
         )
         self.refill(queued)
 
@@ -59,10 +62,10 @@ class Queue:
             str(self._added),
             chance.randrange(_SHAPES),
             steps,
-            due=due(self._now, steps * _PASS_SECONDS, priority, deadline),
+            asked_at=self._now,
             rows=chance.choice((1, 2)),
             priority=priority,
-            step_seconds=_PASS_SECONDS,
+            deadline=deadline,
         )
 
 

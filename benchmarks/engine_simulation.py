@@ -192,7 +192,9 @@ class StepReplica:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._scheduler = BatchScheduler(MAX_JOBS, cluster.pace.limit, cluster.pace.measured_seconds)
+        self._scheduler = BatchScheduler(
+            MAX_JOBS, cluster.pace.limit, cluster.pace.measured_seconds, cluster.pace.seconds
+        )
         self._jobs: dict[str, Running] = {}
         self._busy = False
 
@@ -203,10 +205,7 @@ class StepReplica:
         """Begin a job, as `StepEngine.render` does."""
         kind, job_id = arrival.kind, str(arrival.number)
         self._jobs[job_id] = Running(arrival)
-        self._scheduler.add(
-            job_id, kind.shape, kind.steps, due=self._cluster.due(arrival), rows=kind.rows,
-            step_seconds=self._cluster.pace.seconds(kind.shape, kind.rows),
-        )  # fmt: skip
+        self._scheduler.add(job_id, kind.shape, kind.steps, asked_at=arrival.at, rows=kind.rows)
         if not self._busy:
             self._busy = True
             self._cluster.clock.at(self._cluster.clock.now, self._begin)

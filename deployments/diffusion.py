@@ -20,17 +20,25 @@ from deployments.metrics import replica_telemetry
 from deployments.threads import torch_threads
 from serve_app.core import Finished, Frames, ModelCard, Outcome, RenderEvent, RenderRequest, Urgency
 from serve_app.engine.engine import StepEngine
-from serve_app.errors import EncoreError, RenderFailed
+from serve_app.errors import EncoreError, RenderCrashed, RenderFailed
 from serve_app.model.model import Denoiser
+from serve_app.service.attempts import backoff
 from serve_app.service.embedding import PromptEmbeds
 from serve_app.service.latents import LatentsCache
 from serve_app.service.rendering import RenderWorker
 from serve_app.service.settle import settle
-from serve_app.service.wiring import compute_device, default_spec, open_family, open_flights, open_latents, open_tiers
+from serve_app.service.wiring import (
+    compute_device,
+    default_spec,
+    open_attempts,
+    open_family,
+    open_flights,
+    open_latents,
+    open_tiers,
+)
 from serve_app.settings import Settings
 
 DRAIN_POLL_SECONDS = 0.5
-ENCODER_RETRIES = 2
 
 
 class Diffusion:
@@ -43,6 +51,7 @@ class Diffusion:
         telemetry = replica_telemetry()
         self._video_encoder = video_encoder
         self._drain_seconds = settings.drain_seconds
+        self._max_attempts = settings.max_attempts
         tiers = open_tiers(settings, telemetry)
         latents = open_latents(settings, tiers, telemetry)
         self._latents = None if latents is None else LatentsCache(latents)
@@ -62,6 +71,7 @@ class Diffusion:
             family.card.model_fingerprint,
             self._latents,
             open_flights(settings, tiers),
+            open_attempts(settings, tiers, telemetry),
         )
         self._drain = asyncio.create_task(self._drain_in_time())
         settle()
@@ -118,9 +128,12 @@ class Diffusion:
     async def _finish(
         self, request: RenderRequest, frames: Frames, render_seconds: float, outcome: Outcome
     ) -> Finished:
-        """Have the frames encoded and stored, by another replica too when the first one dies over them."""
+        """Have the frames encoded and stored, by another replica too when one dies over them, ever later.
+
+        Raises RenderCrashed after `max_attempts` deaths: then it is these frames that no encoder survives.
+        """
         reference = ray.put(frames)
-        attempt = 0
+        deaths = 0
         while True:
             try:
                 finishing = self._video_encoder.finish.remote(request, reference, render_seconds, outcome)
@@ -130,7 +143,7 @@ class Diffusion:
                     error.cause if isinstance(error.cause, EncoreError) else RenderFailed("Encoding failed.")
                 ) from error
             except (RayActorError, RayServeException) as error:
-                if attempt == ENCODER_RETRIES:
-                    raise RenderFailed("The video encoder died while it worked on this video.") from error
-                await asyncio.sleep(attempt)
-                attempt += 1
+                deaths += 1
+                if deaths >= self._max_attempts:
+                    raise RenderCrashed(f"The video encoder died {deaths} times over this video.") from error
+                await asyncio.sleep(backoff(deaths))

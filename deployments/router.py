@@ -7,7 +7,6 @@ embeddings travel from TextEncoder to Diffusion by reference, and the render's e
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,14 +20,14 @@ from deployments.metrics import replica_telemetry
 from serve_app.api.api import build_api
 from serve_app.cache.detached import detached
 from serve_app.core import Finished, Outcome, RenderEvent, RenderRequest, Rule, Urgency, VideoSpec
-from serve_app.engine.scheduler import due
-from serve_app.errors import EncoreError, RenderFailed, Unavailable
+from serve_app.errors import EncoreError, RenderFailed, ReplicaDied, Unavailable
 from serve_app.schema import parse_request
 from serve_app.service.service import Answer
 from serve_app.service.settle import settle
 from serve_app.service.turnstile import Turnstile
 from serve_app.service.wiring import open_service
 from serve_app.settings import Settings
+from serve_app.steady import steady
 
 logger = logging.getLogger("ray.serve")
 
@@ -110,7 +109,11 @@ class HandleRenderer:
         self._work[keys.video] = _work_of(spec)
         try:
             async with self._turnstile.turn(
-                keys.video, self._due(keys.video, request.urgency, request.asked_at or time.time())
+                keys.video,
+                request.asked_at or steady(),
+                priority=request.urgency.priority,
+                deadline=request.urgency.deadline,
+                work=self._work[keys.video],
             ) as turn:
                 stream: Any = self._diffusion.options(stream=True).render.remote(request, embeds)
                 async for event in stream:
@@ -121,13 +124,10 @@ class HandleRenderer:
         finally:
             self._work.pop(keys.video, None)
 
-    def _due(self, key: str, urgency: Urgency, asked_at: float) -> float:
-        expected = self._work.get(key, 0.0) * self._seconds_per_work
-        return due(asked_at, expected, urgency.priority, urgency.deadline)
-
     def _learn(self, key: str, render_seconds: float) -> None:
         measured = render_seconds / self._work[key]
         self._seconds_per_work += (0.2 if self._seconds_per_work else 1.0) * (measured - self._seconds_per_work)
+        self._turnstile.reckon(self._seconds_per_work)
 
     async def cancel(self, key: str) -> None:
         """End the render of `key` on whichever replica runs it."""
@@ -142,7 +142,7 @@ class HandleRenderer:
 
     def promote(self, key: str, urgency: Urgency) -> None:
         """Move the render of `key` forward, here or on the replica that has it."""
-        if not self._turnstile.promote(key, self._due(key, urgency, time.time())):
+        if not self._turnstile.promote(key, steady(), urgency.priority, urgency.deadline):
             detached(self._promote_there(key, urgency))
 
     async def _promote_there(self, key: str, urgency: Urgency) -> None:
@@ -194,13 +194,13 @@ class ReplicaPeers:
 
 
 def _as_failure(error: Exception) -> EncoreError:
-    """Map what a handle raises; a replica that died is Unavailable."""
+    """Map what a handle raises; a replica that died is ReplicaDied, which is worth asking again."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, EncoreError):
         return cause
     if isinstance(cause, BackPressureError):
         return Unavailable("The renderer is overloaded.", retry_after=5)
     if isinstance(cause, RayActorError | RayServeException):
-        return Unavailable("The renderer died while it worked on this video.", retry_after=1)
+        return ReplicaDied("The renderer died while it worked on this video.", retry_after=1)
     logger.error("the renderer failed: %s", error)
     return RenderFailed(f"The render failed: {type(cause).__name__}.")

@@ -311,6 +311,8 @@ class RenderRequest:
     """What invalidations may choose its results by."""
     rules: tuple[Rule, ...] = ()
     """The invalidations that may concern it: whoever works on it knows at least what its router knew."""
+    attempts: int = 0
+    """How many renders of it ended in the death of their process; after the first it runs alone in its process."""
     image: bytes | None = field(default=None, repr=False)
     """The pixels that `spec.input_reference` names, as a lossless file; None where there are none, or none needed."""
 
@@ -339,6 +341,13 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Retried:
+    """The render begins again; `attempts` before it ended in the death of their process."""
+
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """`step` of `total` denoising steps are done."""
 
@@ -358,4 +367,4 @@ class Finished:
     """`latents` when kept latents spared the denoising."""
 
 
-RenderEvent = Started | Progress | Finished
+RenderEvent = Started | Retried | Progress | Finished

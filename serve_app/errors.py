@@ -15,8 +15,10 @@ EncoreError
 │   ├── RangeNotSatisfiable   416  a Range beyond the content
 │   └── Busy                  429  queue full; `retry_after` seconds
 ├── Unavailable               503  no durable tier, or shutting down; `retry_after` seconds
+│   └── ReplicaDied           503  the process that worked on it died (internal: it is tried again)
 ├── RenderFailed              500  the model or the encoder failed
-│   └── RenderCancelled       500  every waiter left, or the job was deleted
+│   ├── RenderCancelled       500  every waiter left, or the job was deleted
+│   └── RenderCrashed         500  its renders ended in the death of their process, too often to try again
 ├── FingerprintMismatch       503  this replica runs other weights than the key was made for
 ├── CorruptEntry                   a stored value does not verify (internal: becomes a miss)
 └── TierError                      a cache tier failed (internal: becomes a miss and a counter)
@@ -153,6 +155,10 @@ class Unavailable(EncoreError):
     code = "unavailable"
 
 
+class ReplicaDied(Unavailable):
+    """The process that worked on it died; another one can take it."""
+
+
 class RenderFailed(EncoreError):
     """The video could not be made."""
 
@@ -163,6 +169,12 @@ class RenderCancelled(RenderFailed):
     """The render was cancelled before it finished."""
 
     code = "render_cancelled"
+
+
+class RenderCrashed(RenderFailed):
+    """Renders of this video ended in the death of their process so often that it is not tried again for a while."""
+
+    code = "render_crashed"
 
 
 class FingerprintMismatch(EncoreError):

@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     max_queued: PositiveInt = Field(64, description="renders waiting or running per router; more is a 429")
     max_waiting: PositiveInt = Field(1_500, description="requests that wait for a render per router; more is a 429")
     linger_seconds: float = Field(30.0, ge=0, description="a render nobody waits for any more goes on this long")
+    max_attempts: PositiveInt = Field(
+        5, description="a video whose renders end so often in their process' death fails as `render_crashed`"
+    )
     warm_up_renders: PositiveInt = Field(
         8, description="renders of warm-ups that a router waits for at a time; they give way to all others"
     )

@@ -1,7 +1,8 @@
 """The flight record: one computation per key in the whole cluster, kept in Redis by whoever works on it.
 
-A record names the holder of a flight by a fencing token, says until when its lease runs and how far it is; beside it
-stands a sorted set of who waits. All changes are Lua scripts (`scripts/flight_*.lua`), each one atomic step:
+A record names the holder of a flight by a fencing token, has a number that each heartbeat makes larger, and says how
+far it is; beside it stands a sorted set of who waits. All changes are Lua scripts (`scripts/flight_*.lua`), each one
+atomic step:
 
     state     | who is at work            | board (a waiter)         | beat (holder)     | last one leaves | end
     ----------|---------------------------|--------------------------|-------------------|-----------------|--------
@@ -18,13 +19,17 @@ stands a sorted set of who waits. All changes are Lua scripts (`scripts/flight_*
 "Holder" is whoever shows the record's token; with another token `beat` is `lost` and `end` writes nothing, so that of
 all who ever worked on a key only the newest can write (a fencing token as in M. Kleppmann, "How to do distributed
 locking", 2016). A waiter is in the set until it left or heard the end, so each is told once. A dead router's waiters
-stop beating but never left: its renders go on. Time is the Redis server's own, so replicas' clocks do not matter.
+stop beating but never left: its renders go on.
+
+No clock is compared with another one, so a step of one does no harm. A lease has expired for who has seen the same
+number for its length by its own monotonic clock (`silence`); how long a waiter has been silent, and a flight without
+waiters, is measured in the time that the holder has been at work by its own. TTLs only clear away.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -37,8 +42,8 @@ POLL_SECONDS = 1.0
 """How often a waiter looks at the record when no message wakes it; each look is its heartbeat too."""
 WAITER_SECONDS = 10.0
 """A waiter that was silent this long does not count any more when another one leaves."""
-RECORD_SECONDS = 60.0
-"""How long a record outlives its lease or its end, for those who have not heard of it yet."""
+RECORD_SECONDS = 3600.0
+"""How long a record outlives its lease or its end: longer than a step of the server's clock, which TTLs go by."""
 
 
 class State(StrEnum):
@@ -78,9 +83,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Somebody else is at work; this waiter counts."""
+    """Somebody else is at work; this waiter counts. Unless the holder is heard of, its lease ends for this process in
+    `expires_in` seconds."""
 
     news: News
+    expires_in: float = field(default=LEASE_SECONDS, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +144,20 @@ class FlightRecords(Protocol):
         ...
 
     async def board(
-        self, key: str, waiter: str, urgency: Urgency, *, given_up: int | None = None, lead: bool = True
+        self,
+        key: str,
+        waiter: str,
+        urgency: Urgency,
+        *,
+        given_up: int | None = None,
+        lead: bool = True,
+        not_before: int = 0,
     ) -> Boarded:
         """Look at the flight as a waiter, and lead it when nobody does; looking again is the waiter's heartbeat.
 
         given_up: the token of this waiter's own try that broke off, so that it need not wait for the lease to end.
-        lead: False leaves the lead to other waiters.
+        lead: False leaves the lead to other waiters. not_before: what a token of this call is no smaller than, so that
+        what begins now counts as later than what this process has heard of.
         """
         ...
 

@@ -74,22 +74,38 @@ def provenance(begun: int, labels: Iterable[str]) -> dict[str, Any]:
     return {"begun_at": begun, "labels": list(labels)}
 
 
+STEP = MICROSECONDS
+"""By how much the shared clock must be behind what it said before to be taken for one that was set back."""
+
+
 class SharedClock:
-    """The time that tokens are made of, as far as this process knows: never later than it is there."""
+    """The time that tokens are made of, as far as this process knows: never later than it is there.
+
+    A server's clock that is set back is not followed: what begins after an invalidation must have the later time (after
+    the hybrid logical clocks of S. Kulkarni et al., 2014). Every message that has a time in it, and every token that is
+    asked for, carries this clock on to the others.
+    """
 
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._wall = wall
         self._monotonic = monotonic
         self._ahead: float | None = None
+        self._own = wall() - monotonic()
 
     def heard(self, now: int) -> None:
         """Note what the shared clock said a moment ago, microseconds."""
-        self._ahead = now - self._monotonic() * MICROSECONDS
+        ahead = now - self._monotonic() * MICROSECONDS
+        if self._ahead is None or ahead > self._ahead - STEP:
+            self._ahead = ahead
+
+    def heard_of(self) -> int:
+        """Return the time as `now` does, 0 as long as nothing was heard."""
+        return 0 if self._ahead is None else self.now()
 
     def now(self) -> int:
-        """Return microseconds; by this process' own clock as long as nothing was heard."""
+        """Return microseconds; by this process' own clock, without its steps, as long as nothing was heard."""
         if self._ahead is None:
-            return round(self._wall() * MICROSECONDS)
+            return round((self._monotonic() + self._own) * MICROSECONDS)
         return round(self._monotonic() * MICROSECONDS + self._ahead)
 
 

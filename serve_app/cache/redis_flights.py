@@ -8,8 +8,9 @@ for a flight finds the finished video.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.circuit import Circuit
@@ -35,6 +36,7 @@ from serve_app.cache.name import redis_name, storage_name
 from serve_app.cache.newswire import Newswire
 from serve_app.cache.redis import RedisTier, too_full
 from serve_app.cache.script import Script, milliseconds, now_of
+from serve_app.cache.silence import Elapsed, Silence
 from serve_app.core import Urgency
 from serve_app.errors import TierError
 
@@ -49,8 +51,9 @@ class RedisFlights:
     """FlightRecords over an L2; whoever gave it `redis` closes that.
 
     linger_seconds: how long a flight goes on after its last waiter left. bloom: the filter that tells who leads whether
-    L3 may have the video. clock: for tests, Unix seconds instead of the server's own time. circuit: that of the server,
-    shared with whatever else asks it.
+    L3 may have the video. clock: for tests, Unix seconds instead of the server's own time, which only new tokens are
+    made of. monotonic: this process' own, which leases are measured by. circuit: that of the server, shared with
+    whatever else asks it.
     """
 
     def __init__(
@@ -63,16 +66,20 @@ class RedisFlights:
         lease_seconds: float = LEASE_SECONDS,
         waiter_seconds: float = WAITER_SECONDS,
         clock: Callable[[], float] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
         circuit: Circuit | None = None,
     ) -> None:
         self._redis = redis
         self._secret = secret
         self._bloom = bloom
         self._linger = milliseconds(linger_seconds)
+        self._lease_seconds = lease_seconds
         self._lease = milliseconds(lease_seconds)
         self._waiter = milliseconds(waiter_seconds)
         self._record = milliseconds(RECORD_SECONDS)
         self._clock = clock
+        self._silence = Silence(monotonic)
+        self._elapsed = Elapsed(lease_seconds, monotonic)
         self._circuit = circuit or Circuit("l2")
         self._newswire = Newswire(redis.new_client, lambda: self._circuit.answers)
 
@@ -82,27 +89,43 @@ class RedisFlights:
         return self._redis.max_value_bytes
 
     async def board(
-        self, key: str, waiter: str, urgency: Urgency, *, given_up: int | None = None, lead: bool = True
+        self,
+        key: str,
+        waiter: str,
+        urgency: Urgency,
+        *,
+        given_up: int | None = None,
+        lead: bool = True,
+        not_before: int = 0,
     ) -> Boarded:
         """Look at the flight, lead it when nobody does; raises TierError."""
+        silent = self._silence.version(key, self._lease_seconds)
         deadline = "" if urgency.deadline is None else str(milliseconds(urgency.deadline))
         name = self._name(key)
         args = (
             now_of(self._clock), waiter, given_up or "", self._lease, max(self._record, self._waiter),
             self._redis.keep_for(), rank(urgency.priority), deadline, "1" if lead else "", name,
+            b"" if silent is None else cast(bytes, silent), not_before,
         )  # fmt: skip
         keys = self._keys(key) + ([] if self._bloom is None else self._bloom.keys(name))
         kind, *rest = await self._run(_BOARD, keys, args)
+        if kind == b"joined":
+            *fields, version = rest
+            return Joined(_news(fields), self._lease_seconds - self._silence.saw(key, version))
+        if kind != b"idle":
+            self._silence.forget(key)
         return self._leading(name, *rest) if kind == b"leading" else _boarded(kind, rest)
 
     async def beat(self, key: str, token: int, news: News) -> Beat:
         """Extend the lease and tell progress; raises TierError."""
         _, record, _, channel = self._names(key)
+        elapsed, began = self._elapsed.since((key, token))
         args = (
             now_of(self._clock), token, self._lease, self._record, self._linger,
-            news.state.value, news.step, news.total, news.embedding, channel,
+            news.state.value, news.step, news.total, news.embedding, channel, milliseconds(elapsed),
         )  # fmt: skip
         verdict, *wanted = await self._run(_BEAT, [record], args)
+        self._elapsed.mark((key, token), began)
         return Beat(Verdict(verdict.decode()), _urgency(*wanted) if wanted else None)
 
     async def land(self, key: str, token: int, frame: bytes | None, detail: str, *, ttl: float | None = None) -> bool:
@@ -116,7 +139,7 @@ class RedisFlights:
     async def leave(self, key: str, waiter: str, *, at_once: bool = False) -> bool:
         """Stop waiting; True when nobody waits any more. Raises TierError."""
         _, record, waiters, _ = self._names(key)
-        args = (now_of(self._clock), waiter, "1" if at_once else "", self._waiter)
+        args = (waiter, "1" if at_once else "", self._waiter)
         return bool(await self._run(_LEAVE, [record, waiters], args))
 
     async def look(self, key: str) -> News | None:
@@ -172,8 +195,6 @@ def _boarded(kind: bytes, rest: Sequence[bytes]) -> Boarded:
         case b"value":
             frame, *fields = rest
             return Found(frame, _news(fields) if fields else None)
-        case b"joined":
-            return Joined(_news(rest))
         case b"ended":
             return Ended(_news(rest))
         case b"idle":

@@ -21,7 +21,8 @@ from serve_app.cache.redis import RedisTier
 from serve_app.cache.script import Script, milliseconds, now_of
 from serve_app.core import Rule, Selector
 
-_ADD, _READ, _RETIRE, _NOTE, _SWEEP = (Script(f"rules_{verb}") for verb in ("add", "read", "retire", "note", "sweep"))
+_ADD, _READ, _RETIRE = (Script(f"rules_{verb}", "rules_clock") for verb in ("add", "read", "retire"))
+_NOTE, _SWEEP = Script("rules_note"), Script("rules_sweep")
 TAG_SECONDS = 30 * 86_400
 """How long it is remembered that a video was asked for with a tag, since somebody last did."""
 _AT_ONCE = 500
@@ -70,9 +71,13 @@ class RedisRules:
         self._clock = clock
         self._circuit = circuit or Circuit("l2")
         self._newswire = Newswire(redis.new_client, lambda: self._circuit.answers)
-        names = ("rules", "epoch", "swept", "sweeper", "news", "tags")
+        names = ("rules", "epoch", "swept", "sweeper", "news", "tags", "clock")
         self._secret = secret
-        self._rules, self._epoch, self._swept, self._sweeper, self._channel, self._tags = map(self._name, names)
+        self._rules, self._epoch, self._swept, self._sweeper, self._channel, self._tags, self._now = map(
+            self._name, names
+        )
+        self.heard_of: Callable[[], int] = lambda: 0
+        """The time by all that this process has heard of, which no time that Redis gives it is before."""
 
     async def add(self, kind: Selector, labels: Iterable[str], *, older_than: int = 0, tag: str = _NO_TAG) -> Added:
         """Make a rule for each label, as of now less `older_than` microseconds.
@@ -100,7 +105,9 @@ class RedisRules:
         """Return what has changed since `version`."""
         with self._circuit.attempt():
             answer = await self._redis.run(
-                _READ, [self._rules, self._epoch, self._swept], [now_of(self._clock), version]
+                _READ,
+                [self._rules, self._epoch, self._swept, self._now],
+                [now_of(self._clock), version, self.heard_of()],
             )
         found, now = answer[0].decode(), int(answer[1])
         if len(answer) == 2:
@@ -140,7 +147,7 @@ class RedisRules:
         """Forget rules that cover nothing any more."""
         fields = [part for rule in rules for part in (rule.label, f"{rule.kind} {rule.before} {rule.at}")]
         if fields:
-            keys = [self._rules, self._epoch, self._swept]
+            keys = [self._rules, self._epoch, self._swept, self._now]
             await self._redis.run(_RETIRE, keys, [now_of(self._clock), self._channel, *fields])
 
     def watch(self, changed: Callable[[], None]) -> None:
@@ -153,8 +160,9 @@ class RedisRules:
 
     async def _add(self, fields: Sequence[str], tag: str) -> tuple[Added, int]:
         """Return what was added, and how many videos of the tag are left to be."""
-        keys = [self._rules, self._epoch, self._name(f"tag:{tag}")]
-        epoch, now, added, left = await self._redis.run(_ADD, keys, [now_of(self._clock), self._channel, *fields])
+        keys = [self._rules, self._epoch, self._name(f"tag:{tag}"), self._now]
+        args: list[bytes | str | float] = [now_of(self._clock), self._channel, self.heard_of(), *fields]
+        epoch, now, added, left = await self._redis.run(_ADD, keys, args)
         rules = tuple(_rule(*added[first : first + 4]) for first in range(0, len(added), 4))
         return Added(int(epoch), int(now), rules), int(left)
 

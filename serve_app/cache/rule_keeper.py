@@ -48,6 +48,8 @@ class RuleKeeper:
         book.load = self._load
         book.listen(self._learned)
         self.redis = redis
+        if redis is not None:
+            redis.heard_of = book.clock.heard_of
         self.epoch = 0
         self.swept: dict[str, int] = {}
         self._mirror = mirror

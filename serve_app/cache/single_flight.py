@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from serve_app.cache.detached import detached
-from serve_app.errors import RenderCancelled
+from serve_app.errors import EncoreError, RenderCancelled
 
 T = TypeVar("T")
 News = TypeVar("News")
@@ -47,6 +47,7 @@ class Flight(Generic[T, News]):
         self._linger: asyncio.TimerHandle | None = None
         self._interest: Interest | None = None
         self._task: asyncio.Task[T] | None = None
+        self._dismissal: asyncio.Future[EncoreError] | None = None
 
     def depart(self, work: Work[T, News]) -> None:
         """Start the work in an empty context; only the trace goes with it, so that spans stay one tree."""
@@ -127,6 +128,27 @@ class Flight(Generic[T, News]):
             return await self.result()
         finally:
             self.release()
+
+    async def wait_impatiently(self) -> T:
+        """Wait as `wait` does, but only until the work dismisses those who cannot wait for ever; raises its error."""
+        self.hold()
+        try:
+            if self._dismissal is None:
+                self._dismissal = asyncio.get_running_loop().create_future()
+            dismissal = self._dismissal
+            ways: set[asyncio.Future[Any]] = {self.task, dismissal}
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            if self.task.done():
+                return await self.result()
+            raise dismissal.result()
+        finally:
+            self.release()
+
+    def dismiss(self, error: EncoreError) -> None:
+        """Let everybody go who waits impatiently by now; called by the work, which goes on for the others."""
+        dismissal, self._dismissal = self._dismissal, None
+        if dismissal is not None:
+            dismissal.set_result(error)
 
     async def result(self) -> T:
         """Return the result without counting as a waiter; raises as `wait` does."""

@@ -26,14 +26,16 @@ from serve_app.engine import memory, probing
 from serve_app.engine.decoding import Decoded, Decoding
 from serve_app.engine.denoising import Start, Trajectory, advance
 from serve_app.engine.encoding import ImageEncoding
-from serve_app.engine.job import NO_CHECKPOINTS, Checkpoints, Job, OnStep
+from serve_app.engine.isolation import Isolation
+from serve_app.engine.job import NO_CHECKPOINTS, Checkpoints, Job, OnBegin, OnStep
 from serve_app.engine.lag import LoopLag
 from serve_app.engine.pace import Pace, Shape
-from serve_app.engine.scheduler import BatchScheduler, due
+from serve_app.engine.scheduler import BatchScheduler
 from serve_app.engine.stuck import StuckCheck
 from serve_app.engine.threads import torch_thread
 from serve_app.errors import Conflict, EncoreError, RenderCancelled, RenderFailed, Unavailable
 from serve_app.model.model import Decoder, Denoiser
+from serve_app.steady import steady
 from serve_app.telemetry.telemetry import StepRun, Telemetry
 from serve_app.telemetry.tracing import span
 
@@ -63,7 +65,7 @@ class StepEngine:
     """One denoiser and one decoder shared by many renders; all methods belong to one event loop.
 
     max_batch_size: most jobs in a pass. pace: what is known of passes, for limits and estimates; absent: nothing yet.
-    clock: monotonic seconds; wall: Unix seconds, which deadlines are given in.
+    clock: monotonic seconds; wall: Unix seconds that never go back, in which jobs are asked for and due.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class StepEngine:
         pace: Pace | None = None,
         stuck_seconds: float = STUCK_SECONDS,
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
+        wall: Callable[[], float] = steady,
     ) -> None:
         self._denoiser = denoiser
         self._telemetry = telemetry
@@ -86,7 +88,7 @@ class StepEngine:
         self._wall = wall
         self._pace = pace or Pace(_ROWS_OF_A_JOB * max_batch_size)
         self._scheduler: BatchScheduler[Shape] = BatchScheduler(
-            max_batch_size, self._pace.limit, self._pace.measured_seconds
+            max_batch_size, self._pace.limit, self._pace.measured_seconds, self._pace.seconds
         )
         self._stuck = StuckCheck(stuck_seconds, clock)
         self._decoding = Decoding(decoder, self._stuck, clock)
@@ -94,6 +96,7 @@ class StepEngine:
         self._lag = LoopLag(time.monotonic)
         self._jobs: dict[str, Job] = {}
         self._wake = asyncio.Event()
+        self.isolation = Isolation(self._wake.set)
         self._runner: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._draining = False
@@ -179,13 +182,15 @@ class StepEngine:
         start: Start | None = None,
         checkpoints: Checkpoints = NO_CHECKPOINTS,
         first_frame: Tensor | None = None,
+        on_begin: OnBegin | None = None,
     ) -> Rendering:
         """Denoise and decode one video; embeddings are [num_tokens, context_dim].
 
         asked_at: Unix seconds, when the job began to wait (absent: now); it is due from then on.
 
         With `start`, denoising goes on from there; from a checkpoint of the same request it ends in the same bits.
-        first_frame: what `encode_image` made of the image that the spec names.
+        first_frame: what `encode_image` made of the image that the spec names. on_begin: awaited before the first pass,
+        which `isolation` may let wait.
 
         Raises RenderCancelled after `cancel`, RenderFailed when the model raises or diverges, Unavailable when the
         engine is not running or drains, Conflict when `job_id` is in the engine already, and ValueError for a start
@@ -202,9 +207,10 @@ class StepEngine:
             trajectory,
             on_step,
             queued_at=self._clock(),
-            asked_at=self._clock() - (0.0 if asked_at is None else max(0.0, self._wall() - asked_at)),
+            asked_at=min(self._wall(), self._wall() if asked_at is None else asked_at),
             urgency=urgency or Urgency(),
             checkpoints=checkpoints,
+            on_begin=on_begin,
             steps_given=trajectory.step,
         )
         self._admit(job)
@@ -219,8 +225,8 @@ class StepEngine:
             raise ValueError(f"latents of shape {tuple(latents.shape)}, not {trajectory.shape}")
         now = self._clock()
         job = Job(
-            job_id, trajectory, lambda step, total: None, queued_at=now, asked_at=now, started_at=now, denoised_at=now,
-            active=False,
+            job_id, trajectory, lambda step, total: None, queued_at=now, asked_at=self._wall(), started_at=now,
+            denoised_at=now, active=False,
         )  # fmt: skip
         self._admit(job)
         return await self._answered(job, self._decoded(job, latents))
@@ -239,7 +245,7 @@ class StepEngine:
         job = self._jobs.get(job_id)
         if job is None or not job.active:
             return False
-        return self._scheduler.promote(job_id, self._due(job, urgency), urgency.priority)
+        return self._scheduler.promote(job_id, self._wall(), urgency.priority, urgency.deadline)
 
     def stats(self) -> dict[str, Any]:
         """Jobs by phase, the backlog in steps and in seconds of this device, limits, and counters since the start."""
@@ -280,22 +286,12 @@ class StepEngine:
             job.job_id,
             job.trajectory.shape,
             job.steps_left,
-            due=self._due(job, job.urgency),
+            asked_at=job.asked_at,
             rows=job.rows,
             priority=job.urgency.priority,
-            step_seconds=self._pace.seconds(job.trajectory.shape, job.rows),
+            deadline=job.urgency.deadline,
         )
         self._wake.set()
-
-    def _due(self, job: Job, urgency: Urgency) -> float:
-        deadline = urgency.deadline
-        alone = job.steps_left * self._pace.seconds(job.trajectory.shape, job.rows)
-        return due(
-            job.asked_at,
-            alone,
-            urgency.priority,
-            None if deadline is None else self._clock() + deadline - self._wall(),
-        )
 
     def _beyond(self, seconds: float) -> list[Job]:
         """Return the jobs that would not be denoised within `seconds`, if those with the least to do went first."""
@@ -351,19 +347,33 @@ class StepEngine:
             job.active = False
             self._scheduler.remove(job.job_id)
         del self._jobs[job.job_id]
+        self.isolation.left(job.job_id)
 
     async def _run(self) -> None:
         try:
             while True:
-                batch = [self._jobs[job_id] for job_id in self._scheduler.next_batch(self._clock())]
+                self._wake.clear()
+                batch = await self._begun(self._chosen())
                 if batch:
                     await self._pass(batch)
                 else:
-                    self._wake.clear()
                     await self._wake.wait()
         finally:
             for job in self._jobs.values():
                 self._drop(job, Unavailable("The step engine stopped.", retry_after=1))
+
+    def _chosen(self) -> tuple[str, ...]:
+        return self._scheduler.next_batch(self._wall(), None if self.isolation.is_open else self.isolation.may_run)
+
+    async def _begun(self, job_ids: Iterable[str]) -> list[Job]:
+        """Return the jobs of a pass after those that had not begun were told so; without any that left meanwhile."""
+        batch = [self._jobs[job_id] for job_id in job_ids]
+        new = [job for job in batch if job.started_at is None]
+        for job in new:
+            self.isolation.begin(job.job_id)
+        if hooks := [job.on_begin() for job in new if job.on_begin is not None]:
+            await asyncio.gather(*hooks)
+        return [job for job in batch if job.active]
 
     async def _pass(self, batch: list[Job]) -> None:
         began = self._clock()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int, int], None]
 """Told (steps done, steps in all) after every step, on the event loop; what it raises is logged."""
+
+
+OnBegin = Callable[[], Awaitable[None]]
+"""Awaited before the first pass of a render, which waits for it; raises nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Job:
     asked_at: float
     urgency: Urgency = field(default_factory=Urgency)
     checkpoints: Checkpoints = NO_CHECKPOINTS
+    on_begin: OnBegin | None = None
     started: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     denoised: asyncio.Future[Tensor] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     steps_given: int = 0

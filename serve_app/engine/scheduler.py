@@ -1,10 +1,13 @@
 """Which jobs advance one denoising step together: the batching policy, pure Python without torch, threads or a clock.
 
-Jobs of one shape can share a forward pass whatever step each is at. Every job has a time by which it is `due`, fixed
-when it comes, and the earliest due goes first: its shape gets the pass, and the jobs of that shape that are due next
-fill it up. So a short job is not stuck behind a long one (it is due sooner), urgent work takes the next step of what
-runs already, a head of another shape holds nobody up, and nothing starves, because newcomers are due ever later. What
-gives way keeps its place and its steps. Warm-up jobs share a pass with their own kind, unless they are overdue.
+Jobs of one shape can share a forward pass whatever step each is at. Every job has a time by which it is `due`, and the
+earliest due goes first: its shape gets the pass, and the jobs of that shape that are due next fill it up. So a short
+job is not stuck behind a long one (it is due sooner), urgent work takes the next step of what runs already, a head of
+another shape holds nobody up, and nothing starves, because newcomers are due ever later. What gives way keeps its place
+and its steps. Warm-up jobs share a pass with their own kind, unless they are overdue.
+
+When a job is due depends on how long it would take alone, and estimates of that change. All jobs of one kind are judged
+by one estimate, at any time the same for all of them, so equal jobs go in the order they came, whatever it does.
 """
 
 from __future__ import annotations
@@ -31,25 +34,59 @@ _SHAPES_LOOKED_AT = 8
 _IN_COMPANY = 2.0  # times longer than alone, about, is a step in a full pass
 
 
+DRIFT = 0.1
+"""By how much of itself an estimate must have changed before jobs are ranked by the new one."""
+
+Rank = tuple[float, float, int, str]
+"""When it is due, since when it waits, how many came before it, its name."""
+
+
 def due(now: float, expected_seconds: float, priority: Priority, deadline: float | None = None) -> float:
     """Return when a job that comes `now` is due, on the clock of `now` and `deadline`."""
     usual = now + STRETCH * expected_seconds + PATIENCE[priority]
     return usual if deadline is None else min(usual, deadline)
 
 
+def drifted(estimate: float, by_now: float) -> bool:
+    """Tell whether an estimate has changed enough to rank by the new one."""
+    return abs(by_now - estimate) > DRIFT * estimate
+
+
+class Claim:
+    """Since when a job waits, at which priorities, and its deadline: what it is due by. All on one clock."""
+
+    __slots__ = ("_asked", "_deadline")
+
+    def __init__(self, asked_at: float, priority: Priority, deadline: float | None = None) -> None:
+        self._asked = {priority: asked_at}
+        self._deadline = deadline
+
+    def join(self, asked_at: float, priority: Priority, deadline: float | None = None) -> None:
+        """Let somebody join who came then and is perhaps in more of a hurry; a job never gets later by that."""
+        self._asked[priority] = min(asked_at, self._asked.get(priority, asked_at))
+        if deadline is not None:
+            self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+
+    @property
+    def asked_at(self) -> float:
+        """Since when it waits."""
+        return min(self._asked.values())
+
+    def due(self, expected_seconds: float) -> float:
+        """Return when the job is due that would take so long alone."""
+        return min(due(at, expected_seconds, priority, self._deadline) for priority, at in self._asked.items())
+
+
 @dataclass(slots=True)
 class _Job(Generic[Shape]):
     shape: Shape
-    rank: tuple[float, int, str]
+    claim: Claim
+    number: int
     rows: int
     priority: Priority
+    num_steps: int
     steps_left: int
-    step_seconds: float
-
-    @property
-    def late_from(self) -> float:
-        """When it must go first, to be done when it is due."""
-        return self.rank[0] - _IN_COMPANY * self.steps_left * self.step_seconds
+    rank: Rank = (0.0, 0.0, 0, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +101,8 @@ class BatchScheduler(Generic[Shape]):
     """Jobs waiting and running. Not thread-safe: one owner calls it between passes.
 
     max_jobs: most jobs in a pass. max_rows: most rows of a shape in a pass (a guided job takes two), asked each time.
-    pass_seconds: what a pass over so many rows takes, 0 where nobody knows.
+    pass_seconds: what a pass over so many rows takes, 0 where nobody knows. step_seconds: what a step of a job of so
+    many rows takes when it is alone, the best guess where nobody knows.
     """
 
     def __init__(
@@ -72,14 +110,17 @@ class BatchScheduler(Generic[Shape]):
         max_jobs: int,
         max_rows: Callable[[Shape], int] = lambda shape: 1 << 30,
         pass_seconds: Callable[[Shape, int], float] = lambda shape, rows: 0.0,
+        step_seconds: Callable[[Shape, int], float] = lambda shape, rows: 0.0,
     ) -> None:
         if max_jobs < 1:
             raise ValueError("max_jobs must be at least 1")
         self.max_jobs = max_jobs
         self._max_rows = max_rows
         self._pass_seconds = pass_seconds
+        self._step_seconds = step_seconds
+        self._estimates: dict[Shape, dict[int, float]] = {}
         self._jobs: dict[str, _Job[Shape]] = {}
-        self._waiting: dict[Shape, list[tuple[float, int, str]]] = {}
+        self._waiting: dict[Shape, list[Rank]] = {}
         self._row_steps: dict[Shape, int] = {}
         self._came = 0
 
@@ -97,12 +138,12 @@ class BatchScheduler(Generic[Shape]):
         shape: Shape,
         num_steps: int,
         *,
-        due: float = 0.0,
+        asked_at: float = 0.0,
         rows: int = 1,
         priority: Priority = Priority.INTERACTIVE,
-        step_seconds: float = 0.0,
+        deadline: float | None = None,
     ) -> None:
-        """Queue a job of `num_steps` steps, each of `step_seconds` when it is alone.
+        """Queue a job of `num_steps` steps that waits since `asked_at`, on the clock of `next_batch` and `deadline`.
 
         Raises ValueError when the id is taken or there is nothing to do.
         """
@@ -111,7 +152,10 @@ class BatchScheduler(Generic[Shape]):
         if num_steps < 1 or rows < 1:
             raise ValueError("num_steps and rows must be at least 1")
         self._came += 1
-        job = self._jobs[job_id] = _Job(shape, (due, self._came, job_id), rows, priority, num_steps, step_seconds)
+        claim = Claim(asked_at, priority, deadline)
+        job = self._jobs[job_id] = _Job(shape, claim, self._came, rows, priority, num_steps, num_steps)
+        self._estimates.setdefault(shape, {}).setdefault(rows, self._step_seconds(shape, rows))
+        job.rank = self._rank(job_id, job)
         bisect.insort(self._waiting.setdefault(shape, []), job.rank)
         self._row_steps[shape] = self._row_steps.get(shape, 0) + num_steps * rows
 
@@ -124,56 +168,91 @@ class BatchScheduler(Generic[Shape]):
         del ranks[bisect.bisect_left(ranks, job.rank)]
         self._row_steps[job.shape] -= job.steps_left * job.rows
         if not ranks:
-            del self._waiting[job.shape], self._row_steps[job.shape]
+            del self._waiting[job.shape], self._row_steps[job.shape], self._estimates[job.shape]
         return True
 
-    def promote(self, job_id: str, due: float, priority: Priority = Priority.INTERACTIVE) -> bool:
-        """Make a job due no later than `due`, of `priority` at least; False when it is not here. It keeps its steps."""
+    def promote(
+        self,
+        job_id: str,
+        asked_at: float,
+        priority: Priority = Priority.INTERACTIVE,
+        deadline: float | None = None,
+    ) -> bool:
+        """Let somebody join a job who asked then; it gets no later. False when it is not here. It keeps its steps."""
         job = self._jobs.get(job_id)
         if job is None:
             return False
+        ranks = self._waiting[job.shape]
+        del ranks[bisect.bisect_left(ranks, job.rank)]
         job.priority = min(job.priority, priority, key=PATIENCE.__getitem__)
-        if due < job.rank[0]:
-            ranks = self._waiting[job.shape]
-            del ranks[bisect.bisect_left(ranks, job.rank)]
-            job.rank = (due, *job.rank[1:])
-            bisect.insort(ranks, job.rank)
+        job.claim.join(asked_at, priority, deadline)
+        job.rank = self._rank(job_id, job)
+        bisect.insort(ranks, job.rank)
         return True
 
-    def next_batch(self, now: float) -> tuple[str, ...]:
-        """Return the jobs that advance together, `now` on the clock of `due`; empty when idle."""
-        if not self._waiting:
+    def next_batch(self, now: float, may_run: Callable[[str], bool] | None = None) -> tuple[str, ...]:
+        """Return the jobs that advance together, of those that `may_run` (None: all); empty when there is none.
+
+        now: on the clock of `asked_at`.
+        """
+        self._rank_anew()
+        waiting = self._waiting if may_run is None else self._those(may_run)
+        if not waiting:
             return ()
-        shapes = sorted(self._waiting, key=lambda shape: self._waiting[shape][0])
-        first = self._first(shapes[0])
-        batch = tuple(self._filling(shapes[0]))
-        if len(self) < self.max_jobs or now >= first.late_from:
+        shapes = sorted(waiting, key=lambda shape: waiting[shape][0])
+        first = self._jobs[waiting[shapes[0]][0][-1]]
+        batch = tuple(self._filling(shapes[0], waiting[shapes[0]]))
+        if len(self) < self.max_jobs or now >= self._late_from(first):
             return batch
         fullness = self._fullness(shapes[0], batch)
         for shape in shapes[1:_SHAPES_LOOKED_AT]:
-            if fullness < 1 and self._first(shape).priority is first.priority:
-                other = tuple(self._filling(shape))
+            ranks = waiting[shape]
+            if fullness < 1 and self._jobs[ranks[0][-1]].priority is first.priority:
+                other = tuple(self._filling(shape, ranks))
                 if (fuller := self._fullness(shape, other)) > fullness:
                     batch, fullness = other, fuller
         return batch
 
-    def _first(self, shape: Shape) -> _Job[Shape]:
-        return self._jobs[self._waiting[shape][0][2]]
+    def _those(self, may_run: Callable[[str], bool]) -> dict[Shape, list[Rank]]:
+        those = {shape: [rank for rank in ranks if may_run(rank[-1])] for shape, ranks in self._waiting.items()}
+        return {shape: ranks for shape, ranks in those.items() if ranks}
+
+    def _rank(self, job_id: str, job: _Job[Shape]) -> Rank:
+        alone = job.num_steps * self._estimates[job.shape][job.rows]
+        return (job.claim.due(alone), job.claim.asked_at, job.number, job_id)
+
+    def _rank_anew(self) -> None:
+        """Rank those jobs anew whose estimate has drifted: all of one kind at the same time."""
+        for shape, estimates in self._estimates.items():
+            new = {rows: self._step_seconds(shape, rows) for rows in estimates}
+            if any(drifted(estimates[rows], new[rows]) for rows in new):
+                self._estimates[shape] = new
+                jobs = [(rank[-1], self._jobs[rank[-1]]) for rank in self._waiting[shape]]
+                for job_id, job in jobs:
+                    job.rank = self._rank(job_id, job)
+                self._waiting[shape] = sorted(job.rank for _, job in jobs)
+
+    def _late_from(self, job: _Job[Shape]) -> float:
+        """Return when it must go first, to be done when it is due."""
+        return job.rank[0] - _IN_COMPANY * job.steps_left * self._estimates[job.shape][job.rows]
 
     def _fullness(self, shape: Shape, batch: Sequence[str]) -> float:
         rows = sum(self._jobs[job_id].rows for job_id in batch)
         return min(1.0, max(rows / self._max_rows(shape), len(batch) / self.max_jobs))
 
-    def _filling(self, shape: Shape) -> Iterator[str]:
+    def _filling(self, shape: Shape, ranks: Sequence[Rank]) -> Iterator[str]:
         """Yield the shape's first job and those after it that fit beside it."""
-        ranks = self._waiting[shape]
         max_rows, jobs, rows = self._max_rows(shape), 0, 0
-        with_warm_ups = self._first(shape).priority is Priority.WARM_UP
-        for _, _, job_id in ranks[: _LOOK_AHEAD * self.max_jobs]:
+        with_warm_ups = self._jobs[ranks[0][-1]].priority is Priority.WARM_UP
+        refused: set[int] = set()  # numbers of rows: what does not pay for one job must not pay for a later equal one
+        for *_, job_id in ranks[: _LOOK_AHEAD * self.max_jobs]:
             job = self._jobs[job_id]
             if jobs and (rows + job.rows > max_rows or (job.priority is Priority.WARM_UP and not with_warm_ups)):
                 continue
+            if job.rows in refused:
+                continue
             if jobs and len(self) < self.max_jobs and not self._pays(shape, jobs, rows, job.rows):
+                refused.add(job.rows)
                 continue
             yield job_id
             jobs, rows = jobs + 1, rows + job.rows

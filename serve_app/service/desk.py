@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serve_app.cache.detached import detached
-from serve_app.core import Progress, RenderEvent, Started
+from serve_app.core import Progress, RenderEvent, Retried, Started
 from serve_app.errors import EncoreError, Unavailable
 from serve_app.service.chores import Chore, Chores
 from serve_app.service.job import Job, Order, Page, unknown
@@ -26,6 +25,7 @@ from serve_app.service.landing import Landing, VideoFlight
 from serve_app.service.ledger import Ledger
 from serve_app.service.repeats import Mark
 from serve_app.service.sweeper import Sweeper
+from serve_app.steady import steady
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Desk:
         room: Callable[[], int],
         ended: Callable[[Job, Landing | None], None],
         chores: Sequence[Chore] = (),
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady,
     ) -> None:
         self._store = store
         self._board = board
@@ -255,7 +255,9 @@ class Desk:
             following.job = before.started(event.embedding)
         elif isinstance(event, Progress):
             following.job = before.at_step(event.step, event.total)
-        if following.job.status is not before.status:
+        elif isinstance(event, Retried):
+            following.job = replace(before, attempts=max(before.attempts, event.attempts))
+        if (following.job.status, following.job.attempts) != (before.status, before.attempts):
             following.job = replace(following.job, updated_at=self._clock())
             self._ledger.owe(following.job)
         if following.job != before:

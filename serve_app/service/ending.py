@@ -7,10 +7,17 @@ from typing import Any
 
 from serve_app.cache.flight import News
 from serve_app.core import Outcome
-from serve_app.errors import EncoreError, FingerprintMismatch, RenderCancelled, RenderFailed, Unavailable
+from serve_app.errors import (
+    EncoreError,
+    FingerprintMismatch,
+    RenderCancelled,
+    RenderCrashed,
+    RenderFailed,
+    Unavailable,
+)
 
 _KINDS: dict[str, type[EncoreError]] = {
-    kind.__name__: kind for kind in (RenderFailed, RenderCancelled, Unavailable, FingerprintMismatch)
+    kind.__name__: kind for kind in (RenderFailed, RenderCancelled, RenderCrashed, Unavailable, FingerprintMismatch)
 }
 
 

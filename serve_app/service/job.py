@@ -42,6 +42,8 @@ class Job:
     corrected: tuple[Correction, ...] = ()
     urgency: Urgency = field(default_factory=Urgency)
     tags: tuple[str, ...] = ()
+    attempts: int = 0
+    """How many renders of its video ended in the death of their process."""
 
     def started(self, embedding: str | None) -> Job:
         """Return this job with its render under way."""

@@ -36,25 +36,30 @@ from serve_app.cache.flight import (
     Verdict,
 )
 from serve_app.cache.remote import Stale
-from serve_app.core import Entry, Finished, Outcome, Progress, RenderEvent, Started, Urgency
+from serve_app.core import Entry, Finished, Outcome, Progress, RenderEvent, Retried, Started, Urgency
 from serve_app.errors import (
     EncoreError,
     FingerprintMismatch,
     RenderCancelled,
     RenderFailed,
+    ReplicaDied,
     TierError,
     TierFull,
     TierRefused,
     Unavailable,
 )
 from serve_app.service import ending
+from serve_app.service.attempts import MAX_ATTEMPTS, Attempts, backoff
+from serve_app.service.deaths import Deaths
 from serve_app.service.landing import Landing, VideoFlight
 from serve_app.telemetry import span
 
 logger = logging.getLogger(__name__)
 
-RETRIES = 2
-"""How often a render is asked for again when its replica died or left under it; the key makes that safe."""
+MISMATCHES = 10
+"""How often a render is asked for again when a replica with other weights got it (a rolling update)."""
+PATIENCE_SECONDS = 30.0
+"""How long requests that hold a connection wait while no replica takes their render; jobs wait on."""
 CANCELS = 10
 """How often a render may be cancelled under somebody who waits: by a lost lease, or in the moment that he came."""
 
@@ -70,13 +75,18 @@ class Ticket:
     """
 
     urgency: Callable[[], Urgency]
-    render: Callable[[int | None], AsyncIterator[RenderEvent]]
+    render: Callable[[int | None, int], AsyncIterator[RenderEvent]]
+    """Takes the token, and how many attempts ended in the death of their process."""
     promote: Callable[[Urgency], None]
     not_before: int = 0
     """Since when a flight must have been begun to be joined, in microseconds as tokens are."""
     stale: Stale | None = None
     """Whether a video is no answer, by the invalidations that were known when it was asked for."""
     ttl: Callable[[], float | None] = lambda: None
+    begun_after: Callable[[], int] = lambda: 0
+    """The least that a token may be which is begun now: whatever this process has heard of was before."""
+    attempts: Callable[[], int] = lambda: 0
+    """How many attempts ended in a death, as far as the records of the jobs know that wait for it."""
 
 
 class Passage:
@@ -89,6 +99,8 @@ class Passage:
         flight: VideoFlight,
         cache: TieredCache,
         records: FlightRecords | None,
+        attempts: Attempts | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._key = key
@@ -105,7 +117,11 @@ class Passage:
         self._token: int | None = None
         self._taken = False
         self._given_up: int | None = None
+        self._deaths = Deaths(key, attempts, max_attempts)
         self._tries = 0
+        self._failures = 0
+        self._failing_since: float | None = None
+        self._mismatches = 0
         self._cancels = 0
         self._outdated = 0
         self._idle_since: float | None = None
@@ -113,6 +129,7 @@ class Passage:
         self._told = (-1, "")
         self._heard_at: float | None = None
         self._wanted: Urgency | None = None
+        self._look_in = POLL_SECONDS
 
     async def travel(self) -> Landing:
         """Return how the flight landed; raises what the render raised, wherever it ran."""
@@ -171,10 +188,12 @@ class Passage:
                         self._ticket.urgency(),
                         given_up=self._given_up,
                         lead=self._would_lead(),
+                        not_before=self._ticket.begun_after(),
                     )
         except TierError as error:
             return await self._without_records(error)
         self._heard_at = self._clock()
+        self._look_in = POLL_SECONDS
         match boarded:
             case Found():
                 return await self._found(boarded, time.perf_counter() - began)
@@ -183,6 +202,7 @@ class Passage:
             case Joined(news) if news.token < self._ticket.not_before:
                 self._give_up(news.token)
             case Joined():
+                self._look_in = min(POLL_SECONDS, max(0.0, boarded.expires_in) + 0.001)
                 await self._follow(records, boarded.news)
             case Idle():
                 self._idle_since = self._idle_since or self._clock()
@@ -197,6 +217,7 @@ class Passage:
         Where clocks disagree on what was first it takes turns, until they agree, at the pace of looks.
         """
         self._given_up = token
+        self._deaths.forgive()
         self._outdated += 1
         if self._outdated <= OUTDATED:
             self._wake.set()
@@ -326,17 +347,33 @@ class Passage:
             if token is not None and self._records is not None:
                 await self._land(self._records, token, entry, outcome)
             return Landing(entry, outcome, None, True)
+        attempts = await self._settle()
         embedding = None
-        rendering = cast(AsyncGenerator[RenderEvent, None], self._ticket.render(token))
+        rendering = cast(AsyncGenerator[RenderEvent, None], self._ticket.render(token, attempts))
         async with aclosing(rendering) as events:
             async for event in events:
                 self._taken = True
                 self._flight.publish(event)
                 if isinstance(event, Started):
                     embedding = event.embedding
+                elif isinstance(event, Progress):
+                    self._deaths.running = True
+                    self._failures, self._failing_since = 0, None
                 elif isinstance(event, Finished):
+                    await self._deaths.survived()
                     return Landing(event.entry, event.outcome, embedding, bool(event.stored))
         raise RenderFailed("The renderer ended without a video.")
+
+    async def _settle(self) -> int:
+        """Return how many attempts ended in a death, after a pause that grows with them; raises RenderCrashed.
+
+        Meanwhile the lease is ours, so nobody else is in a hurry to try.
+        """
+        attempts = await self._deaths.settle(self._ticket.attempts())
+        if attempts:
+            self._flight.publish(Retried(attempts))
+        await asyncio.sleep(max(backoff(attempts), backoff(self._failures - 1)))
+        return attempts
 
     async def _land(self, records: FlightRecords, token: int, entry: Entry, outcome: Outcome) -> None:
         frame = self._cache.pack(entry)
@@ -353,7 +390,7 @@ class Passage:
         if self._work is not None and (self._token is None or (self._taken and not self._flight.waiters)):
             await self._until_woken(None)
         else:
-            await self._until_woken(POLL_SECONDS)
+            await self._until_woken(self._look_in)
         self._wake.clear()
 
     async def _until_woken(self, seconds: float | None) -> None:
@@ -374,11 +411,13 @@ class Passage:
             return work.result()
         except (Unavailable, FingerprintMismatch) as error:
             self._tries += 1
-            if self._tries > RETRIES:
+            self._mismatches += isinstance(error, FingerprintMismatch)
+            if self._mismatches > MISMATCHES:
                 await self._fail(error)
                 raise
-            logger.warning("render attempt %d of %s failed: %s", self._tries, self._key, error)
-            await asyncio.sleep(self._tries - 1)
+            if isinstance(error, ReplicaDied):
+                await self._deaths.died(unrecorded=self._token is None)
+            self._try_again(error)
         except RenderCancelled:  # by the last waiter of another process, or because the lease was lost
             self._cancels += 1
             if not self._flight.waiters or self._cancels > (1 if self._token is None else CANCELS):
@@ -391,6 +430,18 @@ class Passage:
             raise
         self._given_up = self._token
         return None
+
+    def _try_again(self, error: EncoreError) -> None:
+        """Ask another replica, ever later; who holds a connection is told when that has gone on for long."""
+        logger.warning("render of %s failed (%d in a row): %s", self._key, self._failures + 1, error)
+        self._failures += 1
+        now = self._clock()
+        self._failing_since = now if self._failing_since is None else self._failing_since
+        if now - self._failing_since >= PATIENCE_SECONDS:
+            waited = round(now - self._failing_since)
+            self._flight.dismiss(
+                Unavailable(f"No replica could render this video for {waited} s; try again in 10 s.", retry_after=10)
+            )
 
     async def _fail(self, error: EncoreError) -> None:
         with suppress(TierError):

@@ -7,7 +7,6 @@ thousands of prompts without a server. Only an image takes time, to be decoded a
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -21,6 +20,7 @@ from serve_app.prompt.prompt import Change, Normalised, Normaliser
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest, resolve
 from serve_app.schema.resolve import no_such_model
+from serve_app.steady import steady
 
 KEPT_PROMPTS = 4_096
 """Normal forms kept in memory: most prompts come again letter by letter, and looking one up costs nothing."""
@@ -73,7 +73,7 @@ class Planner:
         max_image_pixels: int = MAX_PIXELS,
         normaliser: Normaliser | None = None,
         negative_prompt: str | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady,
     ) -> None:
         self._family = family
         self._normaliser = normaliser or Normaliser(family.card.prompt_rules)

@@ -25,6 +25,8 @@ from serve_app.engine.engine import Rendering, StepEngine
 from serve_app.errors import CorruptEntry, FingerprintMismatch, RenderCancelled, RenderFailed, TierError
 from serve_app.media.first_frame import pixels_of
 from serve_app.service import ending
+from serve_app.service.attempt import Attempt
+from serve_app.service.attempts import Attempts, End
 from serve_app.service.embedding import PromptEmbeds
 from serve_app.service.keeper import Keeper
 from serve_app.service.latents import LatentsCache
@@ -39,7 +41,8 @@ RenderFlight = Flight[Finished, RenderEvent]
 class RenderWorker:
     """Renders on `engine` and hands frames to `finish`; refuses keys made for other weights.
 
-    Without `latents` every video that no tier has is denoised; with `flights` those with a token are kept alive there.
+    Without `latents` every video that no tier has is denoised; with `flights` those with a token are kept alive there,
+    with `attempts` each is recorded there before its risky part begins.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class RenderWorker:
         model_fingerprint: str,
         latents: LatentsCache | None = None,
         flights: FlightRecords | None = None,
+        attempts: Attempts | None = None,
     ) -> None:
         self._engine = engine
+        self._attempts = attempts
         self._finish = finish
         self._latents = latents
         self._model_fingerprint = model_fingerprint
@@ -125,22 +130,32 @@ class RenderWorker:
         flight.task.add_done_callback(end)
 
     async def _carry(self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight) -> Finished:
+        key = request.keys.video
         flight.publish(Started(embeds.embedding))
+        attempt, end = Attempt(self._engine.isolation, self._attempts, key), End.KEPT
         try:
-            return await self._made(request, embeds, flight)
+            async with self._engine.isolation.entered(key, request.attempts):
+                finished = await self._made(request, embeds, flight, attempt)
+            end = End.DONE
+            return finished
         except RenderCancelled:
             raise
         except RenderFailed as error:  # told to all who wait, wherever they do
-            if self._records is not None and (keeper := self._keepers.get(request.keys.video)):
+            end = End.DONE
+            if self._records is not None and (keeper := self._keepers.get(key)):
                 with suppress(TierError):
-                    await self._records.fail(request.keys.video, keeper.token, ending.failed(error))
+                    await self._records.fail(key, keeper.token, ending.failed(error))
             raise
+        finally:
+            await attempt.close(end)
 
-    async def _made(self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight) -> Finished:
-        rendering = await self._from_latents(request)
+    async def _made(
+        self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight, attempt: Attempt
+    ) -> Finished:
+        rendering = await self._from_latents(request, attempt)
         if rendering is not None:
             return await self._finished(request, rendering, Outcome.LATENTS)
-        rendering = await self._denoised(request, embeds, flight)
+        rendering = await self._denoised(request, embeds, flight, attempt)
         finished = await self._finished(request, rendering, Outcome.RENDERED)
         if self._latents is not None:
             self._latents.keep(
@@ -148,12 +163,13 @@ class RenderWorker:
             )
         return finished
 
-    async def _from_latents(self, request: RenderRequest) -> Rendering | None:
+    async def _from_latents(self, request: RenderRequest, attempt: Attempt) -> Rendering | None:
         """Decode kept latents; None when there are none, or none that fit or decode."""
         key = request.keys.latents
         latents = None if self._latents is None else await self._latents.find(key, request=request)
         if self._latents is None or latents is None:
             return None
+        await attempt.admitted()
         try:
             return await self._engine.decode(request.keys.video, request.spec, latents)
         except (ValueError, RenderFailed) as error:
@@ -161,7 +177,9 @@ class RenderWorker:
             await self._latents.drop(key)
             return None
 
-    async def _denoised(self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight) -> Rendering:
+    async def _denoised(
+        self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight, attempt: Attempt
+    ) -> Rendering:
         return await self._engine.render(
             request.keys.video,
             request.spec,
@@ -170,10 +188,11 @@ class RenderWorker:
             lambda step, total: flight.publish(Progress(step, total)),
             urgency=request.urgency,
             asked_at=request.asked_at,
-            first_frame=await self._first_frame(request),
+            first_frame=await self._first_frame(request, attempt),
+            on_begin=attempt.begin,
         )
 
-    async def _first_frame(self, request: RenderRequest) -> Tensor | None:
+    async def _first_frame(self, request: RenderRequest, attempt: Attempt) -> Tensor | None:
         """Return the latents of the image that the video starts from, None when it starts from text."""
         spec = request.spec
         if not spec.input_reference:
@@ -184,6 +203,7 @@ class RenderWorker:
             )
         except CorruptEntry as error:
             raise RenderFailed("The image of this video did not arrive whole; send it again.") from error
+        await attempt.admitted()
         return await self._engine.encode_image(pixels)
 
     async def _finished(self, request: RenderRequest, rendering: Rendering, outcome: Outcome) -> Finished:

@@ -25,6 +25,7 @@ from serve_app.media.variant import Variant
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest
 from serve_app.schema.invalidation import InvalidationRequest
+from serve_app.service.attempts import MAX_ATTEMPTS, Attempts
 from serve_app.service.chores import Chore
 from serve_app.service.desk import Desk
 from serve_app.service.events import JobEvent, Position, Storyteller
@@ -41,6 +42,7 @@ from serve_app.service.repeats import FIRST, Attempt, Mark, mark_of
 from serve_app.service.source import VideoSource
 from serve_app.service.warm import Warming
 from serve_app.service.warm_ups import MemoryWarmUps, WarmStore
+from serve_app.steady import steady
 from serve_app.telemetry import Answered, Telemetry
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -56,6 +58,7 @@ class Limits:
     linger_seconds: float = 30.0
     job_ttl_seconds: float = 7 * 86_400
     warm_up_renders: int = 8
+    max_attempts: int = MAX_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ class VideoService:
     flights: the cluster's flight records; without them this router is alone. builder: keeps L3's Bloom filter built.
     rules: keeps the invalidations that the caches know; without it only routers that are told by their peers know of
     one. sweeper: deletes what they cover. images: keeps what unfinished jobs start from, as durably as `jobs` does.
-    chores: what else is to be done for the records now and then. close_records: called when nothing asks them any more.
+    attempts: counts renders that ended in the death of their process, as durably too. chores: what else is to be done
+    for the records now and then. close_records: called when nothing asks them any more.
     """
 
     def __init__(
@@ -98,10 +102,11 @@ class VideoService:
         sweeper: RuleSweeper | None = None,
         warm_ups: WarmStore | None = None,
         images: ImageStore | None = None,
+        attempts: Attempts | None = None,
         chores: Sequence[Chore] = (),
         close_records: Chore | None = None,
         limits: Limits | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady,
     ) -> None:
         self.planner = planner
         self._planning = Planning(planner)
@@ -125,6 +130,9 @@ class VideoService:
             linger_seconds=self._limits.linger_seconds,
             flights=flights,
             find_image=self._images.find,
+            attempts=attempts,
+            max_attempts=self._limits.max_attempts,
+            clock=clock,
         )
         self._invalidator = Invalidator(
             rules or RuleKeeper(cache.rules), planner, cache, renderer, peers, latents=latents, sweeper=sweeper
@@ -167,7 +175,8 @@ class VideoService:
     async def generate(self, request: VideoRequest) -> Answer:
         """Return the video that `request` means, from wherever it comes soonest.
 
-        Raises Busy over the limits, RenderFailed, and what planning raises (Unprocessable, NotFound).
+        Raises Busy over the limits, RenderFailed, Unavailable when nobody could render it for long, and what planning
+        raises (Unprocessable, NotFound).
         """
         began = time.perf_counter()
         plan = await self._planning.plan(request)
@@ -184,7 +193,7 @@ class VideoService:
                 return self._answer(plan, found, True, began)
             labels = self._invalidator.labels(plan)
             flight, led = self._source.board(plan.spec, plan.keys, plan.urgency, labels=labels, image=plan.image)
-            landing = await flight.wait()
+            landing = await flight.wait_impatiently()
         except Exception:
             self._outcomes["failed"] += 1
             self._telemetry.emit(Answered("failed", time.perf_counter() - began, 0))
@@ -348,7 +357,15 @@ class VideoService:
     def _board_job(self, job: Job) -> tuple[VideoFlight, bool]:
         labels = self._invalidator.labels_of(job.spec, job.keys, job.tags)
         image = self._images.take(job)
-        return self._source.board(job.spec, job.keys, job.urgency, asked_at=job.created_at, labels=labels, image=image)
+        return self._source.board(
+            job.spec,
+            job.keys,
+            job.urgency,
+            asked_at=job.created_at,
+            labels=labels,
+            image=image,
+            attempts=job.attempts,
+        )
 
     def _board_warm_up(self, plan: Plan, ttl: float) -> tuple[VideoFlight, bool]:
         labels = self._invalidator.labels(plan)

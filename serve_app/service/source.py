@@ -33,9 +33,11 @@ from serve_app.core import (
     VideoSpec,
 )
 from serve_app.errors import Busy
+from serve_app.service.attempts import MAX_ATTEMPTS, Attempts, MemoryAttempts
 from serve_app.service.cost import Cost
 from serve_app.service.landing import Landing, Renderer, VideoFlight
 from serve_app.service.passage import Passage, Ticket
+from serve_app.steady import steady
 from serve_app.telemetry import span
 
 FindImage = Callable[[VideoSpec], Awaitable[bytes]]
@@ -47,6 +49,8 @@ class VideoSource:
     """The flights of one router over its cache and its renderer; without `flights` it knows of no other router.
 
     find_image: returns the first frame of a job that came without it, because another process had accepted the job.
+    attempts: those of all processes; without, this one counts. max_attempts: so many deaths end a render for good.
+    clock: Unix seconds that never go back, by which requests keep their order.
     """
 
     def __init__(
@@ -59,6 +63,9 @@ class VideoSource:
         linger_seconds: float,
         flights: FlightRecords | None = None,
         find_image: FindImage | None = None,
+        attempts: Attempts | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
+        clock: Callable[[], float] = steady,
     ) -> None:
         self._cache = cache
         self._find_image = find_image
@@ -66,6 +73,10 @@ class VideoSource:
         self._model_fingerprint = model_fingerprint
         self._max_queued = max_queued
         self._records = flights
+        self._attempts: Attempts = attempts or MemoryAttempts()
+        self._max_attempts = max_attempts
+        self._clock = clock
+        self._known_attempts: dict[VideoFlight, int] = {}
         self._flights: Flights[Landing, RenderEvent] = Flights(linger_seconds)
         self._passages: dict[VideoFlight, Passage] = {}
         self._urgency: dict[VideoFlight, Urgency] = {}
@@ -105,22 +116,30 @@ class VideoSource:
         labels: tuple[str, ...] = (),
         ttl: float | None = None,
         image: bytes | None = None,
+        attempts: int = 0,
     ) -> tuple[VideoFlight, bool]:
         """Return the flight of a video and whether this call started it; a flight hurries for whoever joins it.
 
         asked_at: Unix seconds, when this was first asked for (absent: now); an adopted job keeps its place in queues.
         labels: what invalidations may choose the video by. ttl: seconds that L2 keeps a video of this flight which
         nobody but a warm-up asked for. image: the first frame that the spec names, where the caller has it; one of
-        those on a flight is enough.
+        those on a flight is enough. attempts: how many ended in a death, as a job's record says.
         """
         request = RenderRequest(
-            spec, keys, self._model_fingerprint, asked_at=asked_at or time.time(), labels=labels, ttl=ttl
+            spec,
+            keys,
+            self._model_fingerprint,
+            asked_at=min(self._clock(), asked_at or self._clock()),  # another router's clock may be ahead
+            labels=labels,
+            ttl=ttl,
         )
         flight, led = self._flights.board(keys.video, lambda flight: self._carry(request, flight))
         before = self._urgency.get(flight, urgency)
         self._urgency[flight] = before.joined(urgency)
         if image is not None:
             self._images[flight] = image
+        if attempts > self._known_attempts.get(flight, 0):
+            self._known_attempts[flight] = attempts
         if led:
             self._labels[flight] = labels
             flight.task.add_done_callback(lambda _: self._forget(flight))
@@ -139,6 +158,7 @@ class VideoSource:
     def _forget(self, flight: VideoFlight) -> None:
         del self._urgency[flight], self._labels[flight]
         self._images.pop(flight, None)
+        self._known_attempts.pop(flight, None)
 
     def _invalidated(self, rules: tuple[Rule, ...]) -> None:
         """Let nobody join a flight any more that a new rule is about, or may be: its video's tags are its leader's."""
@@ -166,7 +186,15 @@ class VideoSource:
                     entry = await self._store(entry)
                 return Landing(entry, Outcome.L1, None, _is_stored(entry))
             began = time.perf_counter()
-            passage = Passage(keys.video, self._ticket(request, flight), flight, self._cache, self._records)
+            passage = Passage(
+                keys.video,
+                self._ticket(request, flight),
+                flight,
+                self._cache,
+                self._records,
+                self._attempts,
+                self._max_attempts,
+            )
             self._passages[flight] = passage
             try:
                 landing = await passage.travel()
@@ -188,7 +216,7 @@ class VideoSource:
 
         return Ticket(
             urgency=lambda: self._urgency[flight],
-            render=lambda token: self._render(
+            render=lambda token, attempts: self._render(
                 replace(
                     request,
                     urgency=self._urgency[flight],
@@ -196,12 +224,15 @@ class VideoSource:
                     begun_at=max(token or rules.clock.now(), not_before),
                     ttl=ttl(),
                     image=self._images.get(flight),
+                    attempts=attempts,
                 )
             ),
             promote=lambda urgency: self._renderer.promote(request.keys.video, urgency),
             ttl=ttl,
             not_before=not_before,
             stale=lambda entry: known.covers(self._cache.kind, entry),
+            begun_after=lambda: max(not_before, rules.clock.heard_of()),
+            attempts=lambda: self._known_attempts.get(flight, 0),
         )
 
     def _render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:

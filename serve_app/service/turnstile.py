@@ -2,7 +2,8 @@
 
 Replicas take about two batches each and no more, so what waits beyond that waits here, where a later but more urgent
 request can pass it and a new replica finds it. The one that is let through stays alone until a replica has taken it;
-so at most one request per router is out of order.
+so at most one request per router is out of order. All that wait are judged by one estimate of what work takes, so equal
+requests go in the order they were asked for, whatever it does.
 """
 
 from __future__ import annotations
@@ -14,13 +15,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from serve_app.core import Priority
+from serve_app.engine.scheduler import Claim, drifted
+
 
 @dataclass(slots=True)
 class Turn:
     """One request's place in the queue, and once it is through, the right to be alone there until `taken`."""
 
     key: str
-    rank: tuple[float, int]
+    claim: Claim
+    work: float
+    number: int
+    rank: tuple[float, float, int] = (0.0, 0.0, 0)
     _through: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -30,15 +37,36 @@ class Turnstile:
     def __init__(self) -> None:
         self._waiting: list[Turn] = []
         self._out: Turn | None = None
+        self._seconds_per_work = 0.0
         self._came = itertools.count()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def reckon(self, seconds_per_work: float) -> None:
+        """Judge what waits by this estimate from now on."""
+        if drifted(self._seconds_per_work, seconds_per_work):
+            self._seconds_per_work = seconds_per_work
+            for turn in self._waiting:
+                turn.rank = self._rank(turn)
+            self._waiting.sort(key=_rank)
+
     @asynccontextmanager
-    async def turn(self, key: str, due: float) -> AsyncIterator[Turn]:
-        """Wait for this request's turn; leaving the block, or `taken`, lets the next one through."""
-        turn = Turn(key, (due, next(self._came)))
+    async def turn(
+        self,
+        key: str,
+        asked_at: float,
+        *,
+        priority: Priority = Priority.INTERACTIVE,
+        deadline: float | None = None,
+        work: float = 0.0,
+    ) -> AsyncIterator[Turn]:
+        """Wait for this request's turn; leaving the block, or `taken`, lets the next one through.
+
+        asked_at and deadline are on one clock, `work` is in the unit that `reckon` is told of.
+        """
+        turn = Turn(key, Claim(asked_at, priority, deadline), work, next(self._came))
+        turn.rank = self._rank(turn)
         bisect.insort(self._waiting, turn, key=_rank)
         self._let_through()
         try:
@@ -53,16 +81,24 @@ class Turnstile:
             self._out = None
             self._let_through()
 
-    def promote(self, key: str, due: float) -> bool:
-        """Make a waiting request due no later than `due`; False when it does not wait here."""
+    def promote(
+        self,
+        key: str,
+        asked_at: float,
+        priority: Priority = Priority.INTERACTIVE,
+        deadline: float | None = None,
+    ) -> bool:
+        """Let somebody join a waiting request who asked then; it gets no later. False when it does not wait here."""
         turn = next((turn for turn in self._waiting if turn.key == key), None)
         if turn is None:
             return False
-        if due < turn.rank[0]:
-            self._waiting.remove(turn)
-            turn.rank = (due, turn.rank[1])
-            bisect.insort(self._waiting, turn, key=_rank)
+        turn.claim.join(asked_at, priority, deadline)
+        turn.rank = self._rank(turn)
+        self._waiting.sort(key=_rank)
         return True
+
+    def _rank(self, turn: Turn) -> tuple[float, float, int]:
+        return (turn.claim.due(turn.work * self._seconds_per_work), turn.claim.asked_at, turn.number)
 
     def _leave(self, turn: Turn) -> None:
         if turn in self._waiting:
@@ -77,5 +113,5 @@ class Turnstile:
                 self._out = first
 
 
-def _rank(turn: Turn) -> tuple[float, int]:
+def _rank(turn: Turn) -> tuple[float, float, int]:
     return turn.rank

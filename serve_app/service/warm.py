@@ -29,6 +29,7 @@ from serve_app.service.source import VideoSource
 from serve_app.service.sweeper import Sweeper
 from serve_app.service.warm_up import ERRORS_KEPT, Estimate, Held, ItemError, WarmStatus, WarmUp
 from serve_app.service.warm_ups import WarmStore, Written
+from serve_app.steady import steady
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Warming:
         *,
         concurrency: int,
         keep_seconds: float,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady,
         timer: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:

@@ -45,6 +45,7 @@ from serve_app.service.landing import Peers, Renderer
 from serve_app.service.old_records import OldRecords
 from serve_app.service.plan import Planner
 from serve_app.service.records_server import RecordsServer, same_server
+from serve_app.service.redis_attempts import RedisAttempts
 from serve_app.service.redis_images import RedisImages
 from serve_app.service.redis_jobs import RedisJobs
 from serve_app.service.redis_warm_ups import RedisWarmUps
@@ -69,6 +70,8 @@ class SharedTiers:
     l3: ObjectStore | None
     circuits: Mapping[str, Circuit]
     bloom: BloomFilter | None = None
+    records: RedisTier | None = None
+    """Where what was accepted is kept; `l2` unless it has a server of its own (`jobs_url`)."""
 
 
 def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
@@ -96,7 +99,11 @@ def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
             timeout=settings.l3_timeout_seconds,
         )
     circuits = {"l2": _circuit("l2", l2, settings, telemetry), "l3": Circuit("l3", telemetry)}
-    return SharedTiers(l2, l3, circuits, _open_bloom(settings, l2, l3, circuits["l2"]))
+    records, circuits["jobs"] = l2, circuits["l2"]
+    if settings.jobs_url not in (None, settings.redis_url):
+        records = _open_redis(settings.jobs_url, settings)
+        circuits["jobs"] = _circuit("jobs", records, settings, telemetry)
+    return SharedTiers(l2, l3, circuits, _open_bloom(settings, l2, l3, circuits["l2"]), records)
 
 
 def require_own_stores(settings: Settings) -> None:
@@ -115,7 +122,7 @@ async def _require_own_stores(settings: Settings) -> None:
     except TierError as error:
         logger.warning("whose store L3 is could not be asked at the start: %s", error.message)
         return
-    stores: list[MarkedStore] = [each for each in (tiers.l2, tiers.l3) if isinstance(each, MarkedStore)]
+    stores: list[MarkedStore] = [each for each in (tiers.l2, tiers.records, tiers.l3) if isinstance(each, MarkedStore)]
     try:
         for store in stores:
             try:
@@ -127,8 +134,9 @@ async def _require_own_stores(settings: Settings) -> None:
                 logger.warning("%s could not be asked at the start whose it is: %s", store.where, error)
     finally:
         with suppress(TierError, TimeoutError):
-            if tiers.l2 is not None:
-                await tiers.l2.close()
+            for redis in (tiers.l2, tiers.records):
+                if redis is not None:
+                    await redis.close()
             if tiers.l3 is not None:
                 await tiers.l3.aclose()
 
@@ -169,17 +177,15 @@ def open_records(settings: Settings, tiers: SharedTiers, telemetry: Telemetry) -
     Raises InvalidRequest when the server answers and says that it would evict them.
     """
     url, setting = settings.jobs_url or settings.redis_url, "jobs_url" if settings.jobs_url else "redis_url"
-    if url is None:
+    redis = tiers.records
+    if url is None or redis is None:
         jobs = MemoryJobs(
             settings.jobs_max_count, max_bytes=settings.jobs_max_bytes, tombstone_seconds=settings.job_ttl_seconds
         )
         return Records(jobs, MemoryImages(settings.jobs_max_bytes), MemoryWarmUps())
     server = RecordsServer(url, setting, settings.redis_timeout_seconds)
     server.check_at_start()
-    with_l2 = tiers.l2 is not None and url == settings.redis_url
-    redis = tiers.l2 if tiers.l2 is not None and with_l2 else _open_redis(url, settings)
-    circuit = tiers.circuits["l2"] if with_l2 else _circuit("jobs", redis, settings, telemetry)
-    return _redis_records(settings, tiers, telemetry, redis, circuit, server)
+    return _redis_records(settings, tiers, telemetry, redis, tiers.circuits["jobs"], server)
 
 
 def _redis_records(
@@ -293,6 +299,15 @@ def open_flights(settings: Settings, tiers: SharedTiers) -> RedisFlights | None:
     )
 
 
+def open_attempts(settings: Settings, tiers: SharedTiers, telemetry: Telemetry) -> RedisAttempts | None:
+    """Return the count of renders that ended in a death, beside the job records; None without a Redis."""
+    if tiers.records is None:
+        return None
+    return RedisAttempts(
+        tiers.records, secret=settings.secret_bytes, telemetry=telemetry, circuit=tiers.circuits["jobs"]
+    )
+
+
 def open_builder(tiers: SharedTiers) -> BloomBuilder | None:
     """Return what keeps the filter over L3 built, where there is one."""
     if tiers.bloom is None or tiers.l2 is None or tiers.l3 is None:
@@ -371,6 +386,7 @@ def open_service(
         sweeper=open_sweeper(settings, rules, tiers),
         warm_ups=records.warm_ups,
         images=records.images,
+        attempts=open_attempts(settings, tiers, telemetry),
         chores=records.chores,
         close_records=records.aclose,
         limits=Limits(
@@ -379,6 +395,7 @@ def open_service(
             linger_seconds=settings.linger_seconds,
             job_ttl_seconds=settings.job_ttl_seconds,
             warm_up_renders=settings.warm_up_renders,
+            max_attempts=settings.max_attempts,
         ),
     )
 

@@ -1,11 +1,14 @@
 -- Add invalidations; of one label the one with the later `before` stays. Each is a field of the hash: 'kind before at'.
 -- KEYS: rules (hash by label), epoch, the labels of what was asked for with the tag that is invalidated (a set; nobody's
---   when it is no tag). ARGV: now ('' for the server's clock), channel, and for each rule: label,
---   kind, before, at; without `before` it is now less `at`, its age. Times of rules are microseconds.
+--   when it is no tag), the clock. ARGV: now ('' for the server's clock), channel, the time by all that the caller has heard
+--   of (0: nothing), and for each rule: label, kind, before, at; without `before` it is now less `at`, its age. Times of rules are microseconds.
 -- Returns {epoch, now, {label, kind, before, at, ...}, left} with what was added, up to 500 of the set's members as rules
 --   of their own among it, and how many of those are left: then the caller comes again.
-local now, micros = time_of(ARGV[1])
-now = now * 1000 + micros
+local now, behind = time_after(ARGV[1], KEYS[4], ARGV[3])
+if behind then
+  now = now + 1000000  -- later than whatever began anywhere before this
+  redis.call('SET', KEYS[4], string.format('%.0f', now))
+end
 local added = {}
 local function add(label, kind, before, at)
   local known = redis.call('HGET', KEYS[1], label)
@@ -18,7 +21,7 @@ local function add(label, kind, before, at)
     added[#added + 1] = field
   end
 end
-for first = 3, #ARGV, 4 do
+for first = 4, #ARGV, 4 do
   local before, at = tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3])
   if before then
     add(ARGV[first], ARGV[first + 1], before, at)

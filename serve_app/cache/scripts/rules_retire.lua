@@ -1,7 +1,7 @@
 -- Forget invalidations by which nothing is covered any more, unless a newer one has taken a label.
--- KEYS: rules (hash by label), epoch, sweeps (hash by label). ARGV: now ('' for the server's clock), channel, then for each
+-- KEYS: rules (hash by label), epoch, sweeps (hash by label), the clock. ARGV: now ('' for the server's clock), channel, then for each
 --   rule its label and its field. Returns how many were forgotten.
-local now, micros = time_of(ARGV[1])
+local now = time_after(ARGV[1], KEYS[4], '0')
 local count = 0
 for first = 3, #ARGV, 2 do
   if redis.call('HGET', KEYS[1], ARGV[first]) == ARGV[first + 1] then
@@ -11,7 +11,7 @@ for first = 3, #ARGV, 2 do
   end
 end
 if count > 0 then
-  local epoch = math.max(tonumber(redis.call('GET', KEYS[2]) or '0') + 1, now * 1000 + micros)
+  local epoch = math.max(tonumber(redis.call('GET', KEYS[2]) or '0') + 1, now)
   redis.call('SET', KEYS[2], string.format('%.0f', epoch))
   redis.call('PUBLISH', ARGV[2], string.format('%.0f', epoch))
 end

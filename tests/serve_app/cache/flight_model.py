@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from serve_app.cache.flight import (
     LEASE_SECONDS,
@@ -31,6 +31,7 @@ from serve_app.cache.flight import (
     rank,
 )
 from serve_app.cache.redis import WEEK
+from serve_app.cache.silence import Elapsed, Silence
 from serve_app.core import Urgency
 
 T = TypeVar("T")
@@ -42,7 +43,10 @@ def milliseconds(seconds: float) -> int:
 
 @dataclass
 class Record:
-    """One flight; `until` is when its lease ends, `abandoned` since when nobody waits (0: for ever)."""
+    """One flight; `until` grows with each heartbeat, `age` is for how long its holders have been at work.
+
+    `abandoned` is the age since when nobody waits (0: for ever, -1: since the next heartbeat).
+    """
 
     token: int
     state: State
@@ -51,9 +55,15 @@ class Record:
     embedding: str = ""
     detail: str = ""
     until: int = 0
+    age: int = 0
     abandoned: int | None = None
     priority: int | None = None
     deadline: int | None = None
+
+    @property
+    def version(self) -> bytes:
+        """What an observer remembers."""
+        return f"{self.token}:{self.until}".encode()
 
     def news(self) -> News:
         return News(self.token, self.state, self.step, self.total, self.embedding, self.detail)
@@ -85,7 +95,15 @@ class FlightModel:
     lives: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
     def board(
-        self, now: int, key: str, waiter: str, urgency: Urgency, given_up: int | None, lead: bool = True
+        self,
+        now: int,
+        key: str,
+        waiter: str,
+        urgency: Urgency,
+        given_up: int | None,
+        lead: bool = True,
+        silent: bytes | None = None,
+        not_before: int = 0,
     ) -> Boarded:
         """Value, flight to follow, end of the flight this waiter was on, or the lease, in this order."""
         record = self.records.get(key)
@@ -93,7 +111,7 @@ class FlightModel:
             self._keep("value", key, now, WEEK)
             self._forget(key, waiter)
             return Found(self.values[key], record.news() if record else None)
-        if record is not None and record.state.in_the_air and record.until > now and record.token != given_up:
+        if record is not None and record.state.in_the_air and record.version != silent and record.token != given_up:
             self._wait_here(now, key, waiter, urgency, record)
             return Joined(record.news())
         if record is not None and record.state in (State.LANDED, State.FAILED) and self._forget(key, waiter):
@@ -102,20 +120,22 @@ class FlightModel:
             if record is None or record.state.in_the_air:
                 self._wait_here(now, key, waiter, urgency, record)
             return Idle()
-        token = max(now * 1000, (record.token if record else 0) + 1)
+        token = max(now * 1000, (record.token if record else 0) + 1, not_before)
+        self.waiters[key] = dict.fromkeys(self.waiting(key), 0)
         self.records[key] = record = Record(token, State.WAITING, until=now + milliseconds(self.lease_seconds))
         self._keep("record", key, now, self.lease_seconds + self._kept())
         self._wait_here(now, key, waiter, urgency, record)
         return Leading(token)
 
-    def beat(self, now: int, key: str, token: int, news: News) -> Beat:
+    def beat(self, now: int, key: str, token: int, news: News, elapsed: int = 0) -> Beat:
         """Only the token on record is held; without a record whoever beats takes its place."""
         record = self.records.get(key)
         if record is not None and record.token != token:
             return Beat(Verdict.LOST)
         if record is not None and not record.state.in_the_air:
             return Beat(Verdict.CANCELLED if record.state is State.CANCELLED else Verdict.HELD)
-        if record is not None and self._is_due(record, now):
+        age = elapsed + (0 if record is None else record.age)
+        if record is not None and self._is_due(record, age):
             record.state = State.CANCELLED
             self.publish(key, News(token, State.CANCELLED, news.step, news.total, news.embedding))
             return Beat(Verdict.CANCELLED)
@@ -123,7 +143,10 @@ class FlightModel:
         if record is None:
             self.records[key] = record = Record(token, news.state)
         record.state, record.step, record.total = news.state, news.step, news.total
-        record.embedding, record.detail, record.until = news.embedding, "", now + milliseconds(self.lease_seconds)
+        record.embedding, record.detail, record.age = news.embedding, "", age
+        record.until = max(now + milliseconds(self.lease_seconds), record.until + 1)
+        if record.abandoned == -1:
+            record.abandoned = max(1, age)
         self._keep("record", key, now, self.lease_seconds + RECORD_SECONDS)
         if is_new:
             self.publish(key, News(token, news.state, news.step, news.total, news.embedding))
@@ -148,15 +171,16 @@ class FlightModel:
     def leave(self, now: int, key: str, waiter: str, at_once: bool) -> bool:
         """The last one to leave a flight in the air abandons it."""
         self._forget(key, waiter)
-        for silent in [who for who, at in self.waiting(key).items() if at <= now - milliseconds(self.waiter_seconds)]:
-            self._forget(key, silent)
         record = self.records.get(key)
+        age = (record.age if record else 0) - milliseconds(self.waiter_seconds)
+        for silent in [who for who, at in self.waiting(key).items() if at <= age]:
+            self._forget(key, silent)
         if self.waiting(key) or record is None or not record.state.in_the_air:
             return False
         if at_once:
             record.abandoned = 0
         elif record.abandoned is None:
-            record.abandoned = now
+            record.abandoned = -1
         return True
 
     def waiting(self, key: str) -> dict[str, int]:
@@ -175,11 +199,14 @@ class FlightModel:
         for table in (self.values, self.records, self.waiters, self.lives):
             table.clear()
 
-    def _is_due(self, record: Record, now: int) -> bool:
-        return record.abandoned is not None and now - record.abandoned >= milliseconds(self.linger_seconds)
+    def _is_due(self, record: Record, age: int) -> bool:
+        if record.abandoned is None or record.abandoned == 0:
+            return record.abandoned == 0
+        since = max(1, age) if record.abandoned == -1 else record.abandoned
+        return age - since >= milliseconds(self.linger_seconds)
 
     def _wait_here(self, now: int, key: str, waiter: str, urgency: Urgency, record: Record | None) -> None:
-        self.waiters.setdefault(key, {})[waiter] = now
+        self.waiters.setdefault(key, {})[waiter] = record.age if record else 0
         self._keep("waiters", key, now, self._kept())
         if record is not None:
             record.abandoned = None
@@ -222,12 +249,21 @@ class Air:
 
 
 class MemoryFlights:
-    """FlightRecords over a FlightModel; `clock` is the server's, in seconds, the same for every process."""
+    """FlightRecords over a FlightModel; `clock` is the server's, in seconds, `monotonic` the process' own."""
 
     max_value_bytes = 64 << 20
 
-    def __init__(self, model: FlightModel, air: Air, clock: Callable[[], float], link: Link | None = None) -> None:
+    def __init__(
+        self,
+        model: FlightModel,
+        air: Air,
+        clock: Callable[[], float],
+        link: Link | None = None,
+        monotonic: Callable[[], float] | None = None,
+    ) -> None:
         self.model = model
+        self._silence = Silence(monotonic or clock)
+        self._elapsed = Elapsed(model.lease_seconds, monotonic or clock)
         self._air = air
         self._clock = clock
         self._link = link or Link()
@@ -237,12 +273,33 @@ class MemoryFlights:
         """Nothing to close."""
 
     async def board(
-        self, key: str, waiter: str, urgency: Urgency, *, given_up: int | None = None, lead: bool = True
+        self,
+        key: str,
+        waiter: str,
+        urgency: Urgency,
+        *,
+        given_up: int | None = None,
+        lead: bool = True,
+        not_before: int = 0,
     ) -> Boarded:
-        return await self._call(lambda now: self.model.board(now, key, waiter, urgency, given_up, lead))
+        silent = cast(bytes | None, self._silence.version(key, self.model.lease_seconds))
+
+        def step(now: int) -> tuple[Boarded, bytes]:
+            boarded = self.model.board(now, key, waiter, urgency, given_up, lead, silent, not_before)
+            return boarded, self.model.records[key].version if isinstance(boarded, Joined) else b""
+
+        boarded, version = await self._call(step)
+        if isinstance(boarded, Joined):
+            return Joined(boarded.news, self.model.lease_seconds - self._silence.saw(key, version))
+        if not isinstance(boarded, Idle):
+            self._silence.forget(key)
+        return boarded
 
     async def beat(self, key: str, token: int, news: News) -> Beat:
-        return await self._call(lambda now: self.model.beat(now, key, token, news))
+        elapsed, began = self._elapsed.since((key, token))
+        beat = await self._call(lambda now: self.model.beat(now, key, token, news, milliseconds(elapsed)))
+        self._elapsed.mark((key, token), began)
+        return beat
 
     async def land(self, key: str, token: int, frame: bytes | None, detail: str, *, ttl: float | None = None) -> bool:
         return await self._call(lambda now: self.model.end(now, key, token, State.LANDED, detail, frame))

@@ -20,6 +20,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from serve_app.cache.flight import LEASE_SECONDS, Leading, News, State
 from serve_app.cache.redis import RedisTier
 from serve_app.cache.redis_flights import RedisFlights
+from serve_app.cache.silence import Elapsed, Silence
 from serve_app.core import Priority, Urgency
 from tests.conftest import ValkeyServer
 from tests.serve_app.cache.flight_model import FlightModel, Record, milliseconds
@@ -45,12 +46,15 @@ class Histories(RuleBasedStateMachine):
     def __init__(self, url: str) -> None:
         super().__init__()
         self.now = 1_800_000_000.0
+        self.ticks = 0.0
         self.loop = asyncio.new_event_loop()
         patience = {"connect_timeout": 30, "socket_timeout": 30, "deadline": 60}  # a busy machine is no finding
         self.tier = RedisTier(url, jitter=0, **patience)
         self.flights = RedisFlights(
             self.tier, secret=b"s", linger_seconds=LINGER, waiter_seconds=WAITER, clock=lambda: self.now
         )
+        self.flights._silence = Silence(lambda: self.ticks, longest_gap=100.0)
+        self.flights._elapsed = Elapsed(LEASE_SECONDS, lambda: self.ticks)
         self.said: list[tuple[str, News]] = []
         self.model = FlightModel(
             linger_seconds=LINGER,
@@ -82,16 +86,36 @@ class Histories(RuleBasedStateMachine):
     def milliseconds(self) -> int:
         return milliseconds(self.now)
 
-    @rule(target=tokens, key=keys, waiter=waiters, urgency=urgencies, given_up=st.none() | tokens, lead=st.booleans())
-    def board(self, key: str, waiter: str, urgency: Urgency, given_up: int | None, lead: bool) -> Any:
-        expected = self.model.board(self.milliseconds, key, waiter, urgency, given_up, lead)
-        answer = self.both("board", expected, key, waiter, urgency, given_up=given_up, lead=lead)
+    @rule(
+        target=tokens,
+        key=keys,
+        waiter=waiters,
+        urgency=urgencies,
+        given_up=st.none() | tokens,
+        lead=st.booleans(),
+        not_before=st.sampled_from([0, 0, 1_800_000_060_000_001]),
+    )
+    def board(self, key: str, waiter: str, urgency: Urgency, given_up: int | None, lead: bool, not_before: int) -> Any:
+        silent = self.flights._silence.version(key, LEASE_SECONDS)
+        expected = self.model.board(
+            self.milliseconds,
+            key,
+            waiter,
+            urgency,
+            given_up,
+            lead,
+            silent,
+            not_before,  # type: ignore[arg-type]
+        )
+        answer = self.both("board", expected, key, waiter, urgency, given_up=given_up, lead=lead, not_before=not_before)
         return answer.token if isinstance(answer, Leading) else multiple()
 
     @rule(key=keys, token=tokens, state=st.sampled_from([State.WAITING, State.RENDERING]), step=st.integers(0, 3))
     def beat(self, key: str, token: int, state: State, step: int) -> None:
         news = News(token, state, step, 4, "miss" if step else "")
-        self.both("beat", self.model.beat(self.milliseconds, key, token, news), key, token, news)
+        elapsed, _ = self.flights._elapsed.since((key, token))
+        expected = self.model.beat(self.milliseconds, key, token, news, milliseconds(elapsed))
+        self.both("beat", expected, key, token, news)
 
     @rule(key=keys, token=tokens, detail=details, frame=st.sampled_from([None, b"\x00\xff\r\n"]))
     def land(self, key: str, token: int, detail: str, frame: bytes | None) -> None:
@@ -116,10 +140,11 @@ class Histories(RuleBasedStateMachine):
     @rule(by=seconds)
     def time_passes(self, by: float) -> None:
         self.now += by
+        self.ticks += by
 
-    @rule(by=seconds)
-    def clock_jumps_back(self, by: float) -> None:
-        self.now -= by
+    @rule(by=seconds | st.just(900.0), forward=st.booleans())
+    def clock_steps(self, by: float, forward: bool) -> None:
+        self.now += by if forward else -by
 
     @rule(key=keys)
     def value_goes(self, key: str) -> None:
@@ -185,7 +210,8 @@ class Histories(RuleBasedStateMachine):
 def _as_record(fields: dict[str, str]) -> Record | None:
     if not fields:
         return None
-    numbers = ("token", "step", "total", "until", "abandoned", "priority", "deadline")
+    numbers = ("token", "step", "total", "until", "age", "abandoned", "priority", "deadline")
+    fields = {name: "-1" if (name, text) == ("abandoned", "now") else text for name, text in fields.items()}
     typed: dict[str, Any] = {name: int(text) if name in numbers else text for name, text in fields.items()}
     return Record(**(typed | {"state": State(fields["state"])}))
 

@@ -47,9 +47,14 @@ CALM = Urgency(Priority.WARM_UP)
 class Clock:
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
+        self.off = 0.0
 
     def __call__(self) -> float:
+        """What no step of a server's clock changes."""
         return self.now
+
+    def server(self) -> float:
+        return self.now + self.off
 
 
 @dataclass
@@ -70,6 +75,14 @@ class Desk:
     async def board(self, waiter: str, **named: Any) -> Any:
         return await self.records.board("k", waiter, CALM, **named)
 
+    async def looked(self, seconds: float) -> list[Any]:
+        """Let time pass while one more waiter looks at the flight every second; return what it was told."""
+        told = [await self.board("observer")]
+        for _ in range(round(seconds)):
+            self.clock.now += 1
+            told.append(await self.board("observer"))
+        return told
+
     async def beat(self, token: int, step: int = 0, state: State = State.RENDERING) -> Beat:
         return await self.records.beat("k", token, News(token, state, step, 4, "hit"))
 
@@ -83,12 +96,13 @@ async def desk(request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
     clock = Clock()
     if request.param == "twin":
         model = FlightModel(linger_seconds=LINGER)
-        yield Desk(MemoryFlights(model, Air(), clock), clock, model.flush, model.values.pop)
+        records = MemoryFlights(model, Air(), clock.server, monotonic=clock)
+        yield Desk(records, clock, model.flush, model.values.pop)
         return
     server: ValkeyServer = request.getfixturevalue("valkey_server")
     server.flush()
     tier = RedisTier(server.url, **PATIENT)
-    flights = RedisFlights(tier, secret=b"s", linger_seconds=LINGER, clock=clock)
+    flights = RedisFlights(tier, secret=b"s", linger_seconds=LINGER, clock=clock.server, monotonic=clock)
 
     def forget_value(key: str) -> None:
         import redis
@@ -178,12 +192,11 @@ async def test_keys_do_not_meet(desk: Desk) -> None:
 
 
 async def test_a_silent_holder_is_replaced_and_fenced_off(desk: Desk) -> None:
-    """When the lease has run out a waiter leads under a larger token, and the old holder can write nothing."""
+    """Who has seen no heartbeat for a lease leads under a larger token; the old holder can end the flight no more."""
     old = await desk.lead()
-    desk.clock.now += LEASE_SECONDS - 0.001
-    assert isinstance(await desk.board("heir"), Joined)
-    desk.clock.now += 0.001
-    new = await desk.lead("heir")
+    *joined, leading = await desk.looked(LEASE_SECONDS)
+    assert all(isinstance(each, Joined) for each in joined)
+    new = leading.token
     assert new > old
     assert (await desk.beat(old)).verdict is Verdict.LOST
     assert not await desk.records.land("k", old, b"stale", "")
@@ -230,6 +243,74 @@ async def test_tokens_ascend_when_the_clock_jumps_back(desk: Desk) -> None:
     assert tokens == sorted(set(tokens))
 
 
+@pytest.mark.parametrize("step", [900.0, -900.0, 86_400.0])
+async def test_a_step_of_the_servers_clock_costs_at_most_a_lease(desk: Desk, step: float) -> None:
+    """Set back or forward, a dead holder is replaced after a lease, and one that is alive is left alone."""
+    token = await desk.lead()
+    for _ in range(3):
+        desk.clock.off += step
+        for _ in range(8):
+            desk.clock.now += 1
+            assert (await desk.beat(token)).verdict is Verdict.HELD
+            assert isinstance(await desk.board("other"), Joined)
+        desk.clock.off -= step
+    desk.clock.off += step
+    *joined, leading = await desk.looked(LEASE_SECONDS)
+    assert all(isinstance(each, Joined) for each in joined)
+    assert isinstance(leading, Leading)
+    assert leading.token > token
+
+
+async def test_a_dead_flight_that_nobody_knows_is_taken_over_after_a_lease(desk: Desk) -> None:
+    """Who comes to a flight whose holder died long ago waits for a lease, and is told how long that still is."""
+    await desk.lead()
+    desk.clock.now += 1000
+    *joined, leading = await desk.looked(LEASE_SECONDS)
+    assert [each.expires_in for each in joined] == [5, 4, 3, 2, 1]
+    assert isinstance(leading, Leading)
+
+
+async def test_an_outage_of_the_records_is_no_silence(desk: Desk) -> None:
+    """After a time in which nobody could look or beat, the holder has most of a lease to be heard of again."""
+    token = await desk.lead()
+    await desk.board("other")
+    desk.clock.now += 100
+    assert isinstance(await desk.board("other"), Joined)
+    desk.clock.now += 1
+    assert (await desk.beat(token)).verdict is Verdict.HELD
+    assert isinstance(await desk.board("other"), Joined)
+
+
+@pytest.mark.parametrize("step", [900.0, -900.0])
+async def test_waiters_and_lingers_do_not_go_by_the_servers_clock(desk: Desk, step: float) -> None:
+    """A step neither makes a waiter that looks every second count as silent, nor ends or prolongs a linger."""
+    token = await desk.lead()
+    await desk.beat(token)
+    await desk.board("second")
+    desk.clock.off += step
+    assert not await desk.records.leave("k", "leader", at_once=True)
+    assert (await desk.beat(token)).verdict is Verdict.HELD
+    assert await desk.records.leave("k", "second")
+    desk.clock.off -= step
+    assert (await desk.beat(token)).verdict is Verdict.HELD
+    for _ in range(round(LINGER) - 1):
+        desk.clock.now += 1
+        assert (await desk.beat(token)).verdict is Verdict.HELD
+    desk.clock.off += step
+    desk.clock.now += 1.01
+    assert (await desk.beat(token)).verdict is Verdict.CANCELLED
+
+
+async def test_a_token_is_no_earlier_than_what_its_leader_has_heard_of(desk: Desk) -> None:
+    """After the server's clock was set back a flight that begins after an invalidation still has the later time."""
+    desk.clock.off -= 900
+    known = round((desk.clock() - 1) * 1e6)
+    boarded = await desk.board("leader", not_before=known)
+    assert boarded.token == known
+    again = await desk.board("leader", given_up=known, not_before=known)
+    assert again.token > known
+
+
 # Abandoned and cancelled.
 
 
@@ -240,10 +321,11 @@ async def test_the_last_waiter_leaves_and_the_render_lingers(desk: Desk) -> None
     assert not await desk.records.leave("k", "leader")
     assert (await desk.beat(token)).verdict is Verdict.HELD
     assert await desk.records.leave("k", "second")
+    assert (await desk.beat(token)).verdict is Verdict.HELD  # from here on
     for _ in range(10):
         desk.clock.now += LINGER / 10 - 0.001
         assert (await desk.beat(token)).verdict is Verdict.HELD
-    desk.clock.now += 0.01
+    desk.clock.now += 0.02
     assert (await desk.beat(token)).verdict is Verdict.CANCELLED
     assert (await desk.beat(token)).verdict is Verdict.CANCELLED
     assert await desk.state() is State.CANCELLED
@@ -290,13 +372,14 @@ async def test_a_dead_router_keeps_its_render(desk: Desk) -> None:
 
 async def test_a_silent_waiter_does_not_count_when_another_leaves(desk: Desk) -> None:
     """Whoever was not heard of for WAITER_SECONDS does not keep a render that everybody else has left."""
-    await desk.lead("silent")
-    desk.clock.now += 1
-    await desk.board("second")
-    desk.clock.now += WAITER_SECONDS - 1.001
-    assert not await desk.records.leave("k", "second")
-    await desk.board("second")
-    desk.clock.now += 0.002
+    token = await desk.lead("silent")
+    for _ in range(round(WAITER_SECONDS)):
+        await desk.beat(token)
+        await desk.board("second")
+        assert not await desk.records.leave("k", "second")
+        await desk.board("second")
+        desk.clock.now += 1
+    await desk.beat(token)
     assert await desk.records.leave("k", "second")
 
 
@@ -351,8 +434,9 @@ async def test_who_would_not_lead_is_idle(desk: Desk) -> None:
     assert await desk.state() is None
     token = await desk.lead()
     assert not await desk.records.leave("k", "leader")
-    assert isinstance(await desk.board("leader"), Joined)
-    desk.clock.now += LEASE_SECONDS
+    for _ in range(round(LEASE_SECONDS)):
+        assert isinstance(await desk.board("leader"), Joined)
+        desk.clock.now += 1
     assert await desk.board("leader", lead=False) == Idle()
     assert await desk.state() is State.WAITING
     assert await desk.records.fail("k", token, "why")

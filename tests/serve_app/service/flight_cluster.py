@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
 
 from serve_app.cache.breaker import Breaker
 from serve_app.cache.cache import TieredCache
-from serve_app.cache.flight import Boarded, Hear, Leading, News, State
+from serve_app.cache.flight import LEASE_SECONDS, Boarded, Hear, Leading, News, State
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.name import storage_name
 from serve_app.core import Finished, Frames, Keys, Outcome, RenderEvent, RenderRequest, Urgency, VideoSpec
 from serve_app.engine.engine import Rendering
-from serve_app.errors import Conflict, EncoreError, RenderFailed, TierError, Unavailable
+from serve_app.engine.isolation import Isolation
+from serve_app.errors import Conflict, EncoreError, RenderFailed, ReplicaDied, TierError, Unavailable
 from serve_app.service import finishing, passage, source
+from serve_app.service.attempts import End, MemoryAttempts
 from serve_app.service.embedding import PromptEmbeds
 from serve_app.service.finishing import Finisher
 from serve_app.service.landing import Landing
@@ -89,6 +91,7 @@ class Render:
     began_at: float
     token: int | None
     ended: bool = False
+    died: bool = False
 
 
 class Shelf(dict[str, bytes]):
@@ -115,10 +118,8 @@ class Records(FlightModel):
         self.values = Shelf(world)
         self._world = world
 
-    def board(
-        self, now: int, key: str, waiter: str, urgency: Urgency, given_up: int | None, lead: bool = True
-    ) -> Boarded:
-        boarded = super().board(now, key, waiter, urgency, given_up, lead)
+    def board(self, now: int, key: str, *args: Any) -> Boarded:
+        boarded = super().board(now, key, *args)
         if isinstance(boarded, Leading):
             assert boarded.token > self.newest.get(key, 0)
             self.newest[key] = boarded.token
@@ -134,10 +135,10 @@ class Records(FlightModel):
             self.newest[key] = token  # forgotten: whoever comes first holds it again
         return written
 
-    def beat(self, now: int, key: str, token: int, news: News) -> Any:
+    def beat(self, now: int, key: str, token: int, news: News, elapsed: int = 0) -> Any:
         if key not in self.records:
             self.newest[key] = token
-        return super().beat(now, key, token, news)
+        return super().beat(now, key, token, news, elapsed)
 
 
 @dataclass
@@ -146,6 +147,7 @@ class Redis:
 
     world: World
     model: Records
+    clock_off: float = 0.0
     away_until: float = 0.0
     deaf_until: float = 0.0
     mute_until: float = 0.0
@@ -191,7 +193,13 @@ class Flights(MemoryFlights):
 
     def __init__(self, redis: Redis, process: Process) -> None:
         self._world = redis.world
-        super().__init__(redis.model, redis.air, lambda: 1e6 + self._world.now, RedisLink(redis, process))
+        super().__init__(
+            redis.model,
+            redis.air,
+            lambda: 1e6 + self._world.now + redis.clock_off,
+            RedisLink(redis, process),
+            lambda: self._world.now,
+        )
 
     def watch(self, key: str, hear: Hear) -> Callable[[], None]:
         stops: list[Callable[[], None]] = []
@@ -268,6 +276,36 @@ class Objects:
     async def aclose(self) -> None: ...
 
 
+class Attempts:
+    """The attempts of all processes as one reaches them: kept when Redis forgets its values, away when it is."""
+
+    def __init__(self, cluster: Cluster, process: Process) -> None:
+        self._cluster = cluster
+        self._process = process
+
+    async def settle(self, key: str, *, at_least: int = 0, died: bool = True) -> int:
+        return await self._ask(lambda kept: kept.settle(key, at_least=at_least, died=died))
+
+    async def begin(self, key: str, attempt: str) -> None:
+        await self._ask(lambda kept: kept.begin(key, attempt))
+
+    async def close(self, key: str, attempt: str, end: End) -> None:
+        await self._ask(lambda kept: kept.close(key, attempt, end))
+
+    async def _ask(self, step: Callable[[MemoryAttempts], Coroutine[Any, Any, T]]) -> T:
+        def serve() -> T:
+            try:
+                step(self._cluster.attempts).send(None)
+            except StopIteration as stop:
+                return cast(T, stop.value)
+            raise AssertionError("it waits for nothing")
+
+        try:
+            return await self._process.ask(lambda: self._cluster.redis.serve(serve))
+        except TierError as error:
+            raise Unavailable("Attempts cannot be reached just now.") from error
+
+
 class Engine:
     """A GPU whose steps take virtual time; no two of its videos have the same bytes."""
 
@@ -275,11 +313,16 @@ class Engine:
         self._cluster = cluster
         self._process = process
         self._jobs: set[str] = set()
+        self.isolation = Isolation()
         self.asked: dict[str, tuple[Process, float, int | None]] = {}
 
-    async def render(self, job_id: str, spec: Any, prompt: Any, negative: Any, on_step: Any, **named: Any) -> Rendering:
+    async def render(
+        self, job_id: str, spec: Any, prompt: Any, negative: Any, on_step: Any, *, on_begin: Any, **named: Any
+    ) -> Rendering:
         if job_id in self._jobs:
             raise Conflict("It is in the engine already.")
+        await self.isolation.admitted(job_id)
+        await on_begin()
         cluster, shape = self._cluster, self._cluster.shape
         render = Render(job_id, self._process, *self.asked[job_id][:2], cluster.world.now, self.asked[job_id][2])
         cluster.renders.append(render)
@@ -288,11 +331,17 @@ class Engine:
         try:
             for step in range(1, shape.steps + 1):
                 await asyncio.sleep(shape.step_seconds)
+                if job_id in cluster.freezing:
+                    self._process.pause(LEASE_SECONDS + 4.0)
+                    await asyncio.sleep(0)
+                if job_id in cluster.deadly:
+                    await cluster.die_of(self._process)
                 if cluster.poisoned.pop(job_id, False):
                     raise RenderFailed("The model diverged.")
                 on_step(step, shape.steps)
         finally:
             self._jobs.discard(job_id)
+            render.died = not self._process.alive
         render.ended = True
         return Rendering(nonce, None, 0.0, shape.steps * shape.step_seconds, 0.0, shape.steps)  # type: ignore[arg-type]
 
@@ -427,6 +476,9 @@ class Cluster:
         self.renders: list[Render] = []
         self.waits: list[Wait] = []
         self.poisoned: dict[str, bool] = {}
+        self.deadly: set[str] = set()
+        self.freezing: set[str] = set()
+        self.attempts = MemoryAttempts(lambda: self.world.now)
         self._skews = skews
         self._started = 0
         self.routers = [self._new_router() for _ in range(shape.routers)]
@@ -457,6 +509,7 @@ class Cluster:
             max_queued=100,
             linger_seconds=LINGER,
             flights=Flights(self.redis, process),
+            attempts=Attempts(self, process),
         )
         return Router(process, made, cache)
 
@@ -469,7 +522,8 @@ class Cluster:
         async def finish(request: RenderRequest, frames: Frames, seconds: float, outcome: Outcome) -> Finished:
             return await finisher.finish(request, frames, seconds, outcome)
 
-        return Diffusion(process, RenderWorker(engine, finish, "weights", None, records), engine)  # type: ignore[arg-type]
+        worker = RenderWorker(engine, finish, "weights", None, records, Attempts(self, process))  # type: ignore[arg-type]
+        return Diffusion(process, worker, engine)
 
     # What clients do.
 
@@ -524,8 +578,15 @@ class Cluster:
         diffusion = self.diffusions.pop(index % len(self.diffusions))
         diffusion.process.kill()
         for stream in diffusion.streams.values():
-            stream.send(Unavailable("The renderer died while it worked on this video.", retry_after=1))
+            stream.send(ReplicaDied("The renderer died while it worked on this video.", retry_after=1))
         self.world.after(2.0, lambda: self.diffusions.append(self._new_diffusion()))
+
+    async def die_of(self, process: Process) -> None:
+        """What a deadly render does to its process, awaited there."""
+        for place, diffusion in enumerate(self.diffusions):
+            if diffusion.process is process:
+                self.world.after(0.0, lambda place=place: self.kill_diffusion(place))
+                await asyncio.get_running_loop().create_future()
 
     def redis_away(self, seconds: float, *, forget: bool) -> None:
         """Out of reach for a while; without persistence it comes back empty. Subscriptions take a second to return."""

@@ -6,15 +6,17 @@ The same world as in the simulation, each case under several seeds, which is to 
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from serve_app.cache.flight import BEAT_SECONDS, LEASE_SECONDS, POLL_SECONDS, State
 from serve_app.core import Outcome, Progress, Started
-from serve_app.errors import RenderFailed, Unavailable
+from serve_app.errors import RenderCrashed, RenderFailed
+from serve_app.service.attempts import MAX_ATTEMPTS
 from serve_app.service.keeper import Keeper
-from serve_app.service.passage import RETRIES
 from tests.serve_app.cache.flight_model import Air, FlightModel, MemoryFlights
 from tests.serve_app.service.flight_cluster import LINGER, PLACES, Cluster, Render, Shape, Wait, simulated
 
@@ -186,18 +188,84 @@ def test_a_failure_reaches_every_waiter_once(cluster: Cluster) -> None:
     assert len(cluster.renders) == 2
 
 
-def test_who_gives_up_tells_all(cluster: Cluster) -> None:
-    """The leader's Unavailable after its last retry reaches all followers; they do not try it all again."""
+def test_a_deadly_render_ends_and_tells_all(cluster: Cluster) -> None:
+    """A video whose render kills its process is tried so often and no more; all who wait are told once, and why."""
+    cluster.deadly.add(KEY)
     for router in range(3):
         cluster.ask(router, KEY)
-    for attempt in range(1 + RETRIES):
-        cluster.world.run(60, lambda attempt=attempt: len(cluster.renders) > attempt)
-        pass_time(cluster, 1)
-        cluster.kill_diffusion(serving(cluster, cluster.renders[attempt]))
-    killed_at = cluster.world.now
-    assert all_answered(cluster, 60) < killed_at + 3 * MOMENT
-    assert all(isinstance(wait.error, Unavailable) for wait in cluster.waits)
-    assert len(cluster.renders) == 1 + RETRIES
+    all_answered(cluster, 120)
+    assert all(type(wait.error) is RenderCrashed for wait in cluster.waits)
+    assert f"{MAX_ATTEMPTS} times" in str(cluster.waits[0].error)
+    assert len(cluster.renders) == MAX_ATTEMPTS
+    began = [render.began_at for render in cluster.renders]
+    pauses = [later - sooner for sooner, later in itertools.pairwise(began)]
+    assert all(pause > 2**number for number, pause in enumerate(pauses))
+    for router in range(3):  # remembered for a while, wherever it is asked for again
+        cluster.ask(router, KEY)
+    all_answered(cluster, 10)
+    assert len(cluster.renders) == MAX_ATTEMPTS
+    assert all(type(wait.error) is RenderCrashed for wait in cluster.waits)
+
+
+def test_bystanders_of_a_deadly_render_are_done(cluster: Cluster) -> None:
+    """Who shares a process with it loses a render by its first death there, and is never begun beside it again."""
+    cluster.deadly.add(KEY)
+    waits = [cluster.ask(number % 3, key) for number, key in enumerate(cluster.keys)]
+    all_answered(cluster, 300)
+    assert type(waits[0].error) is RenderCrashed
+    assert got_video(waits[1:])
+    tries = Counter(render.key for render in cluster.renders)
+    assert tries[KEY] == MAX_ATTEMPTS
+    assert all(tries[key] <= 2 for key in cluster.keys[1:])
+
+
+def test_killed_from_outside_every_job_is_done(cluster: Cluster) -> None:
+    """Four kills in 54 s, each in the middle of renders: nobody's video fails for it."""
+    waits = [cluster.ask(number % 3, key) for number, key in enumerate(cluster.keys[:5])]
+    for _ in range(4):
+        pass_time(cluster, 12)
+        for place in range(len(cluster.diffusions)):
+            cluster.kill_diffusion(place)
+    all_answered(cluster, 300)
+    assert got_video(waits)
+
+
+def test_while_no_replica_is_up_jobs_wait(cluster: Cluster) -> None:
+    """With every replica gone for two minutes nobody is failed; when one is back all is rendered."""
+    gone, cluster.diffusions = cluster.diffusions, []
+    waits = [cluster.ask(number % 3, key) for number, key in enumerate(cluster.keys)]
+    pass_time(cluster, 120)
+    assert not any(wait.is_over for wait in waits)
+    cluster.diffusions = gone
+    all_answered(cluster, 60)
+    assert got_video(waits)
+
+
+def test_what_waited_in_a_dying_process_has_no_attempt(cluster: Cluster) -> None:
+    """A death counts against what had begun there; what its process had only taken is as it was."""
+    cluster.diffusions[0].engine.isolation.begin("something else")
+    cluster.diffusions[0].engine.isolation._suspects[0, 0] = (
+        "suspect",
+        cluster.routers[0].process.loop.create_future(),
+    )
+    cluster.diffusions.pop()
+    cluster.ask(0, KEY)
+    pass_time(cluster, 1)
+    assert cluster.diffusions[0].worker._flights.find(KEY) is not None
+    cluster.kill_diffusion(0)
+    all_answered(cluster, 60)
+    assert got_video(cluster.waits)
+    assert not cluster.attempts._counts
+
+
+def test_a_render_that_freezes_is_begun_a_few_times(cluster: Cluster) -> None:
+    """One whose process stands still at every step, longer than its lease, ends like one that kills it."""
+    cluster.freezing.add(KEY)
+    for router in range(3):
+        cluster.ask(router, KEY)
+    all_answered(cluster, 300)
+    assert all(type(wait.error) is RenderCrashed for wait in cluster.waits)
+    assert len(cluster.renders) <= MAX_ATTEMPTS
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve_app.core import Outcome
-from serve_app.errors import RenderCancelled, RenderFailed, Unavailable
+from serve_app.errors import RenderCancelled, RenderCrashed, RenderFailed
+from serve_app.service.attempts import MAX_ATTEMPTS
 from tests.serve_app.cache.frames import opened
 from tests.serve_app.service.flight_cluster import SECRET, Cluster, Render, Shape, Wait, simulated
 
@@ -28,7 +30,7 @@ SLACK = 1.0
 
 Kind = Literal[
     "kill router", "kill diffusion", "pause router", "pause diffusion", "redis away", "redis restarts empty",
-    "redis flushed", "messages lost", "answers lost", "render fails", "invalidate",
+    "redis flushed", "messages lost", "answers lost", "render fails", "render kills", "invalidate",
 ]  # fmt: skip
 
 
@@ -71,6 +73,14 @@ class Story:
     @property
     def redis_failed(self) -> bool:
         return self.happened("redis away", "redis restarts empty", "answers lost")
+
+    @property
+    def outside_deaths(self) -> int:
+        """How many attempts may have ended in a death without their fault."""
+        return sum(
+            "diffusion" in mishap.kind or mishap.kind in ("redis flushed", "redis restarts empty")
+            for mishap in self.mishaps
+        )
 
     def happened(self, *kinds: Kind) -> bool:
         return any(mishap.kind in kinds for mishap in self.mishaps)
@@ -174,6 +184,7 @@ class Telling:
             "messages lost": lambda: setattr(cluster.redis, "deaf_until", max(cluster.redis.deaf_until, now + seconds)),
             "answers lost": lambda: setattr(cluster.redis, "mute_until", max(cluster.redis.mute_until, now + seconds)),
             "render fails": lambda: cluster.poisoned.__setitem__(key, True),
+            "render kills": lambda: cluster.deadly.add(key),
             "invalidate": lambda: cluster.invalidate(mishap.which, key),
         }
         deeds[mishap.kind]()
@@ -186,6 +197,7 @@ class Telling:
         self.one_video_per_key()
         self.nothing_is_left_over()
         self.nothing_stored_was_rendered_again()
+        self.nothing_was_tried_too_often()
 
     def everybody_got_the_right_thing(self) -> None:
         for wait in self.cluster.waits:
@@ -215,7 +227,16 @@ class Telling:
             return str(wait.error) == "The model diverged."
         if type(wait.error) is RenderCancelled and self.story.redis_failed:
             return any(each.left for each in self.cluster.waits)  # routers do not know of each other's waiters then
-        return isinstance(wait.error, Unavailable) and self.story.happened("kill diffusion")
+        return type(wait.error) is RenderCrashed and (
+            wait.key in self.cluster.deadly or self.story.outside_deaths >= MAX_ATTEMPTS
+        )
+
+    def nothing_was_tried_too_often(self) -> None:
+        """As long as attempts could be recorded, a render killed its process at most so many times."""
+        if self.story.redis_failed:
+            return
+        died = Counter(render.key for render in self.cluster.renders if render.died)
+        assert all(died[key] <= MAX_ATTEMPTS for key in self.cluster.deadly), died
 
     def nothing_is_left_over(self) -> None:
         cluster = self.cluster
@@ -243,6 +264,8 @@ class Telling:
         for key in cluster.keys:
             stored = key in cluster.redis.model.values or key in cluster.objects
             before, cluster.poisoned = len(cluster.renders), {}
+            cluster.deadly.clear()
+            cluster.attempts.forget()
             waits = [cluster.ask(router, key) for router in range(len(cluster.routers)) for _ in range(2)]
             cluster.world.run(cluster.world.now + 60, lambda waits=waits: all(wait.is_over for wait in waits))
             landings = [wait.landing for wait in waits if wait.landing is not None]

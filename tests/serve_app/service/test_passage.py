@@ -22,8 +22,10 @@ from serve_app.cache.name import redis_name, storage_name
 from serve_app.cache.redis_flights import RedisFlights
 from serve_app.core import Finished, Outcome, Priority, Progress, RenderEvent, RenderRequest, Urgency
 from serve_app.engine.engine import Rendering
+from serve_app.engine.isolation import Isolation
 from serve_app.errors import RenderCancelled, RenderFailed, TierError, Unavailable
 from serve_app.model.model import load_family
+from serve_app.service import passage
 from serve_app.service.embedding import PromptEmbeds
 from serve_app.service.finishing import Finisher
 from serve_app.service.landing import Landing, VideoFlight
@@ -45,6 +47,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.rendered: list[str] = []
+        self.isolation = Isolation()
         self.promoted: list[Urgency] = []
         self.seconds = 0.01
         self.failure: Exception | None = None
@@ -404,13 +407,20 @@ async def test_a_failure_reaches_everybody_once(make: Callable[..., Cluster]) ->
     assert cluster.renders == 2
 
 
-async def test_no_replica_at_all_fails_everywhere(make: Callable[..., Cluster]) -> None:
-    """When no replica takes the render after a few tries, every router's waiters hear so."""
+async def test_while_no_replica_is_up_who_can_wait_waits(
+    make: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that hold a connection are told to come back after a while; jobs get their video when one is up."""
+    monkeypatch.setattr(passage, "PATIENCE_SECONDS", 0.5)
     cluster = make()
     cluster.replicas[0].alive = False
-    tasks = [cluster.board(cluster.router())[1] for _ in range(2)]
-    failures = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(each) for each in failures] == [Unavailable] * 2
+    flight, waiting = cluster.board(cluster.router())
+    with pytest.raises(Unavailable, match="try again") as refused:
+        await flight.wait_impatiently()
+    assert refused.value.retry_after == 10
+    assert not waiting.done()
+    cluster.replicas[0].alive = True
+    assert (await waiting).outcome is Outcome.RENDERED
 
 
 async def test_a_more_urgent_waiter_hurries_it_from_another_router(make: Callable[..., Cluster]) -> None:

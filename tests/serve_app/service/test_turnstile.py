@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.core import Priority
 from serve_app.service.turnstile import Turnstile
 
 
@@ -110,3 +112,37 @@ def test_everybody_is_answered_once(plans: list[tuple[int, str]]) -> None:
         assert len(stile) == 0
 
     asyncio.run(run())
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1.0, 5.0]), st.sampled_from(list(Priority))), min_size=2, max_size=20),
+    st.lists(st.sampled_from([0.0, 0.1, 1.0, 100.0]), min_size=1, max_size=5),
+    st.integers(0, 1 << 16),
+)
+def test_equal_requests_keep_their_order(plan: list[tuple[float, Priority]], paces: list[float], seed: int) -> None:
+    """Whatever renders turn out to take, of two that ask for as much with one priority the first goes first."""
+
+    async def play() -> list[str]:
+        stile, log, rng = Turnstile(), list[str](), random.Random(seed)
+
+        async def ask(number: int, work: float, priority: Priority) -> None:
+            async with stile.turn(f"{number:02}", 10.0 * number, priority=priority, work=work):
+                log.append(f"{number:02}")
+                stile.reckon(rng.choice(paces))
+                await asyncio.sleep(0)
+
+        async def come() -> None:
+            for number, (work, priority) in enumerate(plan):
+                tasks.append(asyncio.create_task(ask(number, work, priority)))
+                if rng.random() < 0.3:
+                    await settle()
+
+        tasks: list[asyncio.Task[None]] = []
+        await come()
+        await asyncio.gather(*tasks)
+        return log
+
+    went = [int(key) for key in asyncio.run(play())]
+    for kind in set(plan):
+        equal = [number for number in went if plan[number] == kind]
+        assert equal == sorted(equal)
