@@ -23,9 +23,7 @@ _RANGE = re.compile(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)", re.ASCII | re.IGNORECASE)
 def content_response(request: Request, entry: Entry, media_type: str, headers: dict[str, str]) -> Response:
     """Answer a GET or HEAD for `entry`, whose bytes are of `media_type`; `headers` are added to every answer."""
     etag = f'"{entry.digest}"'
-    headers = header_fields(
-        headers | {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
-    )
+    headers = header_fields(headers | {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"})
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     try:
