@@ -30,8 +30,10 @@ TEXTS = ("prompt", "negative_prompt", "model", "size", "priority", "tags", "corr
 FIELDS = (*TEXTS, *NUMBERS, "input_reference")
 PROMPTS = (
     "x" * 1990, "definately" * 190, "don't " * 330, "'" * 1990, '"' * 1990, " '" * 990, '"a" ' * 490, "--" * 990,
-    ". " * 990, "a, " * 660, "\u0344" * 1990, "\u0f71\u0f72\u0f74" * 660, "\ufdfa" * 1990, "\u00bd" * 1990, "1\u00bd" * 990,
-    "\u5e2e\u6211\u751f\u6210" * 490, "\u7684\u89c6\u9891" * 660, "\u9ad4" * 1990, "make a video of " * 124, "\u0130" * 1990,
+    ". " * 990, "a, " * 660, "\u0344" * 1990, "\u0f71\u0f72\u0f74" * 660, "\ufdfa" * 1990, "\u00bd" * 1990,
+    "1\u00bd" * 990,
+    "\u5e2e\u6211\u751f\u6210" * 490, "\u7684\u89c6\u9891" * 660, "\u9ad4" * 1990, "make a video of " * 124,
+    "\u0130" * 1990,
     "\U0001f468\u200d" * 990, "\U0001f3f4\U000e0067" * 990, "\ue000" * 1990, "\ufe0f" * 1990, "aaaa " * 398,
 )  # fmt: skip
 
@@ -126,14 +128,16 @@ def _warm_cases() -> Iterator[Case]:
         "long values": lambda: [{"prompt": "{a}" * 20_000, "variables": {"a": ["x" * 50_000]}}],
         "10^8 combinations": lambda: [{"prompt": "{a}{b}{c}{d}", "variables": dict.fromkeys("abcd", numbers)}],
         "10^4000 combinations": lambda: [
-            {"prompt": "".join(f"{{v{n}}}" for n in range(4_000)), "variables": {f"v{n}": ["1"] * 10 for n in range(4_000)}}
+            {"prompt": "".join(f"{{v{n}}}" for n in range(4_000)),
+            "variables": {f"v{n}": ["1"] * 10 for n in range(4_000)}}
         ],
         "many braces": lambda: [{"prompt": "{{" * 400_000}],
         "many values": lambda: [{"prompt": "{a}", "variables": {"a": ["x"] * 90_000}}],
         "many templates": lambda: [{"prompt": "x"}] * 40_000,
         "a deep ttl": lambda: [{"prompt": "x", "ttl": [[["1"]]] * 10_000}],
         "a long name": lambda: [{"prompt": "{" + "a" * 900_000 + "}"}],
-        "odd prompts": lambda: [{"prompt": "{a}", "variables": {"a": [p + str(n) for p in PROMPTS[:5] for n in range(60)]}}],
+        "odd prompts": lambda: [{"prompt": "{a}",
+        "variables": {"a": [p + str(n) for p in PROMPTS[:5] for n in range(60)]}}],
     }  # fmt: skip
     for kind, made in templates.items():
         for dry in (True, False):

@@ -23,6 +23,7 @@ _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,100}):[ \t]*([^\x00-\x08\
 _OPTION = re.compile(rb';[ \t]*([0-9A-Za-z!#$%&\'*+\-.^_`|~]+)=(?:"((?:[^"\\]|\\.)*+)"|([^\s;"]*))[ \t]*')
 _UNESCAPED = re.compile(rb'\\(["\\])')
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_PAGE = 16_384
 _AS_IT_IS = (b"7bit", b"8bit", b"binary")
 UTF_8 = ("utf-8", "utf8", "us-ascii", "ascii")
 """Names of the only character set that is read."""
@@ -65,7 +66,18 @@ def _pair(pair: bytes | bytearray, what: str) -> tuple[str, str]:
 def _decoded(text: bytes | bytearray, what: str, param: str | None) -> str:
     if _BAD_PERCENT.search(text):
         raise InvalidRequest(f"The {what} has a '%' without two hex digits.", param=param)
-    return _utf_8(unquote_to_bytes(bytes(text.replace(b"+", b" "))), param)
+    return _utf_8(b"".join(map(unquote_to_bytes, _pages(bytes(text.replace(b"+", b" "))))), param)
+
+
+def _pages(text: bytes) -> Iterator[bytes]:
+    """Yield `text` in pieces, cut where no escape is: undoing takes fifty times an escape's own memory."""
+    start = 0
+    while start < len(text):
+        end = start + _PAGE
+        if (cut := text.rfind(b"%", end - 2, end)) >= 0:
+            end = cut
+        yield text[start:end]
+        start = end
 
 
 def _utf_8(data: bytes | bytearray | memoryview, param: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -57,7 +58,8 @@ def test_a_form_cut_anywhere_is_refused(end: int) -> None:
         b"--x\r\n" + HEAD % b"a" + b"\xff\r\n--x--", b"--x\r\n" + HEAD % b"\xff" + b"1\r\n--x--",
         b"--x\r\nContent-Type: text/plain; charset=utf-16\r\n" + HEAD % b"a" + b"1\r\n--x--",
         b"--x\r\nContent-Transfer-Encoding: base64\r\n" + HEAD % b"a" + b"MQ==\r\n--x--",
-        b"--x\r\n" + (HEAD % b"a")[:-2] + HEAD % b"a" + b"1\r\n--x--", b"--x\r\nno colon\r\n" + HEAD % b"a" + b"1\r\n--x--",
+        b"--x\r\n" + (HEAD % b"a")[:-2] + HEAD % b"a" + b"1\r\n--x--",
+        b"--x\r\nno colon\r\n" + HEAD % b"a" + b"1\r\n--x--",
         b"--x\r\nA: " + b"b" * 9000 + b"\r\n" + HEAD % b"a" + b"1\r\n--x--",
         b"--x\r\n" + b"".join(b"A%d: b\r\n" % n for n in range(20)) + HEAD % b"a" + b"1\r\n--x--",
         b"".join(b"--x\r\n" + HEAD % (b"n%d" % n) + b"1\r\n" for n in range(MAX_FIELDS + 1)) + b"--x--",
@@ -69,6 +71,13 @@ def test_malformed_multipart(body: bytes) -> None:
     with pytest.raises(InvalidRequest) as raised:
         multipart_fields(body, "x")
     assert raised.value.status == 400
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_long_texts_are_undone_in_pieces(shift: int) -> None:
+    """Wherever a piece ends, no escape is cut."""
+    text = "x" * shift + "\u00e9a" * 20_000
+    assert urlencoded_fields(b"a=" + quote(text).encode()) == [("a", text)]
 
 
 @pytest.mark.parametrize("boundary", ["", "x" * 71, "x ", "x\r\n", "\u00e9"])
@@ -99,7 +108,8 @@ def test_malformed_pairs(text: bytes) -> None:
     [
         (WHOLE[:90], KIND), (WHOLE + b"x", KIND), (b"prompt=p&seed", "application/x-www-form-urlencoded"),
         (b"prompt=p", "application/x-www-form-urlencoded; charset=latin-1"), (b'{"prompt": "p"', "application/json"),
-        (b'{"prompt": "p"}', "application/json; charset=utf-16"), ('{"prompt": "p"}'.encode("utf-16"), "application/json"),
+        (b'{"prompt": "p"}', "application/json; charset=utf-16"), ('{"prompt": "p"}'.encode("utf-16"),
+        "application/json"),
         (b'\xef\xbb\xbf{"prompt": "p"}', "application/json"), (b'{"prompt": "p"} x', "application/json"),
         (WHOLE, "multipart/form-data; boundary=x; boundary=y"), (WHOLE, "multipart/form-data; boundary"),
     ],
@@ -138,7 +148,8 @@ async def test_a_client_that_leaves_in_the_middle(rig: Rig, app: object) -> None
     async def send(message: dict[str, object]) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/videos", "query_string": b"", "headers": [], "root_path": "",
+    scope = {"type": "http", "method": "POST", "path": "/v1/videos", "query_string": b"", "headers": [],
+    "root_path": "",
              "http_version": "1.1", "scheme": "http", "server": ("encore", 80), "client": ("encore", 1)}  # fmt: skip
     await app(scope, receive, send)  # type: ignore[operator]
     assert (sent[0]["status"], json.loads(sent[1]["body"])["error"]["code"]) == (400, "invalid_request")  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ from tests.serve_app.service.rig import Rig
 
 ROUTES = [
     ("POST", "/v1/videos"), ("POST", "/v1/videos/sync"), ("GET", "/v1/videos"), ("GET", "/v1/videos/x"),
-    ("DELETE", "/v1/videos/x"), ("GET", "/v1/videos/x/content"), ("GET", "/v1/videos/x/events"), ("POST", "/v1/explain"),
+    ("DELETE", "/v1/videos/x"), ("GET", "/v1/videos/x/content"), ("GET", "/v1/videos/x/events"), ("POST",
+    "/v1/explain"),
     ("POST", "/invalidate"), ("POST", "/v1/cache/invalidate"), ("POST", "/v1/cache/warm"), ("GET", "/v1/cache/warm/x"),
     ("DELETE", "/v1/cache/warm/x"), ("GET", "/v1/stats"), ("GET", "/v1/models"), ("GET", "/healthz"),
 ]  # fmt: skip
@@ -57,7 +58,8 @@ async def test_known_parameters_pass(http: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/invalidate?key=" + "a" * 64), ("DELETE", "/v1/videos/x"), ("DELETE", "/v1/cache/warm/x"), ("GET", "/healthz")],
+    [("POST", "/invalidate?key=" + "a" * 64), ("DELETE", "/v1/videos/x"), ("DELETE", "/v1/cache/warm/x"), ("GET",
+    "/healthz")],
 )  # fmt: skip
 async def test_a_body_that_nobody_reads(http: httpx.AsyncClient, method: str, path: str) -> None:
     """A body on a route that reads none is a 400."""
