@@ -15,7 +15,7 @@ from typing import get_args
 
 from serve_app.cache.circuit import Circuit
 from serve_app.cache.entry import Envelope
-from serve_app.cache.invalidation import provenance
+from serve_app.cache.invalidation import provenance, uncovered
 from serve_app.cache.name import storage_name
 from serve_app.cache.store import ObjectStore
 from serve_app.core import Entry, Rule, Selector
@@ -93,4 +93,4 @@ def _newest(rules: Iterable[Rule]) -> frozenset[Rule]:
     newest: dict[str, Rule] = {}
     for rule in sorted(rules, key=lambda rule: rule.before):
         newest[rule.label] = rule
-    return frozenset(newest.values())
+    return frozenset(uncovered(newest).values())

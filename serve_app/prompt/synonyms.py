@@ -61,7 +61,7 @@ class Synonyms:
         """Return `text` with every term replaced by the first of its group."""
         if self._pattern is None:
             return text
-        while (merged := self._pattern.sub(lambda match: self.table[match[0].casefold()], text)) != text:
+        while (merged := self._pattern.sub(lambda match: self.table.get(match[0].casefold(), match[0]), text)) != text:
             text = merged
         return text
 

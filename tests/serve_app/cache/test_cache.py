@@ -13,11 +13,12 @@ from aiocache import SimpleMemoryCache
 
 from serve_app.cache.cache import Stored, TieredCache
 from serve_app.cache.folder import FolderStore
+from serve_app.cache.invalidation import Labels, RuleBook, provenance
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.name import redis_name, storage_name
 from serve_app.cache.redis import WEEK, RedisTier
 from serve_app.cache.s3 import S3Store
-from serve_app.core import Entry, Outcome
+from serve_app.core import EVERYTHING, Entry, Outcome, Rule
 from serve_app.telemetry import TierRead, TierWritten
 
 KEY = "1f" * 32
@@ -376,3 +377,22 @@ async def test_background_work_is_bounded(replica, clock, monkeypatch) -> None:
     never.set()
     await one.cache.aclose()
     assert not one.cache._background
+
+
+def test_a_rule_costs_no_hash_for_each_entry_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L1 is judged by new rules alone, and what an entry is called is computed once, not again for every rule."""
+    rules = RuleBook(Labels(b"secret"))
+    cache = TieredCache("video", secret=b"secret", l1=MemoryTier(1 << 24), rules=rules)
+    tag = rules.labels.of("tag", "red")
+    for number in range(200):
+        cache.remember(Entry.of(f"{number:064x}", b"v", provenance(number, [tag] if number % 2 else [])))
+    hashed: list[str] = []
+    of_value = Labels.of_value
+    monkeypatch.setattr(Labels, "of_value", lambda self, kind, key: hashed.append(key) or of_value(self, kind, key))
+    for number in range(50):
+        rules.learn([Rule("tag", f"{number:064x}", 10**6, 10**6 + number)])
+    assert len(hashed) <= 200
+    rules.learn([Rule("tag", tag, 100, 10**7), Rule("key", rules.labels.of("key", f"{2:064x}"), 100, 10**7)])
+    assert cache.invalidated == 51
+    rules.learn([Rule("everything", EVERYTHING, 150, 10**7)])
+    assert sorted(int(key, 16) for key in cache._l1._slots) == list(range(150, 200))

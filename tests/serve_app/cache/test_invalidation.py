@@ -115,3 +115,18 @@ def test_the_shared_clock_is_never_ahead() -> None:
     clock.heard(7_000_000)
     now[0] += 1.5
     assert clock.now() == 8_500_000
+
+
+@given(st.lists(rules, max_size=4))
+def test_one_of_everything_is_instead_of_all_it_covers(batches: list[list[Rule]]) -> None:
+    """In whatever order rules come, none is kept that the one of everything covers, and the same is covered."""
+    made = RuleBook(LABELS)
+    for batch in batches:
+        made.learn(batch)
+    given_rules = [rule for batch in batches for rule in batch]
+    everything = made.now.by_label.get(EVERYTHING)
+    assert everything is None or all(rule is everything or rule.before > everything.before for rule in made)
+    for label in (*NAMES, "d"):
+        wanted = max((rule.before for rule in given_rules if rule.label in (label, EVERYTHING)), default=0)
+        kept = [made.now.by_label[each].before for each in (label, EVERYTHING) if each in made.now.by_label]
+        assert max(kept, default=0) == wanted

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from serve_app.cache import redis_rules
 from serve_app.cache.redis import RedisTier
-from serve_app.cache.redis_rules import RedisRules
-from serve_app.core import Rule
+from serve_app.cache.redis_rules import RedisRules, TooMany
+from serve_app.core import EVERYTHING, Rule
 from serve_app.errors import TierError
 from tests.conftest import ValkeyServer
 
@@ -131,3 +132,28 @@ async def test_a_broken_redis_is_a_tier_error(refused_port: int) -> None:
         with pytest.raises(TierError):
             await call
     await tier.client.aclose()
+
+
+async def test_one_of_everything_takes_the_place_of_all_it_covers(open_rules: Callable[..., RedisRules]) -> None:
+    """Older rules go when everything is invalidated, none of them comes back, and a newer one stands beside it."""
+    rules = open_rules(clock=lambda: 10.0)
+    await rules.merge([Rule("tag", "a", 5, 5), Rule("key", "b", 6, 6)])
+    await rules.merge([Rule("everything", EVERYTHING, 6, 6)])
+    await rules.merge([Rule("tag", "a", 5, 5), Rule("tag", "c", 7, 7)])
+    assert set((await rules.read("")).rules or ()) == {Rule("everything", EVERYTHING, 6, 6), Rule("tag", "c", 7, 7)}
+
+
+async def test_there_are_only_so_many_rules(
+    open_rules: Callable[..., RedisRules], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of forty at a time from two processes as many are recorded as may be, a known label and everything always."""
+    monkeypatch.setattr(redis_rules, "MAX_RULES", 8)
+    one, two = open_rules(), open_rules()
+    tries = await asyncio.gather(*((one, two)[n % 2].add("tag", [f"t{n}"]) for n in range(40)), return_exceptions=True)
+    assert sum(isinstance(each, TooMany) for each in tries) == 32
+    reading = await one.read("")
+    assert len(reading.rules or ()) == 8
+    await two.add("tag", [(reading.rules or ())[0].label])
+    await two.add("everything", [EVERYTHING])
+    assert len((await one.read("")).rules or ()) == 1
+    await one.add("tag", ["again"])

@@ -18,7 +18,7 @@ from typer.testing import Result
 from serve_app.api.api import build_api
 from serve_app.cli import warm as command
 from serve_app.cli.warm import parts
-from serve_app.errors import Busy, RenderFailed
+from serve_app.errors import Busy, InvalidRequest, RenderFailed
 from serve_app.schema.templates import parse_templates
 from tests.serve_app.api.uvicorn_server import serving
 from tests.serve_app.cli.test_generate import Start
@@ -217,3 +217,12 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_a_hundred_million_combinations_are_refused_at_once(tmp_path: Path) -> None:
+    """A file that stands for more than anybody could wait for is refused when it is read; nothing is sent or polled."""
+    file = tmp_path / "many.yaml"
+    values = [str(number) for number in range(100)]
+    file.write_text(json.dumps([{"prompt": "{a}{b}{c}{d}", "variables": dict.fromkeys("abcd", values)}]))
+    with pytest.raises(InvalidRequest, match="100,000,000 requests; at most 1,000,000"):
+        command.warm(file, url="http://127.0.0.1:9", as_json=False)

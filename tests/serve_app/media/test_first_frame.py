@@ -214,3 +214,39 @@ def test_what_travelled_is_verified() -> None:
     ):  # fmt: skip
         with pytest.raises(CorruptEntry):
             pixels_of(data, digest, width, 48)
+
+
+@pytest.mark.parametrize("size", [(1, first_frame.MAX_SIDE + 1), (first_frame.MAX_SIDE + 1, 1)])
+def test_a_side_has_a_bound_of_its_own(size: tuple[int, int]) -> None:
+    """Few pixels in very many rows are refused by the header alone: each row has a price in memory."""
+    with pytest.raises(TooLarge, match="on a side"):
+        read(file(Image.new("L", size)))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_a_file_of_very_many_parts(form: str) -> None:
+    """Empty chunks and segments without number are counted, not read; a few hundred do no harm."""
+    data = file(PHOTO, form)
+    at, empty = (
+        (33, b"\0\0\0\0teST" + struct.pack(">I", zlib.crc32(b"teST"))) if form == "PNG" else (2, b"\xff\xfe\0\2")
+    )
+    assert read(data[:at] + empty * 500 + data[at:]).digest == read(data).digest
+    with pytest.raises(TooLarge, match="parts"):
+        read(data[:at] + empty * (first_frame.MAX_SECTIONS + 1) + data[at:], max_bytes=10**7)
+
+
+def test_scans_count_by_the_pixels_they_go_over() -> None:
+    """A progressive JPEG is read; one that goes over all its pixels more often than the largest may is not."""
+    data = file(PHOTO, "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    more = data[:-2] + last * 30 + b"\xff\xd9"
+    assert read(data).digest
+    with pytest.raises(TooLarge, match="scans"):
+        read(more, max_pixels=64 * 48)
+
+
+def test_decoding_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that asks for more after its time gets an error that says what to do."""
+    monkeypatch.setattr(first_frame, "MAX_SECONDS", -1.0)
+    with pytest.raises(TooLarge, match="too long"):
+        read(file(PHOTO))

@@ -154,3 +154,15 @@ def test_dictionaries_know_both_englishes() -> None:
     assert english["elephant"]
     assert not english["briton"]
     assert all(word.isascii() and word.islower() for word in english)
+
+
+def test_a_word_longer_than_any_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes time by the square of a word's length is not begun for a word that no known one is near."""
+    monkeypatch.setattr(typos, "_slips", lambda word, letters: pytest.fail(f"looked for {len(word)} letters"))
+    assert Typos().corrected(f"a red {'q' * 1990}", pytest.fail) == f"a red {'q' * 1990}"
+
+
+@pytest.mark.parametrize("word", ["d\u0131amond", "D\u0130AMOND", "\u017fquare", "dia\u212aond"])
+def test_letters_that_only_look_like_english_ones(word: str) -> None:
+    """Dotless i, dotted I, long s and the Kelvin sign, which IGNORECASE takes for i, s and k, make no slip."""
+    assert Typos().corrected(f"a red {word} shape", pytest.fail) == f"a red {word} shape"

@@ -171,3 +171,14 @@ def test_tags_that_are_none(tags: object) -> None:
     with pytest.raises(Unprocessable) as refused:
         parse_request({"prompt": "p", "tags": tags})
     assert refused.value.param == "tags"
+
+
+@pytest.mark.parametrize(
+    "tags", ["," * 500_000, "a" * 10_000, ["a"] * 9, ["\u0301" * 300_000], [str(n) for n in range(90_000)]],
+    ids=["commas", "long", "nine", "marks", "many"],
+)  # fmt: skip
+def test_tags_are_counted_before_they_are_split(tags: object) -> None:
+    """Too many, and what could be none, is refused by its length alone."""
+    with pytest.raises(Unprocessable) as raised:
+        parse_request({"prompt": "p", "tags": tags})
+    assert raised.value.param == "tags"

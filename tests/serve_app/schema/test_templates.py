@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serve_app.core import Priority
 from serve_app.errors import UnknownField, Unprocessable
-from serve_app.schema.templates import DAY, DEFAULT_TTL, parse_templates, parse_ttl
+from serve_app.schema.templates import DAY, DEFAULT_TTL, MAX_COMBINATIONS, parse_templates, parse_ttl
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True)
 LITERALS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -144,3 +144,31 @@ def test_an_unknown_field_has_its_own_code() -> None:
     """As in any request: a field that nobody reads is told as such."""
     with pytest.raises(UnknownField):
         parse_templates([{"prompt": "x", "sede": 7}])
+
+
+@pytest.mark.parametrize(
+    ("template", "param"),
+    [
+        ({"prompt": "{a}" * 20_000, "variables": {"a": ["x" * 50_000]}}, "templates[0].prompt"),
+        ({"prompt": "{a}" * 30, "variables": {"a": ["x", "x" * 80]}}, "templates[0].prompt"),
+        ({"prompt": "p", "negative_prompt": "{a}" * 30, "variables": {"a": ["x" * 80]}},
+        "templates[0].negative_prompt"),
+        ({"prompt": "{{" * 400_000}, "templates[0].prompt"), ({"prompt": "p", "ttl": [["1"]] * 10}, "templates[0].ttl"),
+        ({"prompt": "{a}", "variables": {"a": [float("inf")]}}, "templates[0].variables.a[0]"),
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_lengths_are_known_before_anything_is_filled_in(template: dict[str, object], param: str) -> None:
+    """A text that would be too long with its longest values is refused by its parts alone."""
+    with pytest.raises(Unprocessable) as raised:
+        parse_templates([template], max_chars=2_000)
+    assert raised.value.param == param
+
+
+@pytest.mark.parametrize("names", [4, 4_000])
+def test_combinations_are_counted_before_anything_is_made(names: int) -> None:
+    """A hundred million combinations, and more than a number can say, are refused at once with what may be."""
+    variables = {f"v{number}": ["1"] * 100 for number in range(names)}
+    with pytest.raises(Unprocessable, match="at most 1,000,000") as raised:
+        parse_templates([{"prompt": "p", "variables": variables}], max_items=MAX_COMBINATIONS)
+    assert raised.value.param == "templates"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.errors import Busy, ImageNotSupported
+from serve_app.errors import Busy, ImageNotSupported, Unprocessable
 from serve_app.model.model import load_family
 from serve_app.service.plan import Plan, Planner
 from serve_app.service.planning import MAX_PENDING, Planning
@@ -55,3 +55,29 @@ async def test_no_more_wait_than_memory_allows() -> None:
     await asyncio.gather(*waiting)
     await planning.plan(request)
     planning.close()
+
+
+async def test_a_long_prompt_leaves_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt too long to be kept is planned in a thread, a short one where it is; both mean what they meant."""
+    planner = Planner(load_family("native/demo"), "encoder", max_prompt_chars=5_000)
+    threads: list[bool] = []
+    plan = planner.plan
+
+    def watched(request: Any) -> Plan:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return plan(request)
+
+    monkeypatch.setattr(planner, "plan", watched)
+    planning = Planning(planner)
+    text = "a heart" + " " * 1_500
+    assert (await planning.plan(ask(text, **TINY))).keys == plan(ask(text, **TINY)).keys
+    await planning.plan(ask("a heart", **TINY))
+    assert threads == [False, True]
+    planning.close()
+
+
+def test_ligatures_are_counted_written_out() -> None:
+    """A prompt of ligatures, each many letters, is refused before it is normalised at eighteen times its length."""
+    with pytest.raises(Unprocessable, match="written out") as raised:
+        PLANNER.plan(ask("\ufdfa" * 499))
+    assert raised.value.param == "prompt"
