@@ -23,7 +23,9 @@ _CENSUS = ("surnames", "female_names", "male_names")
 def known() -> frozenset[str]:
     """Return every known name of Latin letters, lower case; of a name of several words, each."""
     lists = words.frequency_lists()
-    return frozenset(name.lower() for name in listed()) | {name for each in _CENSUS for name in lists[each]}
+    lower = {name.lower() for name in listed()}
+    capitals = {name.replace("ß", "ss") for name in lower}  # as a prompt in capitals has them
+    return frozenset(lower | capitals | {name for each in _CENSUS for name in lists[each]})
 
 
 def listed() -> set[str]:

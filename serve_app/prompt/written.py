@@ -14,11 +14,11 @@ from serve_app.prompt import folding, names, words
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _SENTENCE_END = re.compile("[.!?。]")
 _NEW_LINE = re.compile("[\r\n\x85\u2028\u2029]+")
-_TITLES = frozenset("mr mrs ms miss mx dr prof sir dame lady lord st saint sr jr capt col gen lt sgt rev hon".split())
+_TITLE_WORDS = "mr mrs ms miss mx dr prof sir dame lady lord st saint sr jr capt col gen lt sgt rev hon"
+_TITLES = frozenset(_TITLE_WORDS.split())
 _NAMING = _TITLES | {"named", "called", "nicknamed", "surnamed", "aka"}
-_SMALL = frozenset(
-    "a an the and or nor but for of on in at to by as is with from into over under up off via per vs it its".split()
-)
+_SMALL_WORDS = "a an the and or nor but for of on in at to by as is with from into over under up off via per vs it its"
+_SMALL = frozenset(_SMALL_WORDS.split())  # headlines leave them small
 _MOST = 20_000
 """Only so much of a prompt is read for names, so that time stays bounded; what comes later counts as lower case."""
 
@@ -43,7 +43,7 @@ def named_in(text: str) -> frozenset[str]:
 
 
 def _is_ordinary(word: str) -> bool:
-    return len(word) > 1 and word not in _SMALL and word in words.english() and word not in names.known()
+    return len(word) > 1 and (word in _SMALL or (word in words.english() and word not in names.known()))
 
 
 def _ends_sentence(between: str, before: str) -> bool:
