@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from serve_app.api.cache_status import cache_status
 from serve_app.api.failures import failure_response
+from serve_app.api.headers import header_fields
 from serve_app.core import Entry, Outcome
 from serve_app.errors import RangeNotSatisfiable
 from serve_app.service.job import Job
@@ -22,7 +23,7 @@ _RANGE = re.compile(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)", re.ASCII | re.IGNORECASE)
 def content_response(request: Request, entry: Entry, media_type: str, headers: dict[str, str]) -> Response:
     """Answer a GET or HEAD for `entry`, whose bytes are of `media_type`; `headers` are added to every answer."""
     etag = f'"{entry.digest}"'
-    headers = headers | {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
+    headers = header_fields(headers | {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"})
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     try:
@@ -41,7 +42,7 @@ def content_response(request: Request, entry: Entry, media_type: str, headers: d
 def redirection(url: str, job: Job) -> Response:
     """Send a GET for a job's video to `url`, which is good for a while only and for this client."""
     headers = {"Location": url, "Cache-Status": cache_status(Outcome.L3), "X-Encore-Key": job.keys.video}
-    return Response(status_code=307, headers=headers | {"Cache-Control": "no-store"})
+    return Response(status_code=307, headers=header_fields(headers | {"Cache-Control": "no-store"}))
 
 
 def _body(request: Request, data: bytes, status: int, media_type: str, headers: dict[str, str]) -> Response:

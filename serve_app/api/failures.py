@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from serve_app.api.headers import header_fields
 from serve_app.errors import EncoreError, InvalidRequest, NotFound, TooLarge, Unprocessable
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,15 @@ _MADE_BY_STARLETTE: dict[int, type[EncoreError]] = {404: NotFound, 413: TooLarge
 def failure_response(error: EncoreError) -> JSONResponse:
     """Return the response for `error`, with Retry-After where it says when to come back."""
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return JSONResponse(error.wire(), status_code=error.status, headers=headers)
+    return JSONResponse(_speakable(error.wire()), status_code=error.status, headers=header_fields(headers))
+
+
+def _speakable(body: dict[str, dict[str, str | None]]) -> dict[str, dict[str, str | None]]:
+    """Return an error's body in what UTF-8 can say: a lone surrogate in a name becomes a question mark."""
+    return {
+        kind: {name: None if text is None else text.encode("utf-8", "replace").decode() for name, text in each.items()}
+        for kind, each in body.items()
+    }
 
 
 def register_failures(app: FastAPI) -> None:
@@ -42,7 +51,8 @@ def register_failures(app: FastAPI) -> None:
             f"There is no {request.method} {request.url.path[:200]}." if error.status_code == 404 else error.detail
         )
         kind = _MADE_BY_STARLETTE.get(error.status_code, InvalidRequest)
-        return JSONResponse(kind(message).wire(), status_code=error.status_code, headers=error.headers)
+        headers = header_fields(error.headers or {})
+        return JSONResponse(_speakable(kind(message).wire()), status_code=error.status_code, headers=headers)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

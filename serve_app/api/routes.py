@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
@@ -14,7 +13,9 @@ from serve_app.api.body import read_object, read_request
 from serve_app.api.cache_status import cache_status
 from serve_app.api.content import content_response, redirection
 from serve_app.api.event_stream import EventStream
+from serve_app.api.headers import header_fields, percent
 from serve_app.api.objects import model_object, video_object
+from serve_app.api.route import StrictRoute
 from serve_app.media.variant import Variant
 from serve_app.schema import ErrorBody, VideoEvent, VideoObject, VideoRequest
 from serve_app.schema.invalidation import InvalidationRequest, parse_invalidation
@@ -30,7 +31,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorBody, "description": "not now; see Retry-After"},
 }
 
-router = APIRouter(responses=_ERRORS)
+router = APIRouter(responses=_ERRORS, route_class=StrictRoute)
 
 _REQUEST_SCHEMA = VideoRequest.model_json_schema()
 _BODY: dict[str, Any] = {
@@ -97,8 +98,10 @@ async def generate(request: Request) -> Response:
     if answer.embedding is not None:
         headers["X-Encore-Embedding"] = answer.embedding
     if answer.corrected:
-        headers["X-Encore-Corrected"] = ", ".join(f"{each.found}={quote(each.used)}" for each in answer.corrected)
-    return Response(answer.entry.data, headers=headers, media_type="video/mp4")
+        headers["X-Encore-Corrected"] = ", ".join(
+            f"{percent(each.found)}={percent(each.used)}" for each in answer.corrected
+        )
+    return Response(answer.entry.data, headers=header_fields(headers), media_type="video/mp4")
 
 
 @router.get("/v1/videos", tags=["videos"])
@@ -206,6 +209,6 @@ async def healthz() -> dict[str, str]:
 def _job_response(job: Job) -> Response:
     return Response(
         video_object(job).model_dump_json(),
-        headers={"Cache-Status": cache_status(job.outcome)},
+        headers=header_fields({"Cache-Status": cache_status(job.outcome)}),
         media_type="application/json",
     )

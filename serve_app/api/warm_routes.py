@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.api.body import read_object
+from serve_app.api.route import StrictRoute
 from serve_app.errors import UnknownField, Unprocessable
 from serve_app.schema import ErrorBody, VideoRequest
 from serve_app.schema.templates import REFUSED
@@ -67,7 +68,7 @@ _BODY: dict[str, Any] = {
     }
 }
 
-router = APIRouter(responses=_ERRORS, tags=["cache"])
+router = APIRouter(responses=_ERRORS, tags=["cache"], route_class=StrictRoute)
 
 
 def _warming(request: Request) -> Warming:

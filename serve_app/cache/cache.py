@@ -13,6 +13,7 @@ before the rule may still have it: they give `stale`, which judges by what was k
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
@@ -30,10 +31,11 @@ from serve_app.cache.memory import MemoryTier
 from serve_app.cache.name import Kind
 from serve_app.cache.remote import RemoteTier, Stale
 from serve_app.cache.store import AiocacheStore, ObjectStore
-from serve_app.core import Entry, Outcome, Rule
+from serve_app.core import EVERYTHING, Entry, Outcome, Rule
 from serve_app.telemetry import Telemetry, TierRead, TierWritten
 
 _BACKGROUND_TASKS = 64
+_NAMES_KEPT = 32_768
 """At most so many copies and extensions under way; beyond that they are left out, a slow tier must not fill memory."""
 TOUCH_SECONDS = 3600.0
 
@@ -77,6 +79,7 @@ class TieredCache:
         self._bloom = bloom
         self.rules = RuleBook(Labels(secret)) if rules is None else rules
         self.rules.listen(self._swept)
+        self._name_of = functools.lru_cache(_NAMES_KEPT)(functools.partial(self.rules.labels.of_value, kind))
         stores = {"l2": AiocacheStore(l2) if l2 is not None else None, "l3": l3}
         self._remotes = [
             RemoteTier(
@@ -151,8 +154,20 @@ class TieredCache:
 
     def _swept(self, rules: tuple[Rule, ...]) -> None:
         """Drop from L1 what new rules cover; what is being read or written meanwhile is judged when it comes."""
-        if self._l1 is not None:
-            self._l1_invalidated += len(self._l1.drop_now(self._is_covered))
+        if self._l1 is None or not rules:
+            return
+        chosen = {rule.label: rule.before for rule in rules}
+        newest = max(chosen.values())
+        dropped = self._l1.drop_now(lambda entry: begun_at(entry) < newest and self._is_chosen(entry, chosen))
+        self._l1_invalidated += len(dropped)
+
+    def _is_chosen(self, entry: Entry, chosen: Mapping[str, int]) -> bool:
+        """Tell whether one of a few rules covers `entry`: quick, because all of L1 is asked while nothing else runs."""
+        begun = begun_at(entry)
+        if begun < chosen.get(EVERYTHING, 0):
+            return True
+        labels = self.rules.labels.of_entry(self._name_of(entry.key), entry)
+        return any(begun < chosen[label] for label in labels if label in chosen)
 
     async def _walk(
         self, key: str, remotes: list[RemoteTier], stale: Stale | None, may_have: bool | None = None

@@ -3,8 +3,9 @@
 Deleting alone does not invalidate: a paused writer or a render in the air would bring the value back, and nobody knows
 all names of "everything with this tag". So an invalidation is a rule, and every value says in its metadata what rules
 need: when it was begun and, as HMACs under the deployment's secret, by what it may be chosen. Whoever reads a covered
-value treats it as not there. Rules are few: of one label only the newest counts, and a day later, when everything
-covered is deleted, a rule is retired. Nothing here does I/O; `rule_keeper` brings the rules to every process.
+value treats it as not there. Rules are few: of one label only the newest counts, one that says everything takes the
+place of all that it covers, there are at most MAX_RULES, and a day later, when everything covered is deleted, a rule is
+retired. Nothing here does I/O; `rule_keeper` brings the rules to every process.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from serve_app.cache.name import Kind, storage_name
 from serve_app.core import EVERYTHING, Entry, Rule, Selector
 
 MICROSECONDS = 1_000_000
+MAX_RULES = 1_000
+"""That clients may have in force at a time; the videos of an invalidated tag may be more. All are read, by every
+process, whenever one is made."""
 
 Listener = Callable[[tuple[Rule, ...]], None]
 
@@ -80,6 +84,19 @@ def begun_at(entry: Entry) -> int:
 def provenance(begun: int, labels: Iterable[str]) -> dict[str, Any]:
     """Return the part of an entry's metadata that rules are matched with."""
     return {"begun_at": begun, "labels": list(labels)}
+
+
+def says_more(rule: Rule, known: Rule | None) -> bool:
+    """Tell whether `rule` covers more than one that is known of the same label, or of everything."""
+    return known is None or known.before < rule.before
+
+
+def uncovered(by_label: Mapping[str, Rule]) -> dict[str, Rule]:
+    """Return `by_label` without the rules that the one of everything makes superfluous."""
+    everything = by_label.get(EVERYTHING)
+    if everything is None:
+        return dict(by_label)
+    return {label: rule for label, rule in by_label.items() if label == EVERYTHING or says_more(rule, everything)}
 
 
 class SharedClock:
@@ -161,10 +178,11 @@ class RuleBook:
         known = dict(self.now.by_label)
         new = []
         for rule in rules:
-            if rule.label not in known or known[rule.label].before < rule.before:
+            if says_more(rule, known.get(rule.label)) and says_more(rule, known.get(EVERYTHING)):
                 known[rule.label] = rule
                 new.append(rule)
         if new:
+            known = uncovered(known)
             self.now = Rules(self.labels, known)
             for listener in self._listeners:
                 listener(tuple(new))

@@ -13,12 +13,14 @@ from functools import partial
 from typing import Any, cast
 
 from serve_app.cache.circuit import Circuit
+from serve_app.cache.invalidation import MAX_RULES
 from serve_app.cache.lease import Lease
 from serve_app.cache.name import record_name
 from serve_app.cache.newswire import Newswire
 from serve_app.cache.redis import RedisTier
 from serve_app.cache.script import Script, now_of
-from serve_app.core import Rule, Selector
+from serve_app.core import EVERYTHING, Rule, Selector
+from serve_app.errors import Conflict
 
 _ADD, _READ, _RETIRE = (Script(f"rules_{verb}") for verb in ("add", "read", "retire"))
 TAG_SECONDS = 30 * 86_400
@@ -26,6 +28,24 @@ TAG_SECONDS = 30 * 86_400
 _AT_ONCE = 500
 """Rules in one script: while it runs nobody else is served."""
 _NO_TAG = "none"
+
+
+class TooMany(Conflict):
+    """There are as many invalidations in force as there may be."""
+
+    code = "too_many_invalidations"
+
+    def __init__(self, count: int) -> None:
+        super().__init__(
+            f"{count:,} invalidations are in force, and there may be {MAX_RULES:,}; each ends a day after it was made. "
+            "Choose more at once: by 'tag', 'model' or 'fingerprint', or with 'older_than_seconds': 0 everything, "
+            "which takes the place of all others."
+        )
+        self.count = count
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive pickling between Ray processes."""
+        return TooMany, (self.count,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +94,12 @@ class RedisRules:
         self._rules, self._epoch, self._swept, self._sweeper, self._channel = map(self._name, names)
 
     async def add(self, kind: Selector, labels: Iterable[str], *, older_than: int = 0, tag: str = _NO_TAG) -> Added:
-        """Make a rule for each label, as of now less `older_than` microseconds.
+        """Make a rule for each label, as of now less `older_than` microseconds; raises TooMany beyond MAX_RULES.
 
         tag: the label of a tag; the videos that were asked for with it get rules of their own.
         """
         fields = [part for label in labels for part in (label, kind, "", str(older_than))]
-        added, left = await self._add(fields, tag)
+        added, left = await self._add(fields, tag, most=MAX_RULES)
         while left:
             more, left = await self._add((), tag)
             added = Added(more.epoch, added.now, (*added.rules, *more.rules))
@@ -139,10 +159,14 @@ class RedisRules:
         """Stop hearing."""
         await self._newswire.aclose()
 
-    async def _add(self, fields: Sequence[str], tag: str) -> tuple[Added, int]:
+    async def _add(self, fields: Sequence[str], tag: str, *, most: int | None = None) -> tuple[Added, int]:
         """Return what was added, and how many videos of the tag are left to be."""
-        keys = [self._rules, self._epoch, self._name(f"tag:{tag}")]
-        epoch, now, added, left = await self._redis.run(_ADD, keys, [now_of(self._clock), self._channel, *fields])
+        keys = [self._rules, self._epoch, self._name(f"tag:{tag}"), self._swept]
+        arguments = [now_of(self._clock), self._channel, "" if most is None else str(most), EVERYTHING, *fields]
+        answer = await self._redis.run(_ADD, keys, arguments)
+        if len(answer) == 1:
+            raise TooMany(int(answer[0]))
+        epoch, now, added, left = answer
         rules = tuple(_rule(*added[first : first + 4]) for first in range(0, len(added), 4))
         return Added(int(epoch), int(now), rules), int(left)
 

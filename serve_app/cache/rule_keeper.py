@@ -12,13 +12,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from serve_app.cache.debounce import Debounce
 from serve_app.cache.detached import detached, end
-from serve_app.cache.invalidation import MICROSECONDS, RuleBook
-from serve_app.cache.redis_rules import Reading, RedisRules
+from serve_app.cache.invalidation import MAX_RULES, MICROSECONDS, RuleBook
+from serve_app.cache.redis_rules import Reading, RedisRules, TooMany
 from serve_app.cache.rule_mirror import RuleMirror
-from serve_app.core import Rule, Selector
+from serve_app.core import EVERYTHING, Rule, Selector
 from serve_app.errors import TierError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,16 @@ MIRROR_SECONDS = 30.0
 """How often the mirror is read again while all is well."""
 NOTED_AGAIN_SECONDS = 3600.0
 _PENDING = 10_000
+_TOGETHER_SECONDS = 0.02
+"""Messages that come within are one: each makes the process read all rules."""
+
+
+@dataclass(eq=False, slots=True)
+class _Batch:
+    """Rules that the mirror gets in one write, and what became of it."""
+
+    rules: set[Rule] = field(default_factory=set)
+    written: bool | None = None
 
 
 class RuleKeeper:
@@ -66,6 +77,9 @@ class RuleKeeper:
         self._noted = Debounce(NOTED_AGAIN_SECONDS, clock=monotonic)
         self._pending: dict[str, set[str]] = {}
         self._noting: asyncio.Task[None] | None = None
+        self._adding = 0
+        self._mirror_batch = _Batch()
+        self._mirror_writes = asyncio.Lock()
 
     def start(self) -> None:
         """Begin to hear and poll, on the running event loop; doing so again is harmless."""
@@ -77,12 +91,22 @@ class RuleKeeper:
     async def add(self, kind: Selector, labels: Iterable[str], *, older_than: float = 0.0) -> tuple[Rule, ...]:
         """Make a rule for each label, as of now less `older_than` seconds; it holds here when this returns.
 
-        Raises Unavailable when there are shared tiers and none could record it: nothing is changed then.
+        Raises Unavailable when there are shared tiers and none could record it, and TooMany beyond MAX_RULES: nothing
+        is changed then.
         """
         self.start()
-        await self._write_notes()
-        age = round(older_than * MICROSECONDS)
         labels = tuple(labels)
+        new = sum(label != EVERYTHING and label not in self.book.now.by_label for label in labels)
+        if new and len(self.book) + self._adding + new > MAX_RULES:
+            raise TooMany(len(self.book))
+        self._adding += new  # the place is taken in the step that found it
+        try:
+            return await self._add(kind, labels, round(older_than * MICROSECONDS))
+        finally:
+            self._adding -= new
+
+    async def _add(self, kind: Selector, labels: tuple[str, ...], age: int) -> tuple[Rule, ...]:
+        await self._write_notes()
         made, recorded = await self._add_to_redis(kind, labels, age)
         if made is None:
             at = self.book.clock.now()
@@ -176,6 +200,7 @@ class RuleKeeper:
             try:
                 async with asyncio.timeout(self._poll_seconds):
                     await self._wake.wait()
+                    await asyncio.sleep(_TOGETHER_SECONDS)
             except TimeoutError:
                 pass
 
@@ -247,10 +272,21 @@ class RuleKeeper:
         return True
 
     async def _write_mirror(self, rules: Iterable[Rule]) -> bool:
+        """Write rules together with those of all who ask for it meanwhile: each write is of the whole object."""
         if self._mirror is None:
             return False
+        batch = self._mirror_batch
+        batch.rules.update(rules)
+        async with self._mirror_writes:
+            if batch.written is None:
+                if batch is self._mirror_batch:
+                    self._mirror_batch = _Batch()
+                batch.written = await self._written(self._mirror, frozenset(batch.rules))
+        return batch.written
+
+    async def _written(self, mirror: RuleMirror, rules: frozenset[Rule]) -> bool:
         try:
-            await self._mirror.write(rules)
+            await mirror.write(rules)
         except TierError as error:
             logger.debug("rules: %s", error)
             self._mirrored_at = None

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import astuple
 
 from serve_app.cache.circuit import Circuit
 from serve_app.cache.entry import pack, unpack
-from serve_app.cache.invalidation import provenance
+from serve_app.cache.invalidation import provenance, uncovered
 from serve_app.cache.name import storage_name
 from serve_app.cache.store import ObjectStore
 from serve_app.core import Entry, Rule
@@ -65,10 +64,14 @@ class RuleMirror:
             if held:
                 await self._store.delete(self._name)
             meta = provenance(_FOREVER, ()) | {"cost_seconds": _WORTH}
-            frame = pack(Entry.of(_KEY, json.dumps(sorted(map(astuple, wanted))).encode(), meta))
+            frame = pack(Entry.of(_KEY, json.dumps(sorted(map(_spelled, wanted))).encode(), meta))
             if not wanted or await self._store.put(self._name, frame) is frame:
                 return
         raise TierError("The mirrored invalidations are being written by too many at a time.")
+
+
+def _spelled(rule: Rule) -> tuple[str, str, int, int]:
+    return rule.kind, rule.label, rule.before, rule.at
 
 
 def _newest(rules: Iterable[Rule]) -> frozenset[Rule]:
@@ -76,4 +79,4 @@ def _newest(rules: Iterable[Rule]) -> frozenset[Rule]:
     newest: dict[str, Rule] = {}
     for rule in sorted(rules, key=lambda rule: rule.before):
         newest[rule.label] = rule
-    return frozenset(newest.values())
+    return frozenset(uncovered(newest).values())

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from serve_app.errors import InvalidRequest, Unprocessable
-from serve_app.schema.templates import Templates, parse_templates
+from serve_app.schema.templates import MAX_COMBINATIONS, Templates, parse_templates
 
 _STEP = re.compile(r"\[(\d+)\]|([^.\[]+)")
 _NAMES = ("templates", "ttl")
@@ -43,9 +43,9 @@ def read_templates(path: Path) -> TemplateFile:
     try:
         if isinstance(content, dict):
             _check_names(content)
-            templates = parse_templates(content.get("templates"), content.get("ttl"))
+            templates = parse_templates(content.get("templates"), content.get("ttl"), max_items=MAX_COMBINATIONS)
         else:
-            templates = parse_templates(content)
+            templates = parse_templates(content, max_items=MAX_COMBINATIONS)
     except Unprocessable as error:
         raise _located(path, root, error) from None
     return TemplateFile(path, templates, root)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
+from urllib.parse import unquote
 
 import httpx
 
@@ -83,7 +84,10 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A finished video. `seconds` is how long the caller waited; `job` is None when there was one call and no job."""
+    """A finished video. `seconds` is how long the caller waited; `job` is None when there was one call and no job.
+
+    corrected: (as typed, as read) of each word that was taken for a typing mistake, where there was one call.
+    """
 
     data: bytes
     outcome: Outcome
@@ -91,6 +95,7 @@ class Generated:
     embedding: str | None
     seconds: float
     job: Job | None
+    corrected: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +263,14 @@ def video(response: httpx.Response) -> Generated:
         embedding=response.headers.get("x-encore-embedding"),
         seconds=0.0,
         job=None,
+        corrected=_corrected(response.headers.get("x-encore-corrected", "")),
     )
+
+
+def _corrected(value: str) -> tuple[tuple[str, str], ...]:
+    """Read a list of `typed=read` in percent-encoding."""
+    pairs = (part.strip().partition("=") for part in value.split(",") if "=" in part)
+    return tuple((unquote(typed), unquote(read)) for typed, _, read in pairs)
 
 
 def explanation(response: httpx.Response) -> Explanation:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,15 @@ if TYPE_CHECKING:
 
 PARAM = "input_reference"
 MAX_BYTES, MAX_PIXELS = 10 * 2**20, 40_000_000
-MAX_SCANS = 128
-"""Of a JPEG: a progressive one has about ten; each is a pass over all pixels, and thousands of them fit into a file."""
+MAX_SIDE = 32_768
+"""Of width and height alone: each row has a price of its own, so 1 x 40,000,000 pixels would take gigabytes."""
+MAX_SCANS, SCANNED_ANEW = 128, 16
+"""Of a JPEG: a progressive one has about ten, each is a pass over all pixels, and thousands of them fit into a file. No
+more, and no more pixels in all of them than the largest allowed picture has in so many."""
+MAX_SECTIONS = 20_000
+"""Of a PNG's chunks and a JPEG's segments: millions of empty ones fit into a file, and each takes some microseconds."""
+MAX_SECONDS = 10.0
+"""Of processor time for decoding; the slowest that is within the other limits has taken a third of it."""
 _COMPRESSION = 3  # of PNG's 0 to 9: beyond it a photo gets little smaller and takes twice the time
 _WHITE = (255, 255, 255, 255)
 
@@ -57,8 +65,7 @@ def read_first_frame(
     form = _form(data)
     if form == "WEBP":
         _check_size(*_webp_size(data), max_pixels)  # Pillow would take memory for all of it on opening it
-    if form == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:
-        raise TooLarge("The image has more scans than any camera's.", param=PARAM)
+    _check_sections(data, form)
     picture = _fitted(_opened(data, form, max_pixels), width, height)
     pixels = np.asarray(picture, dtype=np.uint8)
     file = io.BytesIO()
@@ -111,7 +118,35 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     raise _damaged()
 
 
+def _check_sections(data: bytes, form: str) -> None:
+    """Raise TooLarge for more parts than any picture has, without reading what is in them."""
+    at, sections = (8, 0) if form == "PNG" else (2, 0)
+    while form != "WEBP" and at + 4 <= len(data) and sections <= MAX_SECTIONS:
+        sections += 1
+        if form == "PNG":
+            at += 12 + int.from_bytes(data[at : at + 4], "big")
+        elif data[at] != 0xFF or data[at + 1] in (0xD9, 0xDA):  # the pixels begin, or it is damaged
+            break
+        else:
+            at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    if sections > MAX_SECTIONS:
+        raise TooLarge(f"The image's file has more than {MAX_SECTIONS:,} parts; save it anew.", param=PARAM)
+
+
+def _check_scans(data: bytes, pixels: int, max_pixels: int) -> None:
+    """Raise TooLarge for a JPEG that goes over its pixels too often; the marker stands nowhere within a scan."""
+    scans = data.count(b"\xff\xda")
+    if scans > MAX_SCANS or scans * pixels > SCANNED_ANEW * max_pixels:
+        raise TooLarge(
+            f"The image has {scans} scans, more than are read at its size; save it as an ordinary JPEG.", param=PARAM
+        )
+
+
 def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if max(width, height) > MAX_SIDE:
+        raise TooLarge(
+            f"The image has {width}x{height} pixels; at most {MAX_SIDE:,} are allowed on a side.", param=PARAM
+        )
     if width * height > max_pixels:
         raise TooLarge(
             f"The image has {width}x{height} pixels; at most {max_pixels:,} in all are allowed.", param=PARAM
@@ -123,19 +158,39 @@ def _opened(data: bytes, form: str, max_pixels: int) -> Image.Image:
     from PIL import Image
 
     try:
-        picture = Image.open(io.BytesIO(data), formats=(form,))
+        picture = Image.open(_Timed(data), formats=(form,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge(f"The image has too many pixels; at most {max_pixels:,} are allowed.", param=PARAM) from error
+    except TooLarge:
+        raise
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over
         raise _damaged() from error
     _check_size(*picture.size, max_pixels)
+    if form == "JPEG":
+        _check_scans(data, picture.width * picture.height, max_pixels)
     if getattr(picture, "is_animated", False) and picture.format != "MPO":  # a phone's JPEG with a depth map in it
         raise InvalidImage("'input_reference' is an animation; send one picture.", param=PARAM)
     try:
         picture.load()
         return _turned(_in_colour(picture), picture)
+    except TooLarge:
+        raise
     except Exception as error:
         raise _damaged() from error
+
+
+class _Timed(io.BytesIO):
+    """A file that can be read for MAX_SECONDS of its reader's processor time: decoders come back for more of it."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._until = time.thread_time() + MAX_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read on; raises TooLarge when the time is over."""
+        if time.thread_time() > self._until:
+            raise TooLarge("The image takes too long to read; send it with fewer pixels or as a JPEG.", param=PARAM)
+        return super().read(size)
 
 
 def _in_colour(picture: Image.Image) -> Image.Image:

@@ -30,6 +30,8 @@ from serve_app.prompt import names, offensive, spelling, words
 from serve_app.prompt.written import named_in
 
 MIN_LETTERS = 5
+MAX_LETTERS = 48
+"""The longest known word has 45: what is longer is no slip, and the look for one takes time by the square of it."""
 MOST_UNKNOWN = 5
 """More different unknown words than this are no slips, and looking for all of them would take too long."""
 
@@ -42,7 +44,8 @@ _FUNCTION_WORDS = (  # of French, German, Spanish, Italian, Portuguese, Dutch an
 )
 _FOREIGN = frozenset(_FUNCTION_WORDS.split())
 _LATIN = re.compile("[a-z\u00df-\u00f6\u00f8-\u024f]+")
-_ALONE = re.compile(r"(?<![\w'@#/.\-])[a-z]{5,}(?![\w'@#/\-]|\.\w)", re.IGNORECASE)
+# Not IGNORECASE: it takes dotless i and long s for letters of a word that has none of them.
+_ALONE = re.compile(r"(?<![\w'@#/.\-])[A-Za-z]{5,}(?![\w'@#/\-]|\.\w)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class Typos:
         if not unknown or len(unknown) > min(MOST_UNKNOWN, (known + 1) // 2) or not _FOREIGN.isdisjoint(seen):
             return []
         alone = {word.lower() for word in _ALONE.findall(text)}
-        return [word for word in unknown if word in alone]
+        return [word for word in unknown if word in alone and len(word) <= MAX_LETTERS]
 
     def _only_candidate(self, word: str) -> str | None:
         """Return the word that was meant, if no other is nearly as likely and nobody is offended."""

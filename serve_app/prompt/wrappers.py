@@ -24,14 +24,14 @@ _ENGLISH = re.compile(
     (?P<noun>video\ clip|video|clip)
     (?P<join>\ of:?\ |\ (?:which|that)\ (?:shows|depicts|features)\ |\ (?:showing|depicting|featuring)\ |:\ ?)
     """,
-    re.VERBOSE | re.IGNORECASE,
+    re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
 _NOT_A_PROMPT = re.compile(
-    r"(?:it|this|that|these|those|them|him|me|us|you|how|what|why|when|where|whether|whatever|up|off|out|and|or)\b",
+    r"(?a:it|this|that|these|those|them|him|me|us|you|how|what|why|when|where|whether|whatever|up|off|out|and|or)\b",
     re.IGNORECASE,
 )
 _PLACE = re.compile(
-    r"(?:on|at|to|from|for|by|in|into|with|within|inside|under|over|behind|during|via|through|live|again|only|next|about)\b",
+    r"(?a:on|at|to|from|for|by|in|into|with|within|inside|under|over|behind|during|via|through|live|again|only|next|about)\b",
     re.IGNORECASE,
 )
 

@@ -7,7 +7,6 @@ no uploaded files that an id could name. Whether the bytes are a picture is not 
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import re
@@ -17,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-_DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE | re.ASCII)
 
 
 def image_bytes(value: Any) -> bytes:
@@ -42,7 +41,7 @@ def _decoded(url: str) -> bytes:
             "image_url", "Remote images are not fetched; send the file, or a URL of the form data:image/png;base64,..."
         )
     try:
-        return base64.b64decode(url[start.end() :].encode("ascii"), validate=True)
+        return binascii.a2b_base64(url[start.end() :], strict_mode=True)
     except (binascii.Error, ValueError):
         raise PydanticCustomError("image_url", "The data: URL is not valid base64") from None
 

@@ -1,7 +1,8 @@
 """Templates of requests, `"{greeting} for {shop}"`, and the requests they stand for; the form of warm-ups.
 
 A variable is a list of values; a template stands for every combination of them, in the order of the lists, the last
-variable turning fastest. Combinations are made one at a time, so a file may mean a million of them. Beside `variables`
+variable turning fastest. Combinations are made one at a time, so a file may mean a million of them; how many they are,
+and how long their texts get, is known before the first is made, and bounded then. Beside `variables`
 and `ttl` a template has the fields of any request; a brace that is none of a variable's is written twice, as in Python.
 """
 
@@ -16,13 +17,18 @@ from typing import Any, NoReturn
 
 from serve_app.core import Priority
 from serve_app.errors import EncoreError, UnknownField, Unprocessable
-from serve_app.schema.request import VideoRequest, parse_request
+from serve_app.schema.request import VideoRequest, has_only_characters, parse_request
 
 DAY = 86_400.0
 DEFAULT_TTL = 3 * DAY
 MAX_TTL = 366 * DAY
 TEXTS = ("prompt", "negative_prompt")
 """The fields that may have variables in them."""
+MAX_COMBINATIONS = 1_000_000
+"""Of one file. A server takes them in parts of 10,000."""
+_UNCOUNTED = 10**15
+MAX_TEXT_CHARS = 100_000
+"""Of a text with its variables filled in; a server has a lower limit, its setting `max_prompt_chars`."""
 OWN = ("variables", "ttl")
 REFUSED = {
     "priority": "a warm-up always has the priority warm_up",
@@ -63,7 +69,7 @@ class Template:
     @property
     def combinations(self) -> int:
         """How many requests it stands for, equal ones counted each."""
-        return math.prod(len(values) for values in self.variables.values())
+        return math.prod(map(len, self.variables.values()))
 
     def requests(self) -> Iterator[VideoRequest]:
         """Yield the requests, each made when it is asked for."""
@@ -99,7 +105,9 @@ class Templates:
                 yield Item(number, request, template.ttl)
 
 
-def parse_templates(templates: object, ttl: object = None) -> Templates:
+def parse_templates(
+    templates: object, ttl: object = None, *, max_items: int | None = None, max_chars: int = MAX_TEXT_CHARS
+) -> Templates:
     """Return templates as `[{"prompt": ..., "variables": {name: [value, ...]}, "ttl": ..., field: ...}]` says them.
 
     ttl: of those that name none; absent: 3 days. Raises Unprocessable, whose `param` is a path such as
@@ -108,12 +116,45 @@ def parse_templates(templates: object, ttl: object = None) -> Templates:
     usual = DEFAULT_TTL if ttl is None else parse_ttl(ttl, "ttl")
     if not isinstance(templates, Sequence) or isinstance(templates, str) or not templates:
         raise Unprocessable("'templates' must be a list of at least one template.", param="templates")
-    return Templates(tuple(_template(each, f"templates[{number}]", usual) for number, each in enumerate(templates)))
+    if max_items is not None:
+        _check_count(templates, max_items)
+    return Templates(
+        tuple(_template(each, f"templates[{number}]", usual, max_chars) for number, each in enumerate(templates))
+    )
+
+
+def _check_count(templates: Sequence[object], most: int) -> None:
+    """Raise Unprocessable for more combinations than `most`, before anything is made of them."""
+    combinations = 0
+    for template in templates:
+        combinations += _combinations(template)
+        if combinations > _UNCOUNTED:
+            break
+    if combinations > most:
+        how_many = f"{combinations:,}" if combinations <= _UNCOUNTED else f"more than {_UNCOUNTED:,}"
+        in_parts = "in one call (`encore warm` sends more in parts)" if most < MAX_COMBINATIONS else "with one file"
+        raise Unprocessable(
+            f"The templates stand for {how_many} requests; at most {most:,} may be warmed {in_parts}.",
+            param="templates",
+        )
+
+
+def _combinations(template: object) -> int:
+    """Return how many requests a template stands for, if it is one, and not much more than may ever be asked for."""
+    variables = template.get("variables") if isinstance(template, Mapping) else None
+    combinations = 1
+    for values in variables.values() if isinstance(variables, Mapping) else ():
+        combinations *= len(values) if isinstance(values, Sequence) and not isinstance(values, str) else 1
+        if combinations > _UNCOUNTED:
+            break
+    return combinations
 
 
 def parse_ttl(value: object, where: str) -> float:
     """Return seconds: a number of them, or a number with `s`, `m`, `h`, `d` or `w`. Raises Unprocessable."""
-    found = None if isinstance(value, bool) else _TTL.fullmatch(str(value).strip())
+    is_text = isinstance(value, str) and len(value) <= 40
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TTL
+    found = _TTL.fullmatch(str(value).strip()) if is_text or is_number else None
     seconds = 0.0 if found is None else float(found[1]) * _UNITS[found[2] or "s"]
     if not 1 <= seconds <= MAX_TTL:
         raise Unprocessable(
@@ -129,7 +170,7 @@ def located(error: EncoreError, where: str) -> Unprocessable:
     return kind(f"{where}: {error.message}", param=f"{where}.{error.param}" if error.param else where)
 
 
-def _template(fields: object, where: str, ttl: float) -> Template:
+def _template(fields: object, where: str, ttl: float, max_chars: int) -> Template:
     if not isinstance(fields, Mapping):
         raise Unprocessable(f"'{where}' must be an object with at least a prompt.", param=where)
     _check_names(fields, where)
@@ -142,7 +183,7 @@ def _template(fields: object, where: str, ttl: float) -> Template:
         _refuse("a random seed would warm what nobody asks for", f"{where}.seed")
     variables = _variables(fields.get("variables"), f"{where}.variables")
     texts = {
-        name: _text(text, f"{where}.{name}", variables)
+        name: _text(text, f"{where}.{name}", variables, max_chars)
         for name in TEXTS
         if (text := getattr(request, name)) is not None
     }
@@ -187,13 +228,28 @@ def _value(value: object, where: str) -> str:
     """Return a value as text; YAML reads an unquoted `no` as false and a date as a date, so those are refused."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         _refuse(f"must be text or a number, not {type(value).__name__}; quote it if it is text", where)
+    if isinstance(value, float) and not math.isfinite(value):
+        _refuse("must be a finite number", where)
     text = str(value)
-    if any("\ud800" <= char <= "\udfff" for char in text):
+    if not has_only_characters(text):
         _refuse("must be valid Unicode, without lone surrogates", where)
     return text
 
 
-def _text(text: str, where: str, variables: Mapping[str, object]) -> Text:
+def _text(text: str, where: str, variables: Mapping[str, Sequence[str]], max_chars: int) -> Text:
+    if len(text) > 4 * max_chars + 10_000:  # braces are written twice, names are longer than what they stand for
+        _refuse(f"has {len(text):,} characters; a filled-in text may have {max_chars:,}", where)
+    made = _split(text, where, variables)
+    longest = {name: max(map(len, variables[name])) for name in set(made.names)}
+    length = sum(map(len, made.parts[::2])) + sum(longest[name] for name in made.names)
+    if length > max_chars:
+        _refuse(
+            f"has up to {length:,} characters with its variables filled in; at most {max_chars:,} are allowed", where
+        )
+    return made
+
+
+def _split(text: str, where: str, variables: Mapping[str, object]) -> Text:
     parts, literal = [], ""
     for piece in _PARTS.split(text):
         if piece in ("{{", "}}"):

@@ -84,6 +84,15 @@ class Desk:
         """Return the id of the job that answers a repeated request; raises KeyReused, Unavailable."""
         return await self._store.recall(mark)
 
+    def take_place(self) -> Callable[[], None]:
+        """Keep a place for a job that will be accepted when what comes first is awaited; returns what gives it back."""
+        self._entering += 1
+
+        def give_back() -> None:
+            self._entering -= 1
+
+        return give_back
+
     async def accept(self, job: Job, mark: Mark) -> str:
         """Store a new job and start following it; when this returns, the job will be answered, whatever dies.
 
@@ -230,7 +239,14 @@ class Desk:
 
     async def _adopt(self) -> None:
         room = min(ADOPTED_AT_ONCE, self._room())
-        for job in await self._store.claim(room) if room > 0 else ():
+        if room <= 0:
+            return
+        self._entering += room  # what is claimed must be followed: nobody may take the places meanwhile
+        try:
+            orphans = await self._store.claim(room)
+        finally:
+            self._entering -= room
+        for job in orphans:
             if job.id not in self._followed and not job.status.is_final:
                 logger.warning("adopting orphaned job %s", job.id)
                 self._adopted += 1

@@ -72,14 +72,18 @@ class JobImages:
         self._accepting: set[asyncio.Task[str]] = set()
         self._releases: set[asyncio.Task[None]] = set()
 
-    async def accepted(self, job: Job, data: bytes, accept: Callable[[], Awaitable[str]]) -> str:
+    async def accepted(
+        self, job: Job, data: bytes, accept: Callable[[], Awaitable[str]], done: Callable[[], None] = lambda: None
+    ) -> str:
         """Keep the image of a job, then have it accepted; returns and raises what `accept` does, or Unavailable.
 
+        done: called when that is over, whoever waited for it.
         It goes on when the caller is cancelled (a client that hung up): there is a job then, or its image is let go.
         """
         work = detached(self._accepted(job, data, accept), traced=True)
         self._accepting.add(work)
         work.add_done_callback(self._accepting.discard)
+        work.add_done_callback(lambda _: done())
         work.add_done_callback(lambda done: self.release(job) if _id_of(done) != job.id else None)
         return await asyncio.shield(work)
 

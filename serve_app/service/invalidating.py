@@ -7,6 +7,7 @@ what a wider choice covers counts as not there at once and is deleted by the swe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from serve_app.cache.rule_sweep import RuleSweeper
 from serve_app.core import Entry, Keys, Rule, Selector, VideoSpec
 from serve_app.schema.invalidation import InvalidationRequest
 from serve_app.service.landing import Peers, Renderer
-from serve_app.service.plan import Plan, Planner
+from serve_app.service.plan import KEPT_CHARS, Plan, Planner
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Invalidator:
         """Do what `request` says; raises Unprocessable for its prompt, NotFound for its model, Unavailable."""
         if request.key is not None:
             return await self.key(request.key)
-        selector, labels, age = self._chosen(request)
+        selector, labels, age = await self._chosen(request)
         before = self._cache.invalidated
         rules = await self._keeper.add(selector, labels, older_than=age)
         await self._peers.learn(rules)
@@ -116,11 +117,11 @@ class Invalidator:
             await self._sweeper.aclose()
         await self._keeper.aclose()
 
-    def _chosen(self, request: InvalidationRequest) -> tuple[Selector, list[str], float]:
+    async def _chosen(self, request: InvalidationRequest) -> tuple[Selector, list[str], float]:
         of = self._labels.of
         if request.prompt is not None:
             model = () if request.model is None else (self._planner.model(request.model),)
-            forms = self._planner.prompt_forms(request.prompt)
+            forms = await self._forms(request.prompt)
             return "prompt", [of("prompt", form, *model) for form in sorted(forms)], 0.0
         if request.model is not None:
             return "model", [of("model", self._planner.known_as(request.model))], 0.0
@@ -129,6 +130,11 @@ class Invalidator:
         if request.tag is not None:
             return "tag", [of("tag", request.tag)], 0.0
         return "everything", [of("everything")], request.older_than_seconds or 0.0
+
+    async def _forms(self, prompt: str) -> frozenset[str]:
+        if len(prompt) <= KEPT_CHARS:
+            return self._planner.prompt_forms(prompt)
+        return await asyncio.to_thread(self._planner.prompt_forms, prompt)
 
     def _told(self, selector: Selector, rules: Iterable[Rule], deleted: dict[str, int]) -> Invalidation:
         before = max(rule.before for rule in rules)

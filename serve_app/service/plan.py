@@ -17,13 +17,15 @@ from serve_app.core import Keys, ModelCard, Urgency, VideoSpec
 from serve_app.errors import Unprocessable
 from serve_app.media.first_frame import MAX_BYTES, MAX_PIXELS, read_first_frame
 from serve_app.model.model import Family
+from serve_app.prompt.folding import unicode
 from serve_app.prompt.prompt import Change, Normalised, Normaliser
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest, resolve
 from serve_app.schema.resolve import no_such_model
 
-KEPT_PROMPTS = 4_096
-"""Normal forms kept in memory: most prompts come again letter by letter, and looking one up costs nothing."""
+KEPT_PROMPTS, KEPT_CHARS = 4_096, 1_000
+"""Normal forms kept in memory, those of prompts up to so long: most prompts come again letter by letter, and looking
+one up costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,11 @@ class Planner:
             self._card = replace(self._card, default_negative_prompt=text)
 
     @property
+    def max_prompt_chars(self) -> int:
+        """The most characters of a prompt."""
+        return self._max_prompt_chars
+
+    @property
     def card(self) -> ModelCard:
         """The model that plans are made for, with the rules that its prompts are normalised by."""
         return self._card
@@ -150,12 +157,25 @@ class Planner:
         )
         return replace(spec, input_reference=frame.digest), frame.data
 
+    def _check_written_out(self, field: str, text: str) -> None:
+        """Refuse what is many times longer once its ligatures are letters (one of Arabic is 18), before it is."""
+        if text.isascii() or len(text) <= KEPT_CHARS // 20:
+            return
+        if (length := len(unicode(text))) > 2 * self._max_prompt_chars:
+            raise Unprocessable(
+                f"'{field}' has {length} characters with its ligatures written out; at most "
+                f"{2 * self._max_prompt_chars} are allowed.",
+                param=field,
+            )
+
     def _normalised(self, field: str, text: str, correct_typos: bool) -> Normalised:
         if len(text) > self._max_prompt_chars:
             raise Unprocessable(
                 f"'{field}' has {len(text)} characters; at most {self._max_prompt_chars} are allowed.", param=field
             )
-        normalised = self._trace(text, correct_typos=correct_typos)
+        self._check_written_out(field, text)
+        trace = self._trace if len(text) <= KEPT_CHARS else self._normaliser.trace
+        normalised = trace(text, correct_typos=correct_typos)
         tokens = self._family.count_tokens(normalised.text)
         if tokens > self.card.max_prompt_tokens:
             raise Unprocessable(

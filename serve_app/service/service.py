@@ -132,6 +132,7 @@ class VideoService:
             self._board_warm_up,
             concurrency=min(self._limits.warm_up_renders, self._limits.max_queued),
             keep_seconds=self._limits.job_ttl_seconds,
+            max_prompt_chars=planner.max_prompt_chars,
             clock=clock,
         )
         self._storyteller = Storyteller(self._desk, flights)
@@ -187,9 +188,10 @@ class VideoService:
         """
         began = time.perf_counter()
         plan = await self._planning.plan(request)
+        first = await self._planning.aside(request, lambda: mark_of(self._secret, request, attempt))
         mark: Mark | None = None
         if attempt.may_repeat:
-            mark = mark_of(self._secret, request, attempt)
+            mark = first
             earlier = await self._earlier(mark)
             if isinstance(earlier, Job):
                 return earlier
@@ -204,7 +206,7 @@ class VideoService:
             created_at=now, updated_at=now, expires_at=now + self._limits.job_ttl_seconds,
             corrected=plan.corrected, urgency=plan.urgency, tags=plan.tags,
         )  # fmt: skip
-        return await self.job(await self._accepted(job, mark or mark_of(self._secret, request, attempt), plan.image))
+        return await self.job(await self._accepted(job, mark or first, plan.image))
 
     async def job(self, job_id: str) -> Job:
         """Return the newest state of a job; raises NotFound, ContentGone when its video is lost, Unavailable."""
@@ -347,7 +349,7 @@ class VideoService:
             await self._source.overflow(job.keys)  # its place may have been taken while the image was written
             return await self._desk.accept(job, mark)
 
-        return await self._images.accepted(job, image, accept)
+        return await self._images.accepted(job, image, accept, self._desk.take_place())
 
     def _room(self) -> int:
         """Return how many orphaned jobs may be adopted: they take places like any others."""

@@ -22,7 +22,7 @@ from serve_app.cache.cache import TieredCache
 from serve_app.cache.detached import detached
 from serve_app.core import Outcome
 from serve_app.errors import Busy, EncoreError, NotFound, RenderFailed, Unavailable, Unprocessable
-from serve_app.schema.templates import Templates, located, parse_templates
+from serve_app.schema.templates import MAX_TEXT_CHARS, Templates, located, parse_templates
 from serve_app.service.landing import Landing, VideoFlight
 from serve_app.service.plan import Plan, Planner
 from serve_app.service.source import VideoSource
@@ -35,11 +35,13 @@ logger = logging.getLogger(__name__)
 MAX_ITEMS = 10_000
 """Of one warm-up; planning them takes a router about a second and a half, with breaks."""
 MAX_RUNNING = 8
-"""Of one router; another one is refused until one has ended."""
+"""Of one router; another one is refused until one has ended, and so is another estimate."""
 TRIES = 3
 LONGEST_PAUSE = 10.0
 _AT_ONCE = 16
-"""Look-ups of an estimate, and items between two breaks of planning."""
+"""Look-ups of an estimate."""
+_BREAK_SECONDS = 0.005
+"""How long planning goes on before others have their turn."""
 _RATE_SECONDS, _SAMPLE_SECONDS = 60.0, 0.5
 
 
@@ -60,7 +62,8 @@ class Warming:
     """The warm-ups of one router.
 
     board: starts or joins the flight of a video that is to be kept for so many seconds. keep_seconds: how long records
-    live. `sleep`, `clock` (Unix seconds) and `timer` are for tests.
+    live. max_prompt_chars: the planner's, so that longer texts are refused before they are made.
+    `sleep`, `clock` (Unix seconds) and `timer` are for tests.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Warming:
         *,
         concurrency: int,
         keep_seconds: float,
+        max_prompt_chars: int = MAX_TEXT_CHARS,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -83,6 +87,7 @@ class Warming:
         self._cache = cache
         self._board = board
         self._keep_seconds = keep_seconds
+        self._max_prompt_chars = max_prompt_chars
         self._clock = clock
         self._timer = timer
         self._sleep = sleep
@@ -90,6 +95,7 @@ class Warming:
         self._places = asyncio.Semaphore(concurrency)
         self._runner = uuid.uuid4().hex
         self._runs: dict[str, Run] = {}
+        self._beginning = self._estimating = 0
         self._sweeper = Sweeper((self._write_all, self._adopt))
 
     def start(self) -> None:
@@ -102,11 +108,18 @@ class Warming:
         Raises Unprocessable for templates or items that cannot be, Busy when too many run, Unavailable.
         """
         self.start()
-        if len(self._runs) >= MAX_RUNNING:
+        if self._room() <= 0:
             raise Busy("Too many warm-ups are running; try again in 10 s.", retry_after=10)
+        self._beginning += 1  # the place is taken in the step that found it
+        try:
+            return await self._begun(request)
+        finally:
+            self._beginning -= 1
+
+    async def _begun(self, request: Mapping[str, Any]) -> WarmUp:
+        templates = self._parsed(request)
         if not await self._cache.can_store(_NO_KEY):
             raise Unavailable("No storage can take the videos of a warm-up.", retry_after=5)
-        templates = _parsed(request)
         total = sum([1 async for _ in self._wanted(templates)])
         now = self._clock()
         warm_up = WarmUp(
@@ -118,11 +131,20 @@ class Warming:
         return self._run(held, templates).snapshot()
 
     async def estimate(self, request: Mapping[str, Any]) -> Estimate:
-        """Look where each video of `request` is, without rendering; raises as `begin` does.
+        """Look where each video of `request` is, without rendering; raises Unprocessable, and Busy as `begin` does.
 
         What a render costs is what the last ones did; a router that has seen none reads one of the videos there are.
         """
-        templates = _parsed(request)
+        if self._estimating >= MAX_RUNNING:
+            raise Busy("Too many warm-ups are being estimated; try again in 10 s.", retry_after=10)
+        self._estimating += 1
+        try:
+            return await self._estimated(request)
+        finally:
+            self._estimating -= 1
+
+    async def _estimated(self, request: Mapping[str, Any]) -> Estimate:
+        templates = self._parsed(request)
         look = Look(self._cache)
         async for wanted in self._wanted(templates):
             await look.at(wanted.plan)
@@ -179,7 +201,8 @@ class Warming:
     async def _wanted(self, templates: Templates) -> AsyncGenerator[Wanted, None]:
         """Plan the items, one video once, giving way to others now and then; raises Unprocessable."""
         seen: set[str] = set()
-        for number, item in enumerate(templates.items()):
+        since = self._timer()
+        for item in templates.items():
             try:
                 plan = self._planner.plan(item.request)
             except (Unprocessable, NotFound) as error:
@@ -187,8 +210,9 @@ class Warming:
             if plan.keys.video not in seen:
                 seen.add(plan.keys.video)
                 yield Wanted(len(seen) - 1, plan, item.ttl)
-            if number % _AT_ONCE == 0:
+            if self._timer() - since > _BREAK_SECONDS:
                 await asyncio.sleep(0)
+                since = self._timer()
 
     def _run(self, held: Held, templates: Templates) -> Run:
         run = Run(held, self._clock, self._timer)
@@ -282,19 +306,34 @@ class Warming:
                 self._runs.pop(run.id, None)
 
     async def _adopt(self) -> None:
-        room = MAX_RUNNING - len(self._runs)
-        for held in await self._store.claim(room, self._runner) if room > 0 else ():
+        room = self._room()
+        if room <= 0:
+            return
+        self._beginning += room  # what is claimed must be run: nobody may take the places meanwhile
+        try:
+            orphans = await self._store.claim(room, self._runner)
+        finally:
+            self._beginning -= room
+        for held in orphans:
             if held.warm_up.id in self._runs:
                 continue
             logger.warning("going on with warm-up %s", held.warm_up.id)
             try:
-                templates = parse_templates(held.request.get("templates"), held.request.get("ttl"))
+                templates = self._parsed(held.request)
             except Unprocessable as error:  # it was accepted by a release with other rules
                 run = Run(held, self._clock, self._timer)
                 run.broke_off(error.message)
                 await self._store.write(run.snapshot(), self._runner)
             else:
                 self._run(held, templates)
+
+    def _room(self) -> int:
+        return MAX_RUNNING - len(self._runs) - self._beginning
+
+    def _parsed(self, request: Mapping[str, Any]) -> Templates:
+        return parse_templates(
+            request.get("templates"), request.get("ttl"), max_items=MAX_ITEMS, max_chars=self._max_prompt_chars
+        )
 
     def _stop(self, warm_up_id: str) -> asyncio.Task[None] | None:
         run = self._runs.pop(warm_up_id, None)
@@ -303,17 +342,6 @@ class Warming:
         if run.task is not asyncio.current_task():
             run.task.cancel()
         return run.task
-
-
-def _parsed(request: Mapping[str, Any]) -> Templates:
-    templates = parse_templates(request.get("templates"), request.get("ttl"))
-    if templates.combinations > MAX_ITEMS:
-        raise Unprocessable(
-            f"The templates stand for {templates.combinations:,} requests; at most {MAX_ITEMS:,} may be warmed in one "
-            "call (`encore warm` sends more in parts).",
-            param="templates",
-        )
-    return templates
 
 
 class Look:
