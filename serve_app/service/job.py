@@ -39,6 +39,7 @@ class Job:
     corrected: tuple[Correction, ...] = ()
     urgency: Urgency = field(default_factory=Urgency)
     tags: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
 
     def started(self, embedding: str | None) -> Job:
         """Return this job with its render under way."""
@@ -83,6 +84,7 @@ class Job:
             "corrected": tuple(Correction(**each) for each in record.get("corrected", ())),
             "urgency": _urgency(record.get("urgency")),
             "tags": tuple(record.get("tags", ())),
+            "metadata": tuple((name, text) for name, text in record.get("metadata", ())),
             "status": JobStatus(record["status"]),
             "outcome": None if outcome is None else Outcome(outcome),
         }
