@@ -134,6 +134,28 @@ def typo(prompt: str, rng: Random) -> tuple[str, str, str] | None:
     return kind, word, prompt[: place.start()] + slips[kind] + prompt[place.end() :]
 
 
+DEMO_SLIPS = {"a red circel": "a red circle", "a yelow star": "a yellow star", "a spining square": "a spinning square"}
+"""Slips in the words of the demo's world, and what was meant."""
+
+NAMED: dict[str, str] = {
+    "inside a sentence": "a portrait of {} in the rain",
+    "first word": "{} walks through the rain",
+    "lower case": "a portrait of {} in the rain",
+    "headline": "A Portrait of {} in the Rain",
+    "all capitals": "A PORTRAIT OF {} IN THE RAIN",
+    "unknown, inside a sentence": "a portrait of {} in the rain",
+}
+
+
+def named(kind: str, name: str, rng: Random) -> str:
+    """Return a prompt with `name` in it; an unknown name is a known one with another letter in it."""
+    if kind.startswith("unknown"):
+        i = rng.randrange(1, len(name))
+        name = name[:i] + rng.choice(string.ascii_lowercase) + name[i + 1 :]
+    cased = {"lower case": name.lower(), "all capitals": name.upper()}
+    return NAMED[kind].format(cased.get(kind, name))
+
+
 def _wide(prompt: str) -> str:
     return "".join(chr(ord(char) + 0xFEE0) if "!" <= char <= "~" and char not in "\"'`-" else char for char in prompt)
 

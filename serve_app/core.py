@@ -108,7 +108,7 @@ class PromptRules:
     @property
     def version(self) -> str:
         """Identify these rules in key(prompt): the revision of the code, every switch, and the tables."""
-        return "2:" + ":".join(f"{each.name}={getattr(self, each.name)!s}" for each in fields(self))
+        return "3:" + ":".join(f"{each.name}={getattr(self, each.name)!s}" for each in fields(self))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.failures import failure_response
 from serve_app.api.forms import UTF_8, content_type, multipart_fields, urlencoded_fields
-from serve_app.errors import Busy, InvalidRequest, TooLarge, Unprocessable
+from serve_app.errors import Busy, InvalidRequest, TooLarge
 from serve_app.schema import VideoRequest, parse_request
+from serve_app.schema.form import form_fields, is_image
 
 T = TypeVar("T")
-IMAGE = "input_reference"
 IMAGE_PATHS = frozenset({"/v1/videos", "/v1/videos/sync", "/v1/explain"})
 MAX_VALUES = 100_000
 """In one JSON body: names, values, lists and objects; parsing so many takes about 10 ms."""
@@ -40,8 +40,6 @@ _AT_ONCE = 32
 _MULTIPART, _URL_ENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 _MOST_DATA_URLS = 16
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
-_PART_OF_IMAGE = re.compile(rf"{IMAGE}\[(\w{{1,20}})\]")
-"""How the OpenAI SDK flattens an object into a form."""
 _threads = ThreadPoolExecutor(2, thread_name_prefix="bodies")
 
 
@@ -245,17 +243,6 @@ def _parts(body: bytearray, boundary: str) -> list[tuple[str, str | bytes]]:
 
 
 def _form_fields(parts: Iterable[tuple[str, str | bytes]], limit: int) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    rest = 0
-    for name, value in parts:
-        if not isinstance(value, str) and name != IMAGE:
-            raise Unprocessable(f"'{name[:100]}' is a file; only '{IMAGE}' may be one.", param=name[:100])
-        part = _PART_OF_IMAGE.fullmatch(name)
-        into = fields if part is None else fields.setdefault(IMAGE, {})
-        field = name if part is None else part[1]
-        if not isinstance(into, dict) or field in into:
-            raise Unprocessable(f"'{name[:100]}' is given twice.", param=name[:100])
-        into[field] = value
-        rest += 0 if name == IMAGE or part is not None else len(value)
-    _check_rest(rest, limit)
-    return fields
+    parts = list(parts)
+    _check_rest(sum(len(value) for name, value in parts if not is_image(name)), limit)
+    return form_fields(parts)

@@ -30,6 +30,14 @@ def video_object(job: Job) -> VideoObject:
         num_frames=spec.num_frames,
         fps=spec.fps,
         quality=spec.quality,
+        negative_prompt=spec.negative_prompt,
+        num_inference_steps=spec.num_inference_steps,
+        guidance_scale=spec.guidance_scale,
+        input_reference=spec.input_reference or None,
+        priority=job.urgency.priority.value,
+        deadline=job.urgency.deadline,
+        tags=list(job.tags),
+        metadata=dict(job.metadata),
         corrected=[each.wire() for each in job.corrected],
         cache=None
         if job.outcome is None

@@ -57,6 +57,10 @@ class Fields(TypedDict, total=False):
     priority: Literal["interactive", "batch", "warm_up"] | None
     deadline_seconds: float | None
     tags: Sequence[str] | None
+    metadata: Mapping[str, str] | None
+    user: str | None
+    safety_identifier: str | None
+    n: Literal[1] | None
     input_reference: Image | None
 
 

@@ -1,10 +1,10 @@
 """Folding of form: Unicode, what is invisible, quotes, dashes, case, blanks and punctuation, never a meaning.
 
-Each step is a total function on strings, linear in their length, and costs little where there is nothing to do. NFKC
-and case folding as in UAX #15 and the Unicode Standard, section 3.13, except where NFKC alone would change what is
-asked for: it writes 10² as 102 and 1½ as if it were 11 halves, so digits that it sets beside others are kept
-apart first. Joiners stay inside emoji, because a family without them is three people; tags stay in flags, because
-without them Scotland's is a black one.
+Each step is a total function on strings, linear in their length, and costs little where there is nothing to do. NFC as
+in UAX #15, and of NFKC's foldings those that keep the meaning (`compatibility`). Case is folded letter by letter (the
+Unicode Standard's simple folding), because the full one writes ß as ss and Maße is not Masse. Joiners stay inside
+emoji, because a family without them is three people, and in scripts that spell with them (Persian, Indic ones); tags
+stay in flags, because without them Scotland's is a black one. docs/prompt-normalisation.md has every class in a table.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import functools
 import re
 import unicodedata
 from collections.abc import Callable
+from typing import Literal
+
+from serve_app.prompt import compatibility
 
 Step = Callable[[str], str]
 
@@ -21,26 +24,21 @@ CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\
 
 _MAYBE_MARKS = re.compile("[\u0300-\u309a\ua66f-\uabff\ufb1e-\ufe2f\U00010000-\U0001efff]{32,}")
 
-_SUPERSCRIPTS = "\u00b2\u00b3\u00b9\u2070\u2074-\u2079"
-_NUMBERS = (
-    "\u00bc-\u00be\u2080-\u2089\u2150-\u215f\u2189\u2460-\u249b\u24ea\u3250-\u325f\u32b1-\u32cb\u3358-\u3370\u33e0-\u33fe"
-    "\U0001f100-\U0001f10a"
-)
-_NUMBER = re.compile(f"[{_SUPERSCRIPTS}{_NUMBERS}\u3371-\u33df]")
-_BEFORE_SUPERSCRIPT = re.compile(f"(?<=[0-9])(?=[{_SUPERSCRIPTS}])")
-_BESIDE_NUMBER = re.compile(f"(?<=[0-9{_NUMBERS}])(?=[{_NUMBERS}])|(?<=[{_NUMBERS}\u3371-\u33df])(?=[0-9])")
-
-_APOSTROPHES = re.compile("[\u00b4\u02bc`]")  # NFKC would make a blank and a mark of the first
+_APOSTROPHES = re.compile("[\u00b4\u02bc`]")
 
 _SEPARATORS = "\t-\r\x1c-\x1f\x85\u2028\u2029\u2800"
 _SELECTORS = "\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef"
 _INVISIBLE = re.compile(
-    f"[{_SEPARATORS}\x00-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
+    f"[{_SEPARATORS}\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5"
     f"{_SELECTORS}\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb"
-    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]+"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]+"
 )
 _SEPARATOR = re.compile(f"[{_SEPARATORS}]")
 _JOINERS = ("\u200d", "\ufe0f\u200d")
+_JOINER = re.compile("[\u200c\u200d]")
+_SPELT_WITH_JOINERS = re.compile(
+    "[\u0600-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u18af\u1a20-\u1aaf\u1b00-\u1bff\ua8e0-\ua8ff]"
+)
 _FLAG = re.compile("[\U000e0020-\U000e007e]{1,16}\U000e007f")
 
 _DOUBLE_QUOTES = re.compile("[“”„‟«»「」『』﹁﹂﹃﹄〝〞〟＂]")
@@ -59,30 +57,28 @@ _EDGE = " .,;:!?\N{IDEOGRAPHIC COMMA}\N{IDEOGRAPHIC FULL STOP}"
 
 
 def unicode(text: str) -> str:
-    """Return NFKC with apostrophes in their plain form, the fraction slash as `/`, and numbers kept apart."""
+    """Return NFC with plain apostrophes and fraction slashes, and folded what is only typed in another way."""
     if text.isascii():
         return text.replace("`", "'") if "`" in text else text
     text = _APOSTROPHES.sub("'", text)
-    if _is_composed(text):
-        return text.replace("\u2044", "/")
-    if _NUMBER.search(text):
-        text = _BESIDE_NUMBER.sub(" ", _BEFORE_SUPERSCRIPT.sub("^", text))
-    return _compose(text).replace("\u2044", "/")
+    if not _is_normalized("NFKC", text):
+        text = _compose(compatibility.folded(text))
+    return text.replace("\u2044", "/")
 
 
-_SHORT = 2_000  # characters; a run of marks this long costs CPython's NFKC (sorting by insertion) about a millisecond
+_SHORT = 2_000  # characters; a run of marks this long costs CPython's NFC (sorting by insertion) about a millisecond
 
 
-def _is_composed(text: str) -> bool:
-    return (len(text) <= _SHORT or not _MAYBE_MARKS.search(text)) and unicodedata.is_normalized("NFKC", text)
+def _is_normalized(form: Literal["NFC", "NFKC"], text: str) -> bool:
+    return (len(text) <= _SHORT or not _MAYBE_MARKS.search(text)) and unicodedata.is_normalized(form, text)
 
 
 def _compose(text: str) -> str:
-    if _is_composed(text):
+    if _is_normalized("NFC", text):
         return text
     if len(text) > _SHORT and _MAYBE_MARKS.search(text):
         text = _marks().sub(_in_canonical_order, text)
-    return unicodedata.normalize("NFKC", text)
+    return unicodedata.normalize("NFC", text)
 
 
 @functools.cache
@@ -93,7 +89,7 @@ def _marks() -> re.Pattern[str]:
 
 
 def _in_canonical_order(match: re.Match[str]) -> str:
-    """Sort a run of combining marks as NFKC will: CPython does that by insertion, quadratic in the run's length."""
+    """Sort a run of combining marks as NFC will: CPython does that by insertion, quadratic in the run's length."""
     return "".join(sorted(match[0], key=unicodedata.combining))
 
 
@@ -114,7 +110,10 @@ def _visible(match: re.Match[str]) -> str:
         return run
     if run in _JOINERS and _is_emoji(before) and _is_emoji(after):
         return "\u200d"
-    return " " if _SEPARATOR.search(run) else ""
+    if _SEPARATOR.search(run):
+        return " "
+    joiner = _JOINER.search(run)
+    return joiner[0] if joiner and _SPELT_WITH_JOINERS.match(before) and _SPELT_WITH_JOINERS.match(after) else ""
 
 
 def _is_emoji(char: str) -> bool:
@@ -134,8 +133,8 @@ def dashes(text: str) -> str:
 
 
 def case(text: str) -> str:
-    """Fold case and compose again: folding takes some letters apart that NFKC had put together."""
-    folded = text.casefold()
+    """Fold case letter by letter, the final sigma too, and compose again: İ is taken apart."""
+    folded = text.lower().replace("ς", "σ")
     return folded if folded == text or folded.isascii() else _compose(folded)
 
 

@@ -14,9 +14,10 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
+from functools import partial
 
 from serve_app.core import PromptRules
-from serve_app.prompt import chinese, folding, quoted, spelling, words, wrappers
+from serve_app.prompt import chinese, folding, names, offensive, quoted, spelling, words, wrappers
 from serve_app.prompt.synonyms import Synonyms
 from serve_app.prompt.typos import Correction, Typos
 
@@ -65,29 +66,35 @@ class Normaliser:
             f"chinese {chinese.digest()}" if self._given.traditional_to_simplified else "",
             f"spelling {spelling.digest()}" if self._given.spelling or self._given.typos else "",
             f"synonyms {self._synonyms.digest}",
-            f"words {words.digest()} {' '.join(sorted(self._vocabulary))}" if self._given.typos else "",
+            f"words {self._words_digest()}" if self._given.typos else "",
         ]
         return replace(self._given, tables=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16])
 
+    def _words_digest(self) -> str:
+        return " ".join([words.digest(), names.digest(), offensive.digest(), *sorted(self._vocabulary)])
+
     def load(self) -> None:
-        """Read every table that the rules need, which otherwise the first prompt waits for (0.3 s)."""
-        self.trace("an Unknwon word, 一隻貓")
+        """Read every table that the rules need, which otherwise the first prompt waits for (0.7 s)."""
+        self.trace("an unknwon word, 一隻貓")
 
     def trace(self, text: str, *, correct_typos: bool = True) -> Normalised:
         """Normalise `text` and tell every step that changed something, in order; without `correct_typos` none does."""
         changes: list[Change] = []
         corrected: dict[Correction, None] = {}
-        typos = self._given.typos and correct_typos
+        typos = partial(self._corrected, text, corrected) if self._given.typos and correct_typos else None
         for _ in range(_ROUNDS):
             start = text
             for name, step in self._form:
                 text = _taken(changes, name, text, step(text))
-            text = self._content_round(text, changes, corrected if typos else None)
+            text = self._content_round(text, changes, typos)
             if text == start:
                 break
         return Normalised(text, tuple(changes), tuple(corrected))
 
-    def _content_round(self, text: str, changes: list[Change], corrected: dict[Correction, None] | None) -> str:
+    def _corrected(self, written: str, corrected: dict[Correction, None], text: str) -> str:
+        return self._typos.corrected(text, corrected.setdefault, written)
+
+    def _content_round(self, text: str, changes: list[Change], typos: Callable[[str], str] | None) -> str:
         masked, contents = quoted.taken_out(text, fold_names=self._given.fold_case)
         if contents:
             text = _taken(changes, "quoted", text, quoted.put_back(masked, contents))
@@ -96,9 +103,9 @@ class Normaliser:
             if after != masked:
                 masked = after
                 text = _taken(changes, name, text, quoted.put_back(masked, contents))
-        if corrected is None:
+        if typos is None:
             return text
-        after = self._typos.corrected(masked, corrected.setdefault)
+        after = typos(masked)
         return text if after == masked else _taken(changes, "typos", text, quoted.put_back(after, contents))
 
     def _content_steps(self, rules: PromptRules) -> list[Step]:

@@ -43,7 +43,7 @@ def taken_out(text: str, *, fold_names: bool = True) -> tuple[str, list[str]]:
     if '"' not in text and "'" not in text and MASK not in text:
         return text, []
     contents: list[str] = []
-    folded = text.casefold() if fold_names else ""
+    folded = case(text) if fold_names else ""
     may_name = any(word in folded for word in _NAMING)
 
     def mask(match: re.Match[str]) -> str:
@@ -59,7 +59,7 @@ def taken_out(text: str, *, fold_names: bool = True) -> tuple[str, list[str]]:
 
 
 def _names(before: str) -> bool:
-    return before.rstrip(" ,:").casefold().endswith(_NAMING)
+    return case(before.rstrip(" ,:")).endswith(_NAMING)
 
 
 def put_back(text: str, contents: list[str]) -> str:

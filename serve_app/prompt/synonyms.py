@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from serve_app.prompt.folding import CJK
+from serve_app.prompt.folding import CJK, case
 
 _COMMA = re.compile("[,，、]")
 _TOKEN = re.compile(rf"[{CJK}]|(?:(?![{CJK}])[\w'-])+")
@@ -46,10 +46,10 @@ class Synonyms:
         for line in data.decode("utf-8-sig").splitlines():
             terms = [term for term in map(normalise, _COMMA.split(line.partition("#")[0])) if term]
             for term in terms:
-                if seen.setdefault(term.casefold(), terms[0]) != terms[0]:
+                if seen.setdefault(case(term), terms[0]) != terms[0]:
                     raise ValueError(f"'{term}' is in two groups of synonyms.")
-                if term.casefold() != terms[0].casefold():
-                    table[term.casefold()] = terms[0]
+                if case(term) != case(terms[0]):
+                    table[case(term)] = terms[0]
         return cls(table, hashlib.sha256(data).hexdigest())
 
     def words(self) -> frozenset[str]:
@@ -61,7 +61,7 @@ class Synonyms:
         """Return `text` with every term replaced by the first of its group."""
         if self._pattern is None:
             return text
-        while (merged := self._pattern.sub(lambda match: self.table.get(match[0].casefold(), match[0]), text)) != text:
+        while (merged := self._pattern.sub(lambda match: self.table.get(case(match[0]), match[0]), text)) != text:
             text = merged
         return text
 
@@ -92,5 +92,5 @@ def _check(table: Mapping[str, str]) -> None:
 def _weights_of(term: str, canonical: str) -> Counter[str]:
     """Return how often each word goes (positive) and comes when `term` is replaced."""
     change = Counter(_TOKEN.findall(term))
-    change.subtract(_TOKEN.findall(canonical.casefold()))
+    change.subtract(_TOKEN.findall(case(canonical)))
     return change

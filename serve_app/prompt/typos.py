@@ -20,18 +20,23 @@ s at start; a scan by rapidfuzz 4.5 ms a word. symspellpy is the oracle of the t
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import string
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
-from serve_app.prompt import spelling, words
+from serve_app.prompt import names, offensive, spelling, words
+from serve_app.prompt.written import named_in
 
 MIN_LETTERS = 5
 MAX_LETTERS = 48
 """The longest known word has 45: what is longer is no slip, and the look for one takes time by the square of it."""
 MOST_UNKNOWN = 5
 """More different unknown words than this are no slips, and looking for all of them would take too long."""
+
+_LIKELIER = 100
+"""So many times as often said as any other, a candidate is the one that was meant."""
 
 _FUNCTION_WORDS = (  # of French, German, Spanish, Italian, Portuguese, Dutch and Swedish, where English lacks them
     "el los las una une le les des du et est dans avec sur pour der das und ein eine einen mit auf von im il lo gli di "
@@ -63,10 +68,15 @@ class Typos:
         self._candidate_of = functools.lru_cache(maxsize=4_096)(self._only_candidate)  # names come again and again
         self._letters = "".join(sorted({*string.ascii_lowercase, *(c for word in vocabulary for c in word)}))
 
-    def corrected(self, text: str, told: Callable[[Correction], object]) -> str:
-        """Return `text` with its typing mistakes corrected; `told` gets each correction once."""
-        unknown = self._unknown(text)
-        table = {word: used for word in unknown if (used := self._candidate_of(word)) is not None}
+    def corrected(self, text: str, told: Callable[[Correction], object], written: str | None = None) -> str:
+        """Return `text` with its typing mistakes corrected; `told` gets each correction once.
+
+        `written` is the prompt as it was typed, from which names are told by their capitals; without it `text` is.
+        """
+        table = {word: used for word in self._unknown(text) if (used := self._candidate_of(word)) is not None}
+        if table:
+            named = named_in(text if written is None else written)
+            table = {word: used for word, used in table.items() if word not in named}
         if not table:
             return text
 
@@ -79,25 +89,50 @@ class Typos:
         return _ALONE.sub(correct, text)
 
     def _unknown(self, text: str) -> list[str]:
-        """Return the words that may be slips, in order; none if the text as a whole is not known to be English."""
-        english = words.english()
+        """Return the words that may be slips, in order; none if the text as a whole is not known to be English.
+
+        Names count for neither side.
+        """
+        english, people = words.english(), names.known()
         seen = dict.fromkeys(_LATIN.findall(text.lower()))
-        unknown = [word for word in seen if word not in english and word not in self._vocabulary]
-        known = len(seen) - len(unknown)
+        new = [word for word in seen if word not in english and word not in self._vocabulary]
+        unknown = [word for word in new if word not in people]
+        known = len(seen) - len(new)
         if not unknown or len(unknown) > min(MOST_UNKNOWN, (known + 1) // 2) or not _FOREIGN.isdisjoint(seen):
             return []
         alone = {word.lower() for word in _ALONE.findall(text)}
         return [word for word in unknown if word in alone and len(word) <= MAX_LETTERS]
 
     def _only_candidate(self, word: str) -> str | None:
-        english, american = words.english(), spelling.table()
-        near = {each for each in _slips(word, self._letters) if each in english or each in self._vocabulary}
-        candidates = {american.get(each, each) for each in near}
-        if len(candidates) != 1:
+        """Return the word that was meant, if no other is nearly as likely and nobody is offended."""
+        counts: dict[str, int] = {}
+        for each in filter(self._is_known, _slips(word, self._letters)):
+            meant = spelling.table().get(each, each)
+            counts[meant] = max(counts.get(meant, 0), self._count(each), self._count(meant))
+        doubled = [each for each, count in counts.items() if count >= words.COMMON and _is_missed_double(word, each)]
+        if len(doubled) == 1 and self._vocabulary.isdisjoint(counts):
+            counts = {doubled[0]: counts[doubled[0]]}
+        meant = max(counts, key=counts.__getitem__, default="")
+        rival = max((count for each, count in counts.items() if each != meant), default=0)
+        if counts.get(meant, 0) < max(words.COMMON, rival * _LIKELIER) or not _is_slip(word, meant):
             return None
-        candidate = candidates.pop()
-        trusted = english.get(candidate, False) or not near.isdisjoint(self._vocabulary)
-        return candidate if trusted and _is_slip(word, candidate) else None
+        if offensive.is_offensive(meant) or not (len(counts) == 1 or self._vocabulary.isdisjoint(counts)):
+            return None
+        return meant
+
+    def _is_known(self, word: str) -> bool:
+        return word in self._vocabulary or word in words.english()
+
+    def _count(self, word: str) -> int:
+        return max(words.english().get(word, 0), words.COMMON if word in self._vocabulary else 0)
+
+
+def _is_missed_double(typed: str, meant: str) -> bool:
+    """Tell whether `typed` is `meant` with one of two equal consonants missing: "spining"."""
+    return any(
+        a == b and a not in "aeiou" and typed == meant[:i] + meant[i + 1 :]
+        for i, (a, b) in enumerate(itertools.pairwise(meant))
+    )
 
 
 def _is_slip(typed: str, meant: str) -> bool:

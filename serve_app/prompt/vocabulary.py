@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Set
 from pathlib import Path
 
+from serve_app.prompt.folding import case
 from serve_app.prompt.prompt import Normaliser
 from serve_app.prompt.typos import MIN_LETTERS
 
@@ -24,7 +25,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 def read_vocabulary(path: Path) -> Set[str]:
     """Return the words of a file, in lower case; raises OSError, UnicodeDecodeError, ValueError for what is no word."""
     lines = (line.partition("#")[0].strip() for line in path.read_text("utf-8-sig").splitlines())
-    vocabulary = frozenset(line.casefold() for line in lines if line)
+    vocabulary = frozenset(case(line) for line in lines if line)
     for word in vocabulary:
         if not _WORD.fullmatch(word):
             raise ValueError(f"'{word}' is not one word.")
@@ -36,7 +37,7 @@ def vocabulary_of(prompts: Iterable[str], normaliser: Normaliser, *, min_prompts
 
     Prompts that normalise to one are one, and nothing is corrected on the way.
     """
-    texts = {normaliser.trace(prompt, correct_typos=False).text.casefold() for prompt in prompts}
+    texts = {case(normaliser.trace(prompt, correct_typos=False).text) for prompt in prompts}
     counts = Counter(word for text in texts for word in {*_WORD.findall(text)})
     return sorted(
         word for word, count in counts.items() if count >= min_prompts and len(word) >= MIN_LETTERS and _is_latin(word)

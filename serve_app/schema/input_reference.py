@@ -12,11 +12,13 @@ import hashlib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-_DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE | re.ASCII)
+_DATA_URL = re.compile(r"data:[^,]{0,200}; *base64,", re.IGNORECASE | re.ASCII)
+_BLANKS = "\t\n\f\r "
 
 
 def image_bytes(value: Any) -> bytes:
@@ -35,15 +37,30 @@ def image_bytes(value: Any) -> bytes:
 
 
 def _decoded(url: str) -> bytes:
+    url = url.strip(_BLANKS)
     start = _DATA_URL.match(url)
     if start is None:
         raise PydanticCustomError(
             "image_url", "Remote images are not fetched; send the file, or a URL of the form data:image/png;base64,..."
         )
     try:
-        return binascii.a2b_base64(url[start.end() :], strict_mode=True)
+        return _forgiving_base64(url[start.end() :])
     except (binascii.Error, ValueError):
         raise PydanticCustomError("image_url", "The data: URL is not valid base64") from None
+
+
+def _forgiving_base64(text: str) -> bytes:
+    """Decode as browsers do (WHATWG, Infra, "forgiving-base64 decode"): blanks go, padding is wanted by nobody.
+
+    Percent-encoding is undone first, as for any data: URL. Raises ValueError.
+    """
+    data = text.encode("ascii")
+    if b"%" in data:
+        data = unquote_to_bytes(data)
+    data = data.translate(None, _BLANKS.encode())
+    if len(data) % 4 == 0:
+        data = data[:-2] + data[-2:].rstrip(b"=") if not data.endswith(b"===") else data
+    return binascii.a2b_base64(data + b"=" * (-len(data) % 4), strict_mode=True)
 
 
 InputReference = Annotated[

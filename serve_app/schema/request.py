@@ -90,6 +90,16 @@ Tags = Annotated[
     Field(max_length=MAX_TAGS),
     AfterValidator(lambda tags: tuple(dict.fromkeys(tags))),
 ]
+MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_CHARS = 16, 64, 512
+"""As OpenAI bounds them."""
+MAX_USER_CHARS = 512
+Metadata = Annotated[
+    dict[
+        Annotated[Text, Field(min_length=1, max_length=MAX_METADATA_NAME)],
+        Annotated[Text, Field(max_length=MAX_METADATA_CHARS)],
+    ],
+    Field(max_length=MAX_METADATA),
+]
 Deadline = Annotated[Number, Field(gt=0, le=MAX_DEADLINE_SECONDS)]
 
 
@@ -129,6 +139,17 @@ class VideoRequest(BaseModel):
         None, description="up to 8 names by which the video can be invalidated later; they change no video"
     )
 
+    metadata: Metadata | None = Field(
+        None, description="up to 16 texts by name, kept on the job and given back with it; they change no video"
+    )
+    user: Annotated[Text, Field(max_length=MAX_USER_CHARS)] | None = Field(
+        None, description="who it is for, as OpenAI's APIs take it; read by nobody, changes no video"
+    )
+    safety_identifier: Annotated[Text, Field(max_length=MAX_METADATA_NAME)] | None = Field(
+        None, description="as `user`, under OpenAI's newer name for it"
+    )
+    n: WholeNumber | None = Field(None, description="1: a request is one video, and so is a seed")
+
     input_reference: InputReference | None = Field(
         None,
         repr=False,
@@ -154,9 +175,16 @@ def parse_request(fields: Mapping[str, Any]) -> VideoRequest:
         if name not in VideoRequest.model_fields:
             raise _unknown(str(name))
     try:
-        return VideoRequest.model_validate(fields)
+        request = VideoRequest.model_validate(fields)
     except ValidationError as error:
         raise _refusal(error) from None
+    if request.n not in (None, 1):
+        raise Unprocessable(
+            "'n' must be 1: a request with one seed is one video. For several send a request for each, with different "
+            'seeds or with "seed": "random".',
+            param="n",
+        )
+    return request
 
 
 def _refusal(error: ValidationError) -> Unprocessable:

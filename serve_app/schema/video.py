@@ -57,6 +57,16 @@ class VideoObject(BaseModel):
     num_frames: int
     fps: int
     quality: int = Field(description="constant rate factor of the file, 0 (lossless) to 51")
+    negative_prompt: str = Field("", description="what the video should not show, as the model sees it")
+    num_inference_steps: int
+    guidance_scale: float
+    input_reference: str | None = Field(
+        None, description="SHA-256 of the first frame's pixels, where an image was sent"
+    )
+    priority: str = "interactive"
+    deadline: float | None = Field(None, description="Unix seconds until which the video is wanted")
+    tags: list[str] = []
+    metadata: dict[str, str] = Field({}, description="as it was sent")
     corrected: list[dict[str, str]] = Field([], description="mistyped words, each `from` what it was `to` what is used")
     cache: CacheInfo | None = None
 

@@ -44,6 +44,7 @@ class Job:
     tags: tuple[str, ...] = ()
     attempts: int = 0
     """How many renders of its video ended in the death of their process."""
+    metadata: tuple[tuple[str, str], ...] = ()
 
     def started(self, embedding: str | None) -> Job:
         """Return this job with its render under way."""
@@ -88,6 +89,7 @@ class Job:
             "corrected": tuple(Correction(**each) for each in record.get("corrected", ())),
             "urgency": _urgency(record.get("urgency")),
             "tags": tuple(record.get("tags", ())),
+            "metadata": tuple((name, text) for name, text in record.get("metadata", ())),
             "status": JobStatus(record["status"]),
             "outcome": None if outcome is None else Outcome(outcome),
         }

@@ -32,8 +32,8 @@ one up costs nothing."""
 class Plan:
     """A request resolved: what to make, under which names, how soon. `asked` is the prompt as it was typed.
 
-    `urgency` and `tags` are beside spec and keys, not in them: whoever asks in a hurry, or under another name, gets the
-    video that others wait for.
+    `urgency`, `tags` and `metadata` are beside spec and keys, not in them: whoever asks in a hurry, or under another
+    name, gets the video that others wait for.
     """
 
     asked: str
@@ -45,6 +45,7 @@ class Plan:
     tags: tuple[str, ...] = ()
     image: bytes | None = field(default=None, repr=False)
     """The pixels that the spec's `input_reference` names, as a PNG; None when the video starts from text."""
+    metadata: tuple[tuple[str, str], ...] = ()
 
     def explained(self) -> dict[str, Any]:
         """Return the JSON-able explanation: prompt, normalised form, each step, corrections, spec and keys."""
@@ -124,7 +125,8 @@ class Planner:
         corrected = dict.fromkeys((*prompt.corrected, *negative_prompt.corrected))
         urgency = request.urgency(self._clock())
         tags = request.tags or ()
-        return Plan(request.prompt, spec, keys, prompt.changes, tuple(corrected), urgency, tags, image)
+        metadata = tuple((request.metadata or {}).items())
+        return Plan(request.prompt, spec, keys, prompt.changes, tuple(corrected), urgency, tags, image, metadata)
 
     def prompt_forms(self, prompt: str) -> frozenset[str]:
         """Return the normal forms of `prompt`: as it is asked for, and with its typos kept; raises Unprocessable."""

@@ -227,7 +227,7 @@ class VideoService:
         job = Job(
             id=new_job_id(now), prompt=plan.asked, spec=plan.spec, keys=plan.keys,
             created_at=now, updated_at=now, expires_at=now + self._limits.job_ttl_seconds,
-            corrected=plan.corrected, urgency=plan.urgency, tags=plan.tags,
+            corrected=plan.corrected, urgency=plan.urgency, tags=plan.tags, metadata=plan.metadata,
         )  # fmt: skip
         return await self.job(await self._accepted(job, mark or first, plan.image))
 
@@ -407,7 +407,7 @@ class VideoService:
         job = self._receipt_job(
             issue(self._secret, plan.keys.video, now), plan.asked, plan.spec, plan.keys, now, found.outcome
         )
-        job = replace(job, corrected=plan.corrected, urgency=plan.urgency)
+        job = replace(job, corrected=plan.corrected, urgency=plan.urgency, tags=plan.tags, metadata=plan.metadata)
         if mark is None:
             self._desk.file(job)
         elif (accepted := await self._desk.accept_complete(job, mark)) != job.id:

@@ -30,16 +30,16 @@ SCOTLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e00
         ("1½ cups", "1 1/2 cups"),
         ("½ cup", "1/2 cup"),
         ("10² cats", "10^2 cats"),
-        ("10⁻²", "10−2".replace("−", "\u2212")),
-        ("3①", "3 1"),
+        ("10⁻²", "10^−2".replace("−", "\u2212")),
+        ("3①", "3①"),
         ("H₂O", "H2O"),
-        ("m²", "m2"),
+        ("m²", "m^2"),
         ("a cat´s paw", "a cat's paw"),
         ("a cat`s paw", "a cat's paw"),
     ],
 )
 def test_unicode(typed: str, folded: str) -> None:
-    """Compatibility forms are their plain forms, but digits never run into digits they did not belong to."""
+    """Other ways to type a text are that text, but digits never run into digits they did not belong to."""
     assert folding.unicode(typed) == folded
 
 
@@ -63,11 +63,31 @@ def test_every_mark_is_sorted_before_cpython_sorts() -> None:
         assert all(one.match(char) for char in EVERY_CHARACTER if unicodedata.combining(char))
 
 
+SHOWN = re.compile("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\U00013430-\U0001343f]")
+"""Format characters that show (the Arabic number sign), or set hieroglyphs beside or above each other."""
+
+
 def test_every_invisible_character_goes() -> None:
-    """No format, control or surrogate character survives between letters; a blank is left where one separates."""
+    """No invisible format, control or surrogate character survives; a blank is left where one separates."""
     for char in EVERY_CHARACTER:
         if unicodedata.category(char) in ("Cc", "Cf", "Cs"):
-            assert folding.invisible(f"é{char}x") in ("éx", "é x"), hex(ord(char))
+            expected = (f"é{char}x",) if SHOWN.match(char) else ("éx", "é x")
+            assert folding.invisible(f"é{char}x") in expected, hex(ord(char))
+
+
+@pytest.mark.parametrize(
+    ("typed", "folded"),
+    [
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+        ("\u0915\u094d\u200d\u0937", "\u0915\u094d\u200d\u0937"),
+        ("\u0645\u200b\u200c\u200b\u06cc", "\u0645\u200c\u06cc"),
+        ("\u0645\u200c cat", "\u0645 cat"),
+        ("c\u200cat", "cat"),
+    ],
+)
+def test_scripts_that_spell_with_joiners_keep_them(typed: str, folded: str) -> None:
+    """A (non-)joiner between two letters of Persian or Hindi is spelling; elsewhere it is noise."""
+    assert folding.invisible(typed) == folded
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import unicodedata
@@ -35,6 +36,7 @@ NASTY = (
     "\u0390\u01f0\u1e96\u1fb4\u0130\u0131\u0149\ufb00\u338f"  # letters that case folding or NFKC take apart
     "\u1100\u1161\u11a8\uac00אبश\ud800\udc00\U0001f469\U0001f680"  # Hangul jamo, RTL, Indic, lone surrogates, emoji
 )
+SHOWN = re.compile("[\u200c\u200d\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\U00013430-\U0001343f]")
 any_text = st.one_of(st.text(), st.text(st.characters()), st.text(NASTY, max_size=20))
 any_rules = st.sampled_from(ALL_RULES)
 PIECES = [
@@ -96,6 +98,9 @@ KEPT_APART = {
     "decimals": ("3.5 litres", "35 litres"),
     "half": ("1½ litres", "11/2 litres"),
     "powers": ("10² stars", "102 stars"),
+    "negative powers": ("10⁻³ stars", "10-3 stars"),
+    "sharp s": ("Maße", "Masse"),
+    "a capital of an unknown word": ("a man with Pianno", "a man with pianno"),
     "minus": ("−5 degrees", "5 degrees"),
     "plural": ("cats", "cat"),
     "hyphen": ("a man-eating shark", "a man eating shark"),
@@ -156,11 +161,11 @@ def test_changes_link_up(text: str, rules: PromptRules) -> None:
 
 @given(any_text)
 def test_canonical_text_is_clean(text: str) -> None:
-    """The canonical form is NFKC, printable but for joined emoji, single-spaced, trimmed, and UTF-8 can carry it."""
+    """The canonical form is NFC, printable but for what spells, single-spaced, trimmed, and UTF-8 can carry it."""
     result = normalise(text, ON)
-    assert unicodedata.is_normalized("NFKC", result)
+    assert unicodedata.is_normalized("NFC", result)
     assert result == " ".join(result.split())
-    assert not any(unicodedata.category(char) in ("Cc", "Cf", "Cs") for char in result.replace("\u200d", ""))
+    assert not any(unicodedata.category(char) in ("Cc", "Cf", "Cs") for char in SHOWN.sub("", result))
     assert result.encode().decode() == result
 
 
@@ -179,7 +184,7 @@ def test_noise_around_a_prompt_does_not_matter(text: str, noise: str) -> None:
     assert normalise(noisy, ON) == plain
 
 
-@given(st.text(st.characters(max_codepoint=0x24F, exclude_characters="ı\"'`´«»")))  # Turkish: ı and i are two letters
+@given(st.text(st.characters(max_codepoint=0x24F, exclude_characters="ıß\"'`´«»")))  # ı is not i, nor ß ss
 def test_capitals_do_not_matter(text: str) -> None:
     """Latin text outside quotes, shouted or not, has one canonical form."""
     assert normalise(text.upper(), ON) == normalise(text, ON)
@@ -278,9 +283,9 @@ def test_every_process_agrees() -> None:
 
 def test_revision_guards_the_rules() -> None:
     """What the rules make of these prompts is in people's keys: if this changes, bump the revision in PromptRules."""
-    assert ON.version.startswith("2:")
+    assert ON.version.startswith("3:")
     forms = "\n".join(normalise(typed, ON) for pair in KEPT_APART.values() for typed in pair)
-    assert hashlib.sha256(forms.encode()).hexdigest()[:16] == "aa0d2104326e0a7f"
+    assert hashlib.sha256(forms.encode()).hexdigest()[:16] == "423c66bf2b40308b"
 
 
 def test_rules_without_tables_read_none() -> None:

@@ -25,7 +25,10 @@ def read(value: Any) -> bytes | None:
     "value",
     [
         DATA, bytearray(DATA), memoryview(DATA), URL, {"image_url": URL}, URL.replace("image/png", ""),
-        {"image_url": URL.replace("image/png", "IMAGE/JPEG;name=a")},
+        {"image_url": URL.replace("image/png", "IMAGE/JPEG;name=a")}, {"image_url": f" {URL}\n"},
+        {"image_url": "\r\n".join(URL[i : i + 76] for i in range(0, len(URL), 76))}, URL.rstrip("="),
+        {"image_url": URL.replace("+", "%2B").replace("=", "%3D").replace("/", "%2F").replace("image%2F", "image/")},
+        URL.replace(";base64,", "; base64, \t"),
     ],
 )  # fmt: skip
 def test_forms_of_one_file(value: Any) -> None:
@@ -42,7 +45,10 @@ def test_forms_of_one_file(value: Any) -> None:
         ({"image_url": "data:image/png,abc"}, "not fetched"),
         ({"image_url": "data:image/png;base64,!!"}, "not valid base64"),
         ({"image_url": "data:image/png;base64,\u00e9"}, "not valid base64"),
-        ({"image_url": "data:image/png;base64,abc"}, "not valid base64"),
+        ({"image_url": "data:image/png;base64,abcde"}, "not valid base64"),
+        ({"image_url": "data:image/png;base64,abc=="}, "not valid base64"),
+        ({"image_url": "data:image/png;base64,ab=c"}, "not valid base64"),
+        ({"image_url": "data:image/png;base64,===="}, "not valid base64"),
         ({"file_id": "file-1"}, "'file_id' is not supported"),
         ({"file_id": "file-1", "image_url": URL}, "'file_id' is not supported"),
         ({"image_url": URL, "detail": "high"}, "'image_url' alone"),
