@@ -85,13 +85,14 @@ environment says already stands."""
 def haproxy_options(instance: str, settings: Settings) -> Options:
     """Return how HAProxy is to treat clients; as many connections as this process may have files for."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = settings.max_connections if most == resource.RLIM_INFINITY else int((most - _SPARE_FILES) / _FILES_PER_CONNECTION)
+    room = int((most - _SPARE_FILES) / _FILES_PER_CONNECTION)
+    possible = settings.max_connections if most == resource.RLIM_INFINITY else room
     return Options(
         instance=instance,
         header_timeout=settings.client_header_timeout_seconds,
         body_timeout=settings.client_body_timeout_seconds,
         idle_timeout=settings.client_idle_timeout_seconds,
-        max_connections=max(100, min(settings.max_connections, files)),
+        max_connections=max(100, min(settings.max_connections, possible)),
         max_connections_per_address=settings.max_connections_per_address,
     )
 

@@ -55,7 +55,7 @@ class Options:
 
 def rewrite(generated: str, options: Options, folder: Path) -> str:
     """Return Ray's configuration with our changes; `folder` is where `write_error_files` wrote."""
-    has_routes = "use_backend" in generated
+    has_routes = knows_routes(generated)
     lines: list[str] = []
     section = ""
     for line in generated.splitlines():
@@ -63,6 +63,11 @@ def rewrite(generated: str, options: Options, folder: Path) -> str:
             section = line
         lines += _rewritten(line, section, options, folder, has_routes)
     return "\n".join(lines) + "\n"
+
+
+def knows_routes(generated: str) -> bool:
+    """Tell whether a configuration of Ray's has an application to ask."""
+    return re.search(r"^ *use_backend ", generated, re.MULTILINE) is not None
 
 
 def _rewritten(line: str, section: str, options: Options, folder: Path, has_routes: bool) -> list[str]:
@@ -180,7 +185,7 @@ def prepare(config: Path, options: Options) -> None:
     """Rewrite the configuration in `config`, which Ray has just generated."""
     generated = config.read_text()
     last = config.with_name(config.name + LAST_ROUTES)
-    if "use_backend" in generated:
+    if knows_routes(generated):
         last.write_text(generated)
     elif last.exists():
         generated = last.read_text()
