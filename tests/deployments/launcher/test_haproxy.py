@@ -132,7 +132,7 @@ async def replica(port: int, answer: Answer, seen: list[str] | None = None) -> A
                 seen.append(head)
             writer.write(await answer(head, body))
             await writer.drain()
-        writer.close()
+        await closed(writer)
 
     server = await asyncio.start_server(serve, "127.0.0.1", port)
     async with server:
@@ -168,11 +168,17 @@ async def send(port: int, *parts: bytes | float) -> tuple[int, dict[str, str], b
     except OSError:
         return 0, {}, b""
     finally:
-        writer.close()
+        await closed(writer)
     head, _, body = answer.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines)
     return int(status.split()[1]) if status else 0, headers, body
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 def get(path: str = "/", **headers: str) -> bytes:
@@ -308,19 +314,19 @@ async def test_slow_clients_are_cut_off(start: Callable[..., Proxy]) -> None:
 
 
 async def download(port: int, film: bytes) -> float:
-    """Read `film` as a telephone does, a little every now and then; return how long that took."""
+    """Read `film` as a telephone does, a little every now and then, for longer than any limit; return the seconds."""
     began = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
     writer.write(get("/film"))
     await reader.readuntil(b"\r\n\r\n")
-    received = b""
+    received = bytearray()
     while len(received) < len(film):
-        piece = await reader.read(len(film) // 20)
+        piece = await reader.read(2048 if time.monotonic() - began < 2.5 else len(film))
         assert piece, "the download was cut off"
         received += piece
-        if len(received) % 7 == 0 or time.monotonic() - began < 2.5:
-            await asyncio.sleep(0.05)
-    writer.close()
+        if time.monotonic() - began < 2.5:
+            await asyncio.sleep(0.02)
+    await closed(writer)
     assert received == film
     return time.monotonic() - began
 
@@ -338,7 +344,7 @@ async def test_half_headers_do_not_keep_others_out(start: Callable[..., Proxy]) 
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX-")
         assert (await asyncio.wait_for(send(proxy.port, get()), 20))[0] == 200
         for _, writer in held:
-            writer.close()
+            await closed(writer)
 
 
 async def test_an_address_has_a_limit_where_one_is_set(start: Callable[..., Proxy]) -> None:
@@ -356,7 +362,7 @@ async def test_an_address_has_a_limit_where_one_is_set(start: Callable[..., Prox
         held += [await asyncio.open_connection("127.0.0.1", proxy.port) for _ in range(3)]
         await settled(proxy, 0)
         for _, writer in held:
-            writer.close()
+            await closed(writer)
         await settled(proxy, 200)
 
 

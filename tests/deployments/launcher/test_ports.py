@@ -47,3 +47,19 @@ def test_two_servers_never_choose_the_same(server: Callable[[], FreePorts]) -> N
         other.demanded(first, "the API")
     one.release()
     assert other.demanded(first, "the API") == first
+
+
+def test_a_range_of_ports_belongs_to_one_server(server: Callable[[], FreePorts]) -> None:
+    """Ranges never overlap, one with a busy port is passed over, and one that is refused holds nothing."""
+    one, other = server(), server()
+    starts = (43_000, 43_010, 43_020)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 43_005))
+        taken.listen()
+        assert one.block(10, starts) == 43_010
+    assert other.block(10, starts) == 43_000
+    with pytest.raises(Conflict, match="10 ports in a row"):
+        server().block(10, (43_005, 43_015))
+    one.release()
+    other.release()
+    assert server().block(20, (43_000,)) == 43_000
