@@ -45,7 +45,7 @@ class ApiProbe:
             failure = error.strerror or type(error).__name__
         if failure is None:
             return None
-        self._close()
+        self.close()
         spent = min(now - self._asked_at, QUESTION_SECONDS) + INTERVAL_SECONDS
         self._silence = self._silence + spent if failure else 0.0
         self._asked_at = now
@@ -91,7 +91,8 @@ class ApiProbe:
             return ""
         return f"'{status[:100]}', which is no answer of this server's"
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Ask no further for now."""
         if self._socket is not None:
             self._socket.close()
         self._socket = None

@@ -1,4 +1,4 @@
-"""What the server process is told by environment: its ports, all of them held, its instance, its limits and patience."""
+"""What the server process is told by environment: ports, all of them held, its instance, limits and patience."""
 
 from __future__ import annotations
 

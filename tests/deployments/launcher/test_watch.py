@@ -1,4 +1,4 @@
-"""The launcher's watch, over processes of the test's own with an injected clock: death is told at once, slowness late."""
+"""The launcher's watch, over processes of the test's own and an injected clock: death at once, slowness late."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def watch(tree: Tree, folder: CacheFolder, clock: Clock) -> Watch:
 
 
 def look(watch: Watch, clock: Clock, seconds: float, beats: Iterator[int] | None = None) -> None:
-    """Let `seconds` pass as they do, with a look every second; the server beats unless `beats` says when it last did."""
+    """Let `seconds` pass as they do, with a look a second; the server beats unless `beats` says when it did."""
     for _ in range(round(seconds)):
         clock.now += 1.0
         watch.check(False, int(clock.now) if beats is None else next(beats))
@@ -139,7 +139,7 @@ def test_a_stopped_raylet_has_some_time(watch: Watch, tree: Tree, clock: Clock) 
     look(watch, clock, 5)
     tree.signal("raylet", signal.SIGSTOP)
     look(watch, clock, module.STOPPED_SECONDS - 2)
-    with pytest.raises(ServerDied, match="The raylet .* was stopped for 20 s"):
+    with pytest.raises(ServerDied, match=r"The raylet .* was stopped for 20 s"):
         look(watch, clock, 10)
 
 
@@ -200,10 +200,8 @@ def test_a_missing_haproxy_is_replaced_at_once(folder: CacheFolder, clock: Clock
     assert replacing.check() is None
     clock.now += module.STAND_IN_SECONDS
     assert "stands in" in (replacing.check() or "")
-    running = tmp_path / "bin" / "haproxy"
-    running.parent.mkdir()
-    shutil.copy("/bin/sleep", running)
-    ours = subprocess.Popen(["haproxy", "1000", "0", str(node / "haproxy.cfg")], executable=running)
+    (node / "haproxy.cfg").write_text("")
+    ours = subprocess.Popen(["haproxy", "-f", str(node / "haproxy.cfg")], executable=shutil.which("tail"))
     try:
         clock.now += 10
         wait_for(lambda: replacing.check() is None and bool(replacing._known))
@@ -231,6 +229,8 @@ def answering(listener: socket.socket, answer: bytes | None) -> threading.Thread
             try:
                 connection, _ = listener.accept()
             except OSError:
+                for each in kept:
+                    each.close()
                 return
             if answer is None:
                 kept.append(connection)
@@ -248,7 +248,7 @@ def asked(probe: ApiProbe, clock: Clock, seconds: float, step: float) -> str | N
     """Let `seconds` pass in steps, with time for an answer in each; return what the probe says first, or last."""
     for _ in range(round(seconds / step)):
         clock.now += step
-        for _ in range(20):
+        for _ in range(6):
             if said := probe.check():
                 return said
             time.sleep(0.001)
@@ -267,12 +267,14 @@ OTHERS = b"HTTP/1.1 200 OK\r\nx-encore-instance: another\r\ncontent-length: 2\r\
 def test_the_api_must_answer_as_this_server(clock: Clock, answer: bytes, told: str | None) -> None:
     """Proves that only an answer with our id counts, and that two minutes without one are told with what came."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        answering(listener, answer)
+        thread = answering(listener, answer)
         probe = ApiProbe(listener.getsockname()[1], OURS, clock)
         assert asked(probe, clock, SILENCE_SECONDS / 2, INTERVAL_SECONDS) is None
         said = asked(probe, clock, SILENCE_SECONDS, INTERVAL_SECONDS)
         assert said is None if told is None else told in (said or "")
+        probe.close()
         listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def test_nobody_on_the_port_and_nobody_who_answers(clock: Clock) -> None:
@@ -280,9 +282,11 @@ def test_nobody_on_the_port_and_nobody_who_answers(clock: Clock) -> None:
     probe = ApiProbe(free_ports(1)[0], OURS, clock)
     assert "ECONNREFUSED" in (asked(probe, clock, 2 * SILENCE_SECONDS, INTERVAL_SECONDS) or "")
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        answering(listener, None)
+        thread = answering(listener, None)
         silent = ApiProbe(listener.getsockname()[1], OURS, clock)
         assert asked(silent, clock, 3600, 3600) is None
         assert asked(silent, clock, QUESTION_SECONDS, 10) is None
         assert "no answer within" in (asked(silent, clock, 2 * SILENCE_SECONDS, 10) or "")
+        silent.close()
         listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
