@@ -50,9 +50,10 @@ async def upload(client: httpx.AsyncClient, *parts: bytes | float) -> AsyncItera
     for part in parts:
         if isinstance(part, bytes):
             writer.write(part)
-            await writer.drain()
         else:
             await asyncio.sleep(part)
+        if reader.at_eof() or reader._buffer:  # type: ignore[attr-defined]  # it was answered: what follows is not read
+            break
     yield reader
     writer.close()
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
