@@ -113,7 +113,8 @@ def load() -> str:
 class Process:
     """One process as it was when it was found: its id may be another's later, its start time tells them apart.
 
-    name: of its program (`raylet`), or what it calls itself (`ray::ServeController`).
+    name: of its program (`raylet`), or what it calls itself (`ray::ServeController`), without the method that Ray adds
+    while it runs one.
     """
 
     pid: int
@@ -126,7 +127,9 @@ class Process:
         """Return the process with id `pid`; None when there is none, or no /proc."""
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-            return cls(pid, words[0].split("/")[-1].split(" ")[0], tuple(words), _stat(pid)[_STARTED])
+            name = words[0].split("/")[-1].split(" ")[0]
+            name = name.partition(".")[0] if name.startswith("ray::") else name
+            return cls(pid, name, tuple(words), _stat(pid)[_STARTED])
         except (OSError, IndexError):
             return None
 
