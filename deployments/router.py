@@ -49,6 +49,12 @@ class CacheRouter:
             self._service,
             max_body_bytes=self._settings.max_body_bytes,
             max_image_bytes=self._settings.max_image_bytes,
+            slow_clients={
+                "body_timeout": self._settings.client_body_timeout_seconds,
+                "idle_timeout": self._settings.client_idle_timeout_seconds,
+                "max_slow_bodies": self._settings.max_slow_bodies,
+                "max_event_streams": self._settings.max_event_streams,
+            },
         )
 
     async def generate(self, prompt: str, **fields: Any) -> Answer:

@@ -10,6 +10,7 @@ EncoreError
 │   ├── ImageNotSupported     400  an image for a model that starts from text alone
 │   ├── NotFound              404  no such job, model or content
 │   │   └── ContentGone       404  a completed job whose video no tier holds any more
+│   ├── RequestTimeout        408  the body took too long to arrive
 │   ├── TooLarge              413  body over the limit
 │   ├── Conflict              409  a second server on the same cache folder
 │   ├── RangeNotSatisfiable   416  a Range beyond the content
@@ -117,6 +118,13 @@ class ContentGone(NotFound):
     """The job is known and was completed, but its video was evicted or invalidated meanwhile."""
 
     code = "content_gone"
+
+
+class RequestTimeout(InvalidRequest):
+    """The client was too slow to send its request."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class TooLarge(InvalidRequest):

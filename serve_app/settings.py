@@ -101,6 +101,27 @@ class Settings(BaseSettings):
     )
     embedding_l1_bytes: PositiveInt = Field(128 * MIB, description="prompt embeddings kept in TextEncoder's memory")
 
+    client_header_timeout_seconds: PositiveFloat = Field(
+        10.0, description="a client sends a request's headers within this, else 408; where `encore serve` runs HAProxy"
+    )
+    client_body_timeout_seconds: PositiveFloat = Field(
+        120.0, description="a client sends a request's body within this, else 408"
+    )
+    client_idle_timeout_seconds: PositiveFloat = Field(
+        60.0, description="longest pause of a client amid sending a body or taking an answer; then it is cut off"
+    )
+    max_connections: PositiveInt = Field(
+        10_000, description="connections of clients at once, where `encore serve` runs HAProxy; more wait"
+    )
+    max_connections_per_address: PositiveInt | None = Field(
+        None, description="of one address: more is a 429, twice as many are refused; none: gateways share one address"
+    )
+    max_event_streams: PositiveInt = Field(
+        1_000, description="readers of jobs' events per router, below its `max_ongoing_requests`; more is a 503"
+    )
+    max_slow_bodies: PositiveInt = Field(
+        500, description="request bodies that a router waits for at once, because their clients are slow; more is a 503"
+    )
     max_body_bytes: PositiveInt = Field(MIB, description="larger request bodies are a 413")
     max_image_bytes: PositiveInt = Field(
         10 * MIB, description="larger files as `input_reference` are a 413; they come on top of max_body_bytes"

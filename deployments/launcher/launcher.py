@@ -1,9 +1,12 @@
 """The launcher: owns the machine's part of a local server, so that Ray only serves.
 
-In order: lock the cache folder, find ports, start Valkey (twice, for L2 and for job records), start Ray and deploy, say
-that it is ready, wait. On Ctrl-C or SIGTERM, at any point, the same backwards: stop accepting and drain (Serve), stop
-Ray, stop Valkey, end whatever descendant is left. The whole takes at most fifteen seconds; what would take longer is
-killed.
+In order: lock the cache folder, find ports, start Valkey (twice: for L2, and for job records), start Ray and deploy, say
+that it is ready, watch (`watch`). On Ctrl-C or SIGTERM, at any point, the same backwards: stop accepting and drain
+(Serve), stop Ray, stop Valkey, end whatever descendant is left. The whole takes at most fifteen seconds; what would
+take longer is killed. Where a part died that cannot be replaced, nothing is drained.
+
+Exit status: 0 after Ctrl-C or SIGTERM, 1 when the server could not be started as it was asked for, 75 when it died:
+to be started again, as a supervisor does (systemd: Restart=on-failure).
 """
 
 from __future__ import annotations
@@ -11,24 +14,33 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import yaml
+from pydantic import SecretStr, ValidationError
 
-from deployments.launcher.environment import Ports, choose_ports, environment
+from deployments.instance import new_instance
+from deployments.launcher.api_probe import ApiProbe
+from deployments.launcher.environment import Ports, choose_ports, environment, haproxy_options
 from deployments.launcher.folder import CacheFolder
+from deployments.launcher.haproxy import BINARY_VARIABLE
 from deployments.launcher.ports import LOOPBACK, FreePorts
-from deployments.launcher.processes import become_subreaper, end, end_descendants, spawn
+from deployments.launcher.processes import allow_many_files, become_subreaper, end, end_descendants, load, spawn
 from deployments.launcher.talk import FILE_VARIABLE, Listener
 from deployments.launcher.valkey import CACHE, RECORDS, EmbeddedValkey
-from serve_app.errors import EncoreError, Unavailable
+from deployments.launcher.watch import EXIT_STATUS, ServerDied, Watch, died
+from serve_app.errors import EncoreError, Unavailable, Unprocessable
 from serve_app.service.records_server import RecordsServer
+from serve_app.service.wiring import require_own_stores
+from serve_app.settings import Settings
 
 LOCAL_CONFIG = Path(__file__).parents[1] / "config" / "local.yaml"
 SERVER_COMMAND = [sys.executable, "-P", "-m", "deployments.launcher.server"]
@@ -40,6 +52,13 @@ DRAIN_SECONDS = 10.0
 VALKEY_SECONDS = 3.0
 RECORDS_SECONDS = 2.0
 REST_SECONDS = 1.0
+
+SLOW_SECONDS = 30.0
+STAGES = {"ray": "Ray is starting", "deploying": "Loading the model"}
+CLIENT_SETTINGS = (
+    "client_header_timeout_seconds", "client_body_timeout_seconds", "client_idle_timeout_seconds", "max_connections",
+    "max_connections_per_address",
+)  # fmt: skip
 
 Say = Callable[[str], None]
 
@@ -57,32 +76,50 @@ def launch(
     replace those of the config's `args`. say: gets what a person should read.
     """
     become_subreaper()
+    allow_many_files()
     with _interruptible(), ExitStack() as undo:
         try:
-            folder, ports, listener, valkeys, server = _start(undo, cache_dir, port, overrides, config, say)
-            while server.poll() is None:
-                for event in listener.new():
-                    _report(event, folder, ports, say)
-                for valkey in valkeys:
+            running = _start(undo, cache_dir, port, overrides, config, say)
+            while True:
+                ended = running.server.poll() is not None  # before its last events are read
+                for event in running.listener.new():
+                    _report(event, running, say)
+                running.stage.tick(say)
+                for valkey in running.valkeys:
                     if valkey.revive():
                         say(f"Valkey ({valkey.role.name}) ended and was started again; {valkey.role.lost}.")
+                if told := running.watch.check(ended, running.listener.last_beat()):
+                    say(told)
                 time.sleep(0.1)
-            raise Unavailable(
-                f"The server process ended by itself; {folder.logs}/server.log ends with:\n{folder.tail('server.log')}"
-            )
         except Interrupted:
             say("Stopping ...")
+        except ServerDied:
+            undo.callback(end, running.server, 0.0)
+            raise
     return 0
+
+
+@dataclass
+class _Running:
+    """What was started, and how far it is."""
+
+    folder: CacheFolder
+    ports: Ports
+    listener: Listener
+    valkeys: list[EmbeddedValkey]
+    server: subprocess.Popen[bytes]
+    watch: Watch
+    stage: Stage
 
 
 def _start(
     undo: ExitStack, cache_dir: Path, port: int | None, overrides: dict[str, Any], config: Path, say: Say
-) -> tuple[CacheFolder, Ports, Listener, list[EmbeddedValkey], Any]:
+) -> _Running:
     folder = CacheFolder(cache_dir)
     undo.callback(folder.release)
-    undo.callback(end_descendants, REST_SECONDS)
     free = FreePorts()
     undo.callback(free.release)
+    undo.callback(end_descendants, REST_SECONDS)
     ports = _ports(port, free, say)
     say(f"Starting on {folder.root} (a first start takes about half a minute) ...")
     tiers = {
@@ -92,16 +129,20 @@ def _start(
     tiers.setdefault("l3_url", folder.l3.as_uri())
     tiers.setdefault("measurements_file", str(folder.root / "measurements.json"))
     listener = Listener(folder.run / "events")
-    rendered, content = folder.run / "config.json", _render(config, ports.http, tiers)
-    _require_own_stores(content, folder)
-    rendered.write_text(json.dumps(content))
+    rendered = folder.run / "config.json"
+    served = _render(config, ports.http, tiers)
+    _require_own_stores(served, folder)
+    rendered.write_text(json.dumps(served))
+    options = haproxy_options(new_instance(), _settings(served))
+    env = environment(folder, ports, options, overrides.get("otlp_endpoint")) | {FILE_VARIABLE: str(listener.path)}
     server = spawn(
         [*SERVER_COMMAND, str(rendered), str(ports.dashboard), str(ports.metrics)],
-        env=environment(folder, ports, overrides.get("otlp_endpoint")) | {FILE_VARIABLE: str(listener.path)},
+        env=env,
         log=folder.logs / "server.log",
     )
     undo.callback(end, server, DRAIN_SECONDS)
-    return folder, ports, listener, valkeys, server
+    watch = Watch(server, folder, ApiProbe(ports.http, options.instance), options, env[BINARY_VARIABLE])
+    return _Running(folder, ports, listener, valkeys, server, watch, Stage())
 
 
 def _valkeys(undo: ExitStack, folder: CacheFolder, tiers: dict[str, Any]) -> list[EmbeddedValkey]:
@@ -148,11 +189,6 @@ def _render(config: Path, http_port: int, overrides: dict[str, Any]) -> dict[str
 
 def _require_own_stores(config: dict[str, Any], folder: CacheFolder) -> None:
     """Raise ForeignStore at once, not after Ray's start, for a tier that was written under another secret."""
-    from pydantic import SecretStr, ValidationError
-
-    from serve_app.service.wiring import require_own_stores
-    from serve_app.settings import Settings
-
     try:
         settings = Settings(**config["applications"][0].get("args", {}))
     except ValidationError:
@@ -161,14 +197,34 @@ def _require_own_stores(config: dict[str, Any], folder: CacheFolder) -> None:
     require_own_stores(settings.model_copy(update={"secret": secret}))
 
 
-def _report(event: dict[str, Any], folder: CacheFolder, ports: Ports, say: Say) -> None:
-    state = event["state"]
-    if state == "failed":
-        lines = event["message"].strip().splitlines() or ["no reason given"]
-        raise Unavailable(f"The application could not be deployed: {lines[-1]} (more in {folder.logs}/server.log)")
-    if state != "ready":
-        say({"ray": "Ray is starting ...", "deploying": "Loading the model ..."}[state])
+def _settings(served: dict[str, Any]) -> Settings:
+    """Return the settings that say how HAProxy treats clients; of the others the replicas judge."""
+    args = served["applications"][0]["args"]
+    try:
+        return Settings(**{name: args[name] for name in CLIENT_SETTINGS if name in args})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise Unprocessable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+
+
+def _report(event: dict[str, Any], running: _Running, say: Say) -> None:
+    state, folder, ports = event["state"], running.folder, running.ports
+    if state == "slow":
+        say(event["message"])
         return
+    if state == "lost":
+        raise died("The raylet", f"hangs: {event['message']}", folder)
+    if state == "failed":
+        lines = [line for line in event["message"].splitlines() if any(map(str.isalnum, line))] or ["no reason given"]
+        what = "" if event.get("stage") == "ray" else "The application could not be deployed: "
+        raise Unavailable(f"{what}{lines[-1]} (more in {folder.logs}/server.log)")
+    running.stage.enter(state)
+    if state != "ready":
+        if state == "deploying":
+            running.watch.ray_is_up()
+        say(f"{STAGES[state]} ...")
+        return
+    running.watch.api_is_up()
     url = f"http://{LOOPBACK}:{ports.http}"
     say(
         "\nEncore is ready.\n"
@@ -181,6 +237,27 @@ def _report(event: dict[str, Any], folder: CacheFolder, ports: Ports, say: Say) 
         f'  Try            encore generate "a red circle moves left" -o out.mp4\n'
         "  Stop           Ctrl-C\n"
     )
+
+
+class Stage:
+    """How far the start is; tells a person every SLOW_SECONDS that it is still there, and how busy the machine is."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._name = ""
+        self._since = self._told = clock()
+
+    def enter(self, name: str) -> None:
+        """The stage `name` of STAGES begins, or the server is ready."""
+        self._name = name
+        self._since = self._told = self._clock()
+
+    def tick(self, say: Say) -> None:
+        """Say so when the stage takes long."""
+        now = self._clock()
+        if self._name in STAGES and now - self._told >= SLOW_SECONDS:
+            self._told = now
+            say(f"{STAGES[self._name]} still, for {now - self._since:.0f} s ({load()}) ...")
 
 
 @contextmanager
@@ -201,7 +278,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def main(arguments: dict[str, Any]) -> int:
-    """Run `launch` for the command line; errors are one line on standard error and exit status 1."""
+    """Run `launch` for the command line; errors are one line on standard error and exit status 1, or 75."""
     try:
         return launch(
             Path(arguments["cache_dir"]),
@@ -212,7 +289,7 @@ def main(arguments: dict[str, Any]) -> int:
         )
     except EncoreError as error:
         print(f"encore: {error.message}", file=sys.stderr)  # noqa: T201
-        return 1
+        return EXIT_STATUS if isinstance(error, ServerDied) else 1
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -51,6 +52,19 @@ class FreePorts:
         if not is_free(port) or not self._hold(port):
             raise Conflict(f"Port {port} ({what}) is busy; end what listens there or choose another.", param="port")
         return port
+
+    def block(self, size: int, starts: Iterable[int]) -> int:
+        """Return the first of `starts` from which on `size` ports are free, and hold them all.
+
+        Raises Conflict when there is no such block.
+        """
+        for start in starts:
+            kept = len(self._held)
+            if all(is_free(port) and self._hold(port) for port in range(start, start + size)):
+                return start
+            while len(self._held) > kept:
+                self._held.pop().close()
+        raise Conflict(f"No {size} ports in a row are free for replicas; stop another server of this machine.")
 
     def release(self) -> None:
         """Let other servers have the ports."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -25,6 +27,14 @@ def become_subreaper() -> None:
     """Let orphaned descendants be re-parented to this process instead of to init."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def allow_many_files(wanted: int = 65_536) -> None:
+    """Let this process and what it starts open up to `wanted` files, as far as the machine lets them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _die_with_parent() -> None:
@@ -92,6 +102,64 @@ def descendants(of: int | None = None) -> list[int]:
         found += level
         level = [pid for parent in level for pid in children.get(parent, [])]
     return found
+
+
+def load() -> str:
+    """Return how busy the machine is, for a person to read."""
+    return f"load average {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process as it was when it was found: its id may be another's later, its start time tells them apart.
+
+    name: of its program (`raylet`), or what it calls itself (`ray::ServeController`), without the method that Ray adds
+    while it runs one.
+    """
+
+    pid: int
+    name: str
+    command: tuple[str, ...]
+    started: str
+
+    @classmethod
+    def of(cls, pid: int) -> Process | None:
+        """Return the process with id `pid`; None when there is none, or no /proc."""
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            name = words[0].split("/")[-1].split(" ")[0]
+            name = name.partition(".")[0] if name.startswith("ray::") else name
+            return cls(pid, name, tuple(words), _stat(pid)[_STARTED])
+        except (OSError, IndexError):
+            return None
+
+    def is_alive(self) -> bool:
+        """Whether it still runs, or waits to; a zombie does not."""
+        return self._state() not in "ZX"
+
+    def is_stopped(self) -> bool:
+        """Whether it was sent SIGSTOP."""
+        return self._state() == "T"
+
+    def option(self, name: str) -> Path | None:
+        """Return the path in `name=PATH` of its command line."""
+        found = [word.removeprefix(f"{name}=") for word in self.command if word.startswith(f"{name}=")]
+        return Path(found[0]) if found else None
+
+    def _state(self) -> str:
+        try:
+            stat = _stat(self.pid)
+        except OSError:
+            return "X"
+        return stat[0] if stat[_STARTED] == self.started else "X"
+
+
+_STARTED = 19
+"""The place of a process' start time in /proc/PID/stat, counted from its state (proc(5))."""
+
+
+def _stat(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
 
 
 def _reap() -> None:

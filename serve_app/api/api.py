@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -12,6 +14,7 @@ from serve_app import __version__
 from serve_app.api.body import BodyLimit
 from serve_app.api.failures import register_failures
 from serve_app.api.routes import router
+from serve_app.api.slow_clients import SlowClients
 from serve_app.api.warm_routes import router as warm_router
 from serve_app.media.first_frame import MAX_BYTES
 from serve_app.service.service import VideoService
@@ -22,9 +25,16 @@ answer about a video says how it came to be (`cache.outcome`, and `Cache-Status`
 """
 
 
-def build_api(service: VideoService, *, max_body_bytes: int, max_image_bytes: int = MAX_BYTES) -> FastAPI:
+def build_api(
+    service: VideoService,
+    *,
+    max_body_bytes: int,
+    max_image_bytes: int = MAX_BYTES,
+    slow_clients: Mapping[str, Any] = MappingProxyType({}),
+) -> FastAPI:
     """Return the ASGI application; bodies over `max_body_bytes`, apart from an image in them, are a 413.
 
+    slow_clients: arguments of SlowClients where the defaults will not do.
     Its start-up starts the service, so that jobs of a server that died are rendered without a request.
     """
 
@@ -41,5 +51,6 @@ def build_api(service: VideoService, *, max_body_bytes: int, max_image_bytes: in
     # include_router would match every path twice, a quarter of a hit's time
     app.router.routes.extend([*router.routes, *warm_router.routes])
     register_failures(app)
+    app.add_middleware(SlowClients, **slow_clients)
     app.add_middleware(BodyLimit, max_body_bytes=max_body_bytes, max_image_bytes=max_image_bytes)
     return app

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from serve_app.cli.fields import Fields
 from serve_app.cli.output import Save, opened
+from serve_app.cli.patience import RETRY_SECONDS, patient
 from serve_app.client import Encore, Job, JobEvent, failures
 from serve_app.client.calls import Variant
 from serve_app.core import JobStatus
@@ -91,12 +93,16 @@ def _seen(encore: Encore, job: Job) -> Iterator[tuple[Job, str]]:
                 job = event.job
                 yield job, _detail(event)
         except EncoreError:
-            job = encore.retrieve(job.id)  # raises what is really wrong
+            job = _looked_at(encore, job)  # raises what is really wrong
             yield job, ""
     while not job.status.is_final:
         time.sleep(POLL_INTERVAL)
-        job = encore.retrieve(job.id)
+        job = _looked_at(encore, job)
         yield job, ""
+
+
+def _looked_at(encore: Encore, job: Job) -> Job:
+    return patient(partial(encore.retrieve, job.id), RETRY_SECONDS)
 
 
 def _detail(event: JobEvent) -> str:

@@ -21,6 +21,7 @@ import typer
 
 from serve_app.cli.bars import Bars, bars
 from serve_app.cli.generate import interrupt_postponed
+from serve_app.cli.patience import RETRY_SECONDS, patient
 from serve_app.cli.warm_file import TemplateFile, read_templates
 from serve_app.client import Encore, WarmUp
 from serve_app.errors import Busy, EncoreError, InvalidRequest, Unavailable
@@ -32,7 +33,6 @@ PART_ITEMS = 10_000
 PART_BYTES = 500_000
 """Of prompts in one call; a server's default for a whole body is twice that."""
 POLL_INTERVAL = 0.5
-PATIENCE_SECONDS = 120.0
 """How long a server may be away, or say that it is busy, before this gives up."""
 _PLACE = re.compile(r"templates\[(\d+)\]")
 
@@ -157,7 +157,7 @@ def _warmed(encore: Encore, read: TemplateFile, part: Part, before: Sum, shown: 
         while not warm_up.is_final:
             shown.show("warm-up", done + warm_up.duplicates + warm_up.done, read.templates.combinations)
             time.sleep(POLL_INTERVAL)
-            warm_up = _patient(partial(encore.warm_up, warm_up.id))
+            warm_up = patient(partial(encore.warm_up, warm_up.id), RETRY_SECONDS)
     except KeyboardInterrupt:
         if warm_up is None or warm_up.is_final:
             raise
@@ -171,7 +171,7 @@ def _warmed(encore: Encore, read: TemplateFile, part: Part, before: Sum, shown: 
 def _asked(read: TemplateFile, part: Part, call: Callable[[], T]) -> T:
     """Make a call; what the server refuses in a template is told with its place in the file."""
     try:
-        return _patient(call)
+        return patient(call)
     except (Busy, Unavailable):
         raise
     except InvalidRequest as error:
@@ -183,18 +183,6 @@ def _asked(read: TemplateFile, part: Part, call: Callable[[], T]) -> T:
 
         message, param = (_PLACE.sub(of_file, text, count=1) for text in (error.message, error.param))
         raise read.located(type(error)(message, param=param)) from None
-
-
-def _patient(call: Callable[[], T]) -> T:
-    """Make a call; wait as the server says while it is busy or away."""
-    until = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return call()
-        except (Busy, Unavailable) as error:
-            if error.retry_after is None or time.monotonic() + error.retry_after > until:
-                raise
-            time.sleep(error.retry_after)
 
 
 def _stopped(encore: Encore, warm_up: WarmUp) -> str:

@@ -210,10 +210,15 @@ class AsyncEncore:
 
     async def _drive(self, steps: Steps[T]) -> T:
         answer: Any = None
+        failure: EncoreError | None = None
         while True:
             try:
-                step = steps.send(answer)
+                step = steps.send(answer) if failure is None else steps.throw(failure)
             except StopIteration as stop:
                 result: T = stop.value
                 return result
-            answer = await (self._sleep(step.seconds) if isinstance(step, Pause) else self._send(step))
+            answer = failure = None
+            try:
+                answer = await (self._sleep(step.seconds) if isinstance(step, Pause) else self._send(step))
+            except EncoreError as error:
+                failure = error

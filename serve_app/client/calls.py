@@ -28,12 +28,15 @@ from serve_app.client.replies import (
     WarmUp,
 )
 from serve_app.core import JobStatus
-from serve_app.errors import EncoreError, Unavailable
+from serve_app.errors import Busy, EncoreError, Unavailable
 
 T = TypeVar("T")
 Order = Literal["asc", "desc"]
 Variant = Literal["video", "thumbnail", "spritesheet"]
 
+OUTAGE_SECONDS = 120.0
+"""How long an accepted job is asked for while the server is away: longer than it takes to start."""
+RETRY_SECONDS = 1.0
 SILENCE_SECONDS = 45.0
 """Of a stream of events; the server gives a sign of life every 15 seconds."""
 
@@ -216,7 +219,8 @@ def generation(
 ) -> Steps[Generated]:
     """Create a job, follow it to its end, download the file; the driver carries out what is yielded.
 
-    Raises the error the job failed with, or Unavailable (the job goes on) after `render_timeout` seconds.
+    Once the job is accepted, a server that is away is waited for. Raises the error the job failed with, or Unavailable
+    (the job goes on) after `render_timeout` seconds.
     """
     started = clock()
     job: Job = yield create(prompt, fields)
@@ -225,12 +229,30 @@ def generation(
         if clock() - started > render_timeout:
             raise Unavailable(f"Job {job.id} is still {job.status} at {job.progress} % after {render_timeout:g} s.")
         yield Pause(poll_interval)
-        job = yield retrieve(job.id)
+        job = yield from _patiently(retrieve(job.id), clock)
         told = _tell(on_progress, job, told)
     if job.status is JobStatus.FAILED:
         raise _failure(job)
-    data: bytes = yield content(job.id)
+    data = yield from _patiently(content(job.id), clock)
     return _generated(job, data, clock() - started)
+
+
+def _patiently(call: Call[T], clock: Callable[[], float]) -> Steps[T]:
+    """Make a call that changes nothing, again and again for as long as a restart of the server may take.
+
+    Raises the last Unavailable or Busy after OUTAGE_SECONDS, any other error at once.
+    """
+    since: float | None = None
+    while True:
+        try:
+            answer: T = yield call
+        except (Busy, Unavailable) as error:
+            since = clock() if since is None else since
+            if clock() - since > OUTAGE_SECONDS:
+                raise
+            yield Pause(RETRY_SECONDS if error.retry_after is None else float(error.retry_after))
+        else:
+            return answer
 
 
 def timed(generated: Generated, seconds: float) -> Generated:

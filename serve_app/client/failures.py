@@ -1,7 +1,9 @@
 """Failures of a call, told in the classes of serve_app.errors: what the server raised is what the caller catches.
 
 A proxy or another program may have answered instead of Encore, so a body that is not the OpenAI error form still
-becomes an error of the right class by its status, with the beginning of what was said.
+becomes an error of the right class by its status, with the beginning of what was said. But one: a 404 that Encore did
+not say is no NotFound. A proxy whose servers are just being started says 404 too, and who polls a job must not take
+that for its end.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from serve_app.errors import EncoreError, InvalidRequest, Unavailable
 
 GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 EXCERPT = 200
+_GONE = (errors.NotFound.code, errors.ContentGone.code)
 
 
 def of_response(response: httpx.Response) -> EncoreError:
@@ -23,7 +26,11 @@ def of_response(response: httpx.Response) -> EncoreError:
     told = _told(response)
     code = told.get("code") or ""
     message = told.get("message") or f"{response.url} answered {response.status_code}: {response.text[:EXCERPT]}"
-    return kind_of(response.status_code, code)(message, param=told.get("param"), retry_after=_retry_after(response))
+    kind = kind_of(response.status_code, code)
+    if issubclass(kind, errors.NotFound) and code not in _GONE:
+        kind, told = Unavailable, {}
+        message = f"{message} That is no answer of an Encore server: it may be starting, or the address be another's."
+    return kind(message, param=told.get("param"), retry_after=_retry_after(response))
 
 
 def of_job(code: str, message: str) -> EncoreError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,3 +48,20 @@ def test_two_servers_never_choose_the_same(server: Callable[[], FreePorts]) -> N
         other.demanded(first, "the API")
     one.release()
     assert other.demanded(first, "the API") == first
+
+
+def test_a_range_of_ports_belongs_to_one_server(server: Callable[[], FreePorts]) -> None:
+    """Ranges never overlap, one with a busy port is passed over, and one that is refused holds nothing."""
+    one, other = server(), server()
+    first = 10_000 + os.getpid() % 200 * 40  # below what other tests and the kernel hand out
+    starts = (first, first + 10, first + 20)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first + 5))
+        taken.listen()
+        assert one.block(10, starts) == first + 10
+    assert other.block(10, starts) == first
+    with pytest.raises(Conflict, match="10 ports in a row"):
+        server().block(10, (first + 5, first + 15))
+    one.release()
+    other.release()
+    assert server().block(20, (first,)) == first

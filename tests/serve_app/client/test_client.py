@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from serve_app import errors
 from serve_app.client import AsyncEncore, CacheInfo, Encore, Invalidated, Invalidation, JobError, StageKeys
@@ -121,6 +122,56 @@ def test_generate_follows_a_job_to_its_file(connect: Callable[..., Any], address
     polls = ["GET /v1/videos/video_1"] * 5
     assert world.asked == ["POST /v1/videos", *polls, "GET /v1/videos/video_1/content"]
     assert world.requests[0][3] == {"prompt": "A red circle", "seed": 7}
+
+
+@pytest.mark.parametrize(
+    "outage",
+    [
+        PlainTextResponse("Path '/v1/videos/video_1' not found.", 404),
+        HTMLResponse("<h1>502 Bad Gateway</h1>", 502),
+        JSONResponse(errors.Unavailable("Starting.").wire(), 503, headers={"Retry-After": "3"}),
+    ],
+    ids=["a 404 of a proxy's", "502", "503"],
+)
+def test_an_outage_does_not_end_a_job(
+    connect: Callable[..., Any], address: str, world: World, outage: Response
+) -> None:
+    """Proves that a job that was accepted is asked for again while the server is away, as it says or every second."""
+    world.script = RENDERING.copy()
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        world.failure = outage if len(slept) in (2, 3) else None
+
+    made = connect(address, sleep=sleep).generate("A red circle", poll_interval=0.125)
+    assert made.data == FILE
+    pause = float(outage.headers.get("retry-after", 1))
+    assert slept == [0.125, 0.125, pause, pause, *[0.125] * 3]
+
+
+def test_an_outage_that_does_not_end_is_told(connect: Callable[..., Any], address: str, world: World) -> None:
+    """Proves that after two minutes of it the outage is raised, and that a job that is gone is told at once."""
+    world.script = RENDERING.copy()
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        world.failure = world.failure or PlainTextResponse("", 503)
+
+    with pytest.raises(errors.Unavailable, match="answered 503"):
+        connect(address, sleep=sleep, clock=lambda: now[0]).generate("A red circle")
+    assert 120 <= now[0] <= 125
+    world.reset()
+    world.script = RENDERING.copy()
+    gone = errors.NotFound("There is no video 'video_1'.")
+
+    def vanish(seconds: float) -> None:
+        world.failure = gone
+
+    with pytest.raises(errors.NotFound):
+        connect(address, sleep=vanish).generate("A red circle")
+    assert world.asked.count("GET /v1/videos/video_1") == 1
 
 
 def test_a_hit_is_not_waited_for(connect: Callable[..., Any], address: str) -> None:

@@ -80,7 +80,7 @@ def test_the_address_is_argument_then_environment_then_default(
 
 def test_a_prefix_in_the_address_is_kept(connect: Callable[..., Any], address: str, world: World) -> None:
     """Proves that a server behind a gateway's path is reached there."""
-    with pytest.raises(errors.NotFound):
+    with pytest.raises(errors.Unavailable):
         connect(f"{address}/films/").models()
     assert world.asked == ["GET /films/v1/models"]
 

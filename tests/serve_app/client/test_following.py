@@ -65,7 +65,7 @@ def test_what_is_no_job_is_not_followed(encore: Any, world: World) -> None:
     with pytest.raises(errors.NotFound, match="missing_1"):
         list(encore.events("missing_1"))
     world.has_events = False
-    with pytest.raises(errors.NotFound):
+    with pytest.raises(errors.Unavailable, match="no answer of an Encore server"):
         list(encore.events("video_1"))
     assert len(world.requests) == 2
 
