@@ -29,7 +29,7 @@ from serve_app.cache.detached import detached
 from serve_app.cache.entry import Envelope
 from serve_app.cache.invalidation import Labels, RuleBook, begun_at
 from serve_app.cache.memory import MemoryTier
-from serve_app.cache.name import Kind, masked, storage_name
+from serve_app.cache.name import Kind, masked, storage_name, unmasked
 from serve_app.cache.remote import RemoteTier, Stale
 from serve_app.cache.store import AiocacheStore, ObjectStore
 from serve_app.core import EVERYTHING, Entry, Outcome, Rule
@@ -248,11 +248,12 @@ class TieredCache:
         return self._envelope.pack(storage_name(self._secret, self.kind, entry.key), entry)
 
     def masked(self, key: str, other: str) -> str:
-        """Return `other` (64 hex digits that tell a prompt to who guesses it) as metadata of `key` may hold it.
-
-        Masked again it is what it was.
-        """
+        """Return `other`, a key that would tell a prompt to who guesses it, as the metadata of `key` may hold it."""
         return masked(self._secret, storage_name(self._secret, self.kind, key), other)
+
+    def unmasked(self, key: str, told: str) -> str:
+        """Return what `masked` was given; raises ValueError for anything else."""
+        return unmasked(self._secret, storage_name(self._secret, self.kind, key), told)
 
     async def put_l2(self, entry: Entry, *, not_before: int = 0) -> bool:
         """Store `entry` in L2 alone; False when it is not there."""

@@ -30,12 +30,22 @@ def storage_name(secret: bytes, kind: Kind, key: str) -> str:
 
 
 def masked(secret: bytes, name: str, key: str) -> str:
-    """Return 64 hex digits XORed with what `secret` makes of `name`; doing so again gives `key` back.
+    """Return `key` in hex under a pad that `secret` makes of `name`: metadata of `name` may hold that.
 
-    One name must mask one key only. Raises ValueError for anything but 64 hex digits.
+    One name must mask one key only.
     """
-    pad = int.from_bytes(hmac.digest(secret, f"mask\0{name}".encode(), "sha256"))
-    return f"{int.from_bytes(bytes.fromhex(checked(key))) ^ pad:064x}"
+    return _padded(secret, name, key.encode()).hex()
+
+
+def unmasked(secret: bytes, name: str, text: str) -> str:
+    """Return the key that `masked` gave as `text`; raises ValueError for what it did not."""
+    return _padded(secret, name, bytes.fromhex(text)).decode()
+
+
+def _padded(secret: bytes, name: str, data: bytes) -> bytes:
+    blocks = range(-(-len(data) // hashlib.sha256().digest_size))
+    pad = b"".join(hmac.digest(secret, f"mask\0{block}\0{name}".encode(), "sha256") for block in blocks)
+    return bytes(a ^ b for a, b in zip(data, pad, strict=False))
 
 
 def is_name(text: str) -> bool:

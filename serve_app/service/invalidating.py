@@ -14,7 +14,6 @@ from typing import Any
 
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.invalidation import MICROSECONDS
-from serve_app.cache.name import is_name
 from serve_app.cache.rule_keeper import RuleKeeper
 from serve_app.cache.rule_sweep import RuleSweeper
 from serve_app.core import Entry, Keys, Rule, Selector, VideoSpec
@@ -145,7 +144,10 @@ class Invalidator:
         """Return the key of what the video was decoded from; without the video it is not known."""
         found = None if self._latents is None else await self._cache.get(key)
         told = None if found is None else found[0].meta.get("latents")
-        return (self._cache.masked(key, told),) if isinstance(told, str) and is_name(told) else ()
+        try:
+            return (self._cache.unmasked(key, told),) if isinstance(told, str) else ()
+        except ValueError:
+            return ()
 
     async def _drop_latents(self, keys: Iterable[str]) -> None:
         """Delete latents, those too that are just being written."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.cache.name import checked, storage_name
+from serve_app.cache.name import checked, masked, storage_name, unmasked
 
 
 @given(st.binary(min_size=1, max_size=64), st.text(max_size=100))
@@ -43,3 +45,13 @@ def test_anything_but_a_name_is_refused(name: str) -> None:
     """Paths, upper case, wrong lengths and a trailing newline are no storage names."""
     with pytest.raises(ValueError, match="not a storage name"):
         checked(name)
+
+
+@given(st.text(), st.text(), st.text())
+def test_what_is_masked_comes_back_to_who_has_the_secret(name: str, key: str, text: str) -> None:
+    """Under the same secret and name; the metadata that hold it do not hold the key."""
+    told = masked(b"secret", name, key)
+    assert unmasked(b"secret", name, told) == key
+    assert masked(b"secret", "another name" + name, "ab" * 32) != masked(b"secret", name, "ab" * 32) != "ab" * 32
+    with suppress(ValueError):
+        unmasked(b"secret", name, text)
