@@ -68,7 +68,7 @@ class Desk:
         self._ended = ended
         self._clock = clock
         self._ledger = Ledger(store)
-        self._sweeper = Sweeper((self._ledger.flush, self._beat, Chores(chores), self._adopt))
+        self._sweeper = Sweeper((self._ledger.flush, self._beat, self._adopt, Chores(chores)))
         self._followed: dict[str, _Following] = {}
         self._finished: OrderedDict[str, Job] = OrderedDict()
         self._watchers: dict[str, list[Callable[[], None]]] = {}
