@@ -1,6 +1,6 @@
 """The launcher: owns the machine's part of a local server, so that Ray only serves.
 
-In order: lock the cache folder, find ports, start Valkey (twice: for L2, and for job records), start Ray and deploy, say
+In order: lock the cache folder, find ports, start Valkey (twice: for L2, for job records), start Ray and deploy, say
 that it is ready, watch (`watch`). On Ctrl-C or SIGTERM, at any point, the same backwards: stop accepting and drain
 (Serve), stop Ray, stop Valkey, end whatever descendant is left. The whole takes at most fifteen seconds; what would
 take longer is killed. Where a part died that cannot be replaced, nothing is drained.

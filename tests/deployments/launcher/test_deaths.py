@@ -32,6 +32,8 @@ def below(server: Server, name: str) -> list[Process]:
 
 
 def kill(server: Server, name: str) -> Process:
+    """SIGKILL the oldest process of this name; Ray may just be starting it."""
+    wait(lambda: bool(below(server, name)), 120)
     victim = below(server, name)[0]
     os.kill(victim.pid, signal.SIGKILL)
     return victim
@@ -78,7 +80,7 @@ def test_deaths(start: Callable[..., Server], short_tmp: Path) -> None:
     then: the same end."""
     folder = short_tmp / "deaths"
     server = start(folder)
-    server.wait_for("Encore is ready.", 300)
+    server.wait_for("Encore is ready."
     with server.http() as http:
         job = http.post("/v1/videos", json=REQUEST).json()["id"]
         wait(lambda: http.get(f"/v1/videos/{job}").json()["status"] == "completed", 60)
@@ -96,7 +98,7 @@ def test_deaths(start: Callable[..., Server], short_tmp: Path) -> None:
     ended(server, "raylet", "The raylet")
 
     again = start(folder)
-    again.wait_for("Encore is ready.", 300)
+    again.wait_for("Encore is ready."
     with again.http() as http:
         for each in jobs:
             wait(lambda each=each: http.get(f"/v1/videos/{each}").json()["status"] == "completed", 120)

@@ -18,7 +18,7 @@ from typer.testing import Result
 from serve_app.api.api import build_api
 from serve_app.cli import warm as command
 from serve_app.cli.warm import parts
-from serve_app.errors import Busy, InvalidRequest, RenderFailed
+from serve_app.errors import InvalidRequest, RenderFailed
 from serve_app.schema.templates import parse_templates
 from tests.serve_app.api.uvicorn_server import serving
 from tests.serve_app.cli.test_generate import Start
@@ -155,27 +155,6 @@ def test_what_the_server_refuses_is_told_with_the_files_line(encore: Encore, ser
     assert result.exit_code == 1
     assert "templates.yaml, line 7: templates[1]: 'num_inference_steps' 2000 is not allowed" in result.stderr
     assert not server.rig.renderer.asked
-
-
-def test_a_busy_server_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A 429 is asked again after its Retry-After; one that says no time, or too long a one, is raised."""
-    rests: list[float] = []
-    monkeypatch.setattr(command.time, "sleep", rests.append)
-    refusals = [Busy("full", retry_after=7), Busy("full", retry_after=3)]
-
-    def call() -> str:
-        if refusals:
-            raise refusals.pop(0)
-        return "done"
-
-    assert command._patient(call) == "done"
-    assert rests == [7, 3]
-    refusals += [Busy("full")]
-    with pytest.raises(Busy):
-        command._patient(call)
-    refusals += [Busy("full", retry_after=3600)]
-    with pytest.raises(Busy):
-        command._patient(call)
 
 
 def test_the_price_is_for_dry_runs(encore: Encore, file: str) -> None:
