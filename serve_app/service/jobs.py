@@ -8,13 +8,13 @@ Whoever follows jobs says so every second; those whose follower fell silent are 
 from __future__ import annotations
 
 import bisect
-import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from serve_app.cache.flight import LEASE_SECONDS
 from serve_app.service.job import Job, Order, Page, gone, unknown
 from serve_app.service.repeats import Mark, Marks
+from serve_app.steady import steady
 
 ORPHAN_SECONDS = LEASE_SECONDS
 """An unfinished job that nobody said to follow for this long is an orphan."""
@@ -73,7 +73,7 @@ class JobStore(Protocol):
 class MemoryJobs:
     """Job records of one process, the oldest forgotten beyond `max_jobs`."""
 
-    def __init__(self, max_jobs: int = 100_000, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, max_jobs: int = 100_000, clock: Callable[[], float] = steady) -> None:
         self._max_jobs = max_jobs
         self._clock = clock
         self._jobs: dict[str, Job] = {}

@@ -24,7 +24,8 @@ from serve_app.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
-_ADD, _UPDATE, _BEAT, _CLAIM, _DELETE = (Script(f"job_{verb}") for verb in ("add", "update", "beat", "claim", "delete"))
+_ADD, _UPDATE, _DELETE = (Script(f"job_{verb}") for verb in ("add", "update", "delete"))
+_BEAT, _CLAIM = Script("job_beat", "steady"), Script("job_claim", "steady")
 _DELETED = b"deleted"
 _DIGEST = 64
 
@@ -82,13 +83,15 @@ class RedisJobs(RedisRecords):
 
     async def beat(self, job_ids: Iterable[str]) -> list[str]:
         """Say that these jobs are followed; return those that are not among the unfinished."""
-        missing: list[bytes] = await self._run(_BEAT, [self._unfinished], (self._now(), *job_ids))
+        names, args = [self._unfinished, self._name("/steady")], (self._now(), milliseconds(ORPHAN_SECONDS), *job_ids)
+        missing: list[bytes] = await self._run(_BEAT, names, args)
         return [job_id.decode() for job_id in missing]
 
     async def claim(self, limit: int) -> tuple[Job, ...]:
         """Return orphans; what has no record any more (it expired) is taken off the set."""
         args = (self._now(), milliseconds(ORPHAN_SECONDS), max(0, limit))
-        ids = [job_id.decode() for job_id in await self._run(_CLAIM, [self._unfinished], args)]
+        names = [self._unfinished, self._name("/steady")]
+        ids = [job_id.decode() for job_id in await self._run(_CLAIM, names, args)]
         records = await self._records(ids)
         if lost := [job_id for job_id, data in zip(ids, records, strict=True) if data in (None, _DELETED)]:
             await self._ask(lambda redis: redis.zrem(self._unfinished, *lost))

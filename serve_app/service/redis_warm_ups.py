@@ -18,7 +18,7 @@ from serve_app.service.warm_ups import Written
 
 logger = logging.getLogger(__name__)
 
-_WRITE, _TAKE, _CLAIM = Script("warm_write"), Script("warm_take"), Script("job_claim")
+_WRITE, _TAKE, _CLAIM = Script("warm_write", "steady"), Script("warm_take"), Script("job_claim", "steady")
 
 
 class RedisWarmUps(RedisRecords):
@@ -43,7 +43,7 @@ class RedisWarmUps(RedisRecords):
         """Return orphans; one that cannot be read, or has gone meanwhile, is left out."""
         args = (self._now(), milliseconds(ORPHAN_SECONDS), max(0, limit))
         found = []
-        for claimed in await self._run(_CLAIM, [self._unfinished], args):
+        for claimed in await self._run(_CLAIM, [self._unfinished, self._name("/steady")], args):
             warm_up_id = claimed.decode()
             taken = await self._run(_TAKE, [self._unfinished, self._name(warm_up_id)], (warm_up_id, runner))
             state = _read(taken[0]) if taken else None
@@ -57,10 +57,11 @@ class RedisWarmUps(RedisRecords):
         return _read(await self._ask(lambda redis: cast(Awaitable[bytes | None], redis.hget(name, "state"))))
 
     async def _write(self, warm_up: WarmUp, runner: str, request: str) -> Written:
-        names = [self._unfinished, self._name(warm_up.id)]
+        names = [self._unfinished, self._name(warm_up.id), self._name("/steady")]
         final = "1" if warm_up.status.is_final else ""
         args = (
-            self._now(), warm_up.id, runner, warm_up.to_json(), milliseconds(warm_up.expires_at), final, request
+            self._now(), warm_up.id, runner, warm_up.to_json(), milliseconds(warm_up.expires_at), final, request,
+            milliseconds(ORPHAN_SECONDS),
         )  # fmt: skip
         return Written((await self._run(_WRITE, names, args)).decode())
 
