@@ -59,7 +59,12 @@ class Lease:
 
     async def _hold(self, seconds: float) -> bool:
         silent = cast(bytes | None, self._silence.version(self._name, self._seconds))
-        args = [self._holder, milliseconds(seconds), silent or b"", f"{self._holder} {next(self._numbers)}"]
+        args: list[bytes | str | float] = [
+            self._holder,
+            milliseconds(seconds),
+            silent or b"",
+            f"{self._holder} {next(self._numbers)}",
+        ]
         with self._circuit.attempt():
             held: bytes = await self._redis.run(_LEASE, [self._name], args)
         if held:

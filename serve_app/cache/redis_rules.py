@@ -146,7 +146,7 @@ class RedisRules:
     async def _add(self, fields: Sequence[str], tag: str) -> tuple[Added, int]:
         """Return what was added, and how many videos of the tag are left to be."""
         keys = [self._rules, self._epoch, self._name(f"tag:{tag}"), self._now]
-        args = [now_of(self._clock), self._channel, self.heard_of(), *fields]
+        args: list[bytes | str | float] = [now_of(self._clock), self._channel, self.heard_of(), *fields]
         epoch, now, added, left = await self._redis.run(_ADD, keys, args)
         rules = tuple(_rule(*added[first : first + 4]) for first in range(0, len(added), 4))
         return Added(int(epoch), int(now), rules), int(left)

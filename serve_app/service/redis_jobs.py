@@ -83,7 +83,8 @@ class RedisJobs(RedisRecords):
 
     async def beat(self, job_ids: Iterable[str]) -> list[str]:
         """Say that these jobs are followed; return those that are not among the unfinished."""
-        names, args = [self._unfinished, self._name("/steady")], (self._now(), milliseconds(ORPHAN_SECONDS), *job_ids)
+        names = [self._unfinished, self._name("/steady")]
+        args: list[bytes | str | float] = [self._now(), milliseconds(ORPHAN_SECONDS), *job_ids]
         missing: list[bytes] = await self._run(_BEAT, names, args)
         return [job_id.decode() for job_id in missing]
 
