@@ -201,11 +201,9 @@ async def test_an_update_is_a_beat(store: JobStore, clock: Clock) -> None:
 
 @pytest.mark.parametrize("step", [900.0, -900.0])
 async def test_a_step_of_the_servers_clock_orphans_nobody_and_hides_no_orphan(
-    valkey_server: ValkeyServer, clock: Clock, step: float
+    store: JobStore, clock: Clock, step: float
 ) -> None:
     """Set back or forward, a dead router's job is claimed after five seconds, and one that is followed is not."""
-    valkey_server.flush()
-    store = redis_jobs(valkey_server.url, [], patience=20.0, clock=clock)
     await store.add(a_job(1), a_job(2))
     await store.beat(["video_1", "video_2"])
     clock.now += step
@@ -221,7 +219,6 @@ async def test_a_step_of_the_servers_clock_orphans_nobody_and_hides_no_orphan(
         clock.now += 1
         claimed = [job.id for job in await store.claim(20)]
     assert "video_1" in claimed
-    await store._redis.client.aclose()
 
 
 async def test_claims_share_the_orphans(store: JobStore, clock: Clock) -> None:
