@@ -72,7 +72,9 @@ class MemoryAttempts:
         count = self._find(key)
         count.deaths = max(count.deaths + (1 if count.open and died else 0), at_least)
         count.open = ""
-        if not count.deaths:
+        if count.deaths:
+            self._counts[key] = count
+        else:
             self._counts.pop(key, None)
         return count.deaths
 

@@ -7,20 +7,22 @@ stand for them) have as many places of their own and a quarter of the bytes, so 
 A change of a record is an update, never a creation of a deleted one, so that a follower on one replica cannot bring
 back what was deleted through another; and an end is never changed, so that of two followers the first one tells it.
 Whoever follows jobs says so every second; those whose follower fell silent are orphans, and `claim` gives each to one.
+Silence is told by a time that goes on between heartbeats and claims, and that no step of a clock changes.
 """
 
 from __future__ import annotations
 
 import bisect
-import time
 from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
 from serve_app.cache.flight import LEASE_SECONDS
+from serve_app.cache.script import milliseconds
 from serve_app.errors import Busy
 from serve_app.service.job import Job, Order, Page, gone, unknown
 from serve_app.service.receipt import created_at
 from serve_app.service.repeats import Mark, Marks
+from serve_app.steady import steady
 
 ORPHAN_SECONDS = LEASE_SECONDS
 """An unfinished job that nobody said to follow for this long is an orphan."""
@@ -106,7 +108,7 @@ class MemoryJobs:
     def __init__(
         self,
         max_jobs: int = MAX_COUNT,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady,
         *,
         max_bytes: int = MAX_BYTES,
         tombstone_seconds: float = 30 * 86_400,
@@ -118,6 +120,7 @@ class MemoryJobs:
         self._jobs: dict[str, Job] = {}
         self._order: list[tuple[float, str]] = []
         self._beats: dict[str, float] = {}
+        self._steady: tuple[float, float] | None = None
         self._class: dict[str, Class] = {}
         self._expiry: dict[Class, list[tuple[float, str]]] = {"open": [], "ended": [], "hit": []}
         self._bytes: dict[Class, int] = {"open": 0, "ended": 0, "hit": 0}
@@ -168,20 +171,22 @@ class MemoryJobs:
 
     async def beat(self, job_ids: Iterable[str]) -> list[str]:
         """Note that these jobs are followed; return those that are not among the unfinished."""
-        missing = []
+        missing, now = [], self._time()
         for job_id in job_ids:
             if job_id in self._beats:
-                self._beats[job_id] = self._clock()
+                self._beats[job_id] = now
             else:
                 missing.append(job_id)
         return missing
 
     async def claim(self, limit: int) -> tuple[Job, ...]:
         """Return orphans and note that they are followed now."""
-        due = self._clock() - ORPHAN_SECONDS
+        now = self._time()
+        self._beats = {job_id: min(now, beat) for job_id, beat in self._beats.items()}
+        due = now - milliseconds(ORPHAN_SECONDS)
         orphans = sorted((beat, job_id) for job_id, beat in self._beats.items() if beat <= due)[: max(0, limit)]
         for _, job_id in orphans:
-            self._beats[job_id] = self._clock()
+            self._beats[job_id] = now
         return tuple(self._jobs[job_id] for _, job_id in orphans)
 
     async def get(self, job_id: str) -> Job | None:
@@ -265,7 +270,15 @@ class MemoryJobs:
         bisect.insort(self._order, (job.created_at, job.id))
         bisect.insort(self._expiry[kind], (job.expires_at, job.id))
         if kind == "open":
-            self._beats[job.id] = self._clock()
+            self._beats[job.id] = max([milliseconds(self._clock()), *self._beats.values()])
+
+    def _time(self) -> float:
+        """Return milliseconds that go on between two calls, but not over a step or a time without calls."""
+        now = milliseconds(self._clock())
+        steady, at = self._steady or (now, now)
+        passed = now - at
+        self._steady = (steady + (passed if 0 <= passed <= milliseconds(ORPHAN_SECONDS) + 500 else 0), now)
+        return self._steady[0]
 
     def _drop(self, job_id: str) -> None:
         job = self._jobs.pop(job_id, None)

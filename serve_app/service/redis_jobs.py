@@ -27,7 +27,7 @@ from serve_app.telemetry import Telemetry
 
 _VERBS = ("add", "update", "get", "recall", "delete", "page", "sweep")
 _ADD, _UPDATE, _GET, _RECALL, _DELETE, _PAGE, _SWEEP = (Script(f"job_{verb}", "memory", "jobs") for verb in _VERBS)
-_BEAT, _CLAIM = Script("job_beat"), Script("job_claim")
+_BEAT, _CLAIM = Script("job_beat", "steady"), Script("job_claim", "steady")
 _PARTS = (
     "records", "listed", "followed", "open", "ended", "hits", "deleted", "marks", "marked", "hits_marked", "notes"
 )  # fmt: skip
@@ -125,13 +125,16 @@ class RedisJobs(RedisRecords):
 
     async def beat(self, job_ids: Iterable[str]) -> list[str]:
         """Say that these jobs are followed; return those that are not among the unfinished."""
-        missing: list[bytes] = await self._run(_BEAT, [self._unfinished], (self._now(), *job_ids))
+        names = [self._unfinished, self._name("/steady")]
+        args: list[bytes | str | float] = [self._now(), milliseconds(ORPHAN_SECONDS), *job_ids]
+        missing: list[bytes] = await self._run(_BEAT, names, args)
         return [job_id.decode() for job_id in missing]
 
     async def claim(self, limit: int) -> tuple[Job, ...]:
         """Return orphans; what has no record any more is taken off the set."""
         args = (self._now(), milliseconds(ORPHAN_SECONDS), max(0, limit))
-        ids = [job_id.decode() for job_id in await self._run(_CLAIM, [self._unfinished], args)]
+        names = [self._unfinished, self._name("/steady")]
+        ids = [job_id.decode() for job_id in await self._run(_CLAIM, names, args)]
         records = await self._records(ids)
         if lost := [job_id for job_id, data in zip(ids, records, strict=True) if data is None]:
             await self._ask(lambda redis: redis.zrem(self._unfinished, *lost))

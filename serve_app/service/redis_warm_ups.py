@@ -16,8 +16,9 @@ from serve_app.service.warm_ups import KEPT, UNFINISHED, Written, full
 
 logger = logging.getLogger(__name__)
 
-_WRITE, _TAKE, _GET, _DUE, _FORGET = (Script(f"warm_{verb}") for verb in ("write", "take", "get", "due", "forget"))
-_CLAIM = Script("job_claim")
+_WRITE = Script("warm_write", "steady")
+_TAKE, _GET, _DUE, _FORGET = (Script(f"warm_{verb}") for verb in ("take", "get", "due", "forget"))
+_CLAIM = Script("job_claim", "steady")
 _SWEPT_AT_ONCE = 200
 
 
@@ -49,7 +50,7 @@ class RedisWarmUps(RedisRecords):
         """Return orphans; one that cannot be read, or has gone meanwhile, is left out."""
         args = (self._now(), milliseconds(ORPHAN_SECONDS), max(0, limit))
         found = []
-        for claimed in await self._run(_CLAIM, [self._unfinished], args):
+        for claimed in await self._run(_CLAIM, [self._unfinished, self._name("/steady")], args):
             warm_up_id = claimed.decode()
             taken = await self._run(_TAKE, [self._unfinished, self._name(warm_up_id)], (warm_up_id, runner))
             state = read_warm_up(taken[0]) if taken else None
@@ -71,11 +72,11 @@ class RedisWarmUps(RedisRecords):
         return len(due)
 
     async def _write(self, warm_up: WarmUp, runner: str, request: str) -> Written:
-        names = [self._unfinished, self._name(warm_up.id), self._all]
+        names = [self._unfinished, self._name(warm_up.id), self._all, self._name("/steady")]
         final = "1" if warm_up.status.is_final else ""
         args = (
             self._now(), warm_up.id, runner, warm_up.to_json(), milliseconds(warm_up.expires_at), final, request,
-            UNFINISHED,
+            UNFINISHED, milliseconds(ORPHAN_SECONDS),
         )  # fmt: skip
         return Written((await self._run(_WRITE, names, args)).decode())
 

@@ -6,7 +6,6 @@ As with jobs, whoever runs a warm-up writes its state every second; one whose ru
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
@@ -14,6 +13,7 @@ from typing import Protocol
 from serve_app.errors import Busy
 from serve_app.service.jobs import ORPHAN_SECONDS
 from serve_app.service.warm_up import Held, WarmUp
+from serve_app.steady import steady
 
 
 class Written(StrEnum):
@@ -67,7 +67,7 @@ class WarmStore(Protocol):
 class MemoryWarmUps:
     """Warm-ups of one process, forgotten when they expire."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = steady) -> None:
         self._clock = clock
         self._held: dict[str, Held] = {}
         self._runners: dict[str, tuple[str, float]] = {}

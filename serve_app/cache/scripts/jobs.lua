@@ -44,9 +44,10 @@ local function drop(id, class)
   return true
 end
 
--- Say that an unfinished job is followed.
+-- Say that an unfinished job is followed: not before any other, whose time a step of the clock may have left ahead.
 local function beat(id, now)
-  redis.call('ZADD', BEATS, string.format('%.0f', now), id)
+  local newest = redis.call('ZRANGE', BEATS, -1, -1, 'WITHSCORES')[2]
+  redis.call('ZADD', BEATS, string.format('%.0f', math.max(now, tonumber(newest or '0'))), id)
 end
 
 local function put(id, record, created, expires, class)

@@ -1,10 +1,11 @@
 -- A warm-up's newest state; with a request, a new one. KEYS: unfinished (sorted set by last write), record (hash), all by
---   when they expire (sorted set). Nothing has a TTL, which an eviction policy could use.
+--   when they expire (sorted set), the steady time. Nothing has a TTL, which an eviction policy could use.
 -- ARGV: now ('' for the server's clock), id, runner ('' for an end that anybody may tell), state (JSON), expires at,
---   final ('1' or ''), request (JSON, '' for none), most unfinished ones. Times are milliseconds.
+--   final ('1' or ''), request (JSON, '' for none), most unfinished ones, how long a warm-up may be silent. Times are
+--   milliseconds.
 -- Returns 'stored' | 'lost' when another runner has it | 'ended' when it has ended before | 'gone' when there is none
 --   | 'full' when there are too many for a new one.
-local now = time_of(ARGV[1])
+local now = steady_of(ARGV[1], KEYS[4], tonumber(ARGV[9]) + 500)
 local id, runner, final, request = ARGV[2], ARGV[3], ARGV[6], ARGV[7]
 local known = redis.call('HMGET', KEYS[2], 'runner', 'final')
 if not known[1] and request == '' then

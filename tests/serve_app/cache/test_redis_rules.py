@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from serve_app.cache import redis_rules
+from serve_app.cache.invalidation import SharedClock
 from serve_app.cache.redis import RedisTier
 from serve_app.cache.redis_rules import RedisRules, TooMany
 from serve_app.core import EVERYTHING, Rule
@@ -63,6 +64,40 @@ async def test_an_epoch_is_never_said_twice(open_rules: Callable[..., RedisRules
     valkey_server.flush()
     assert (await rules.read("anything")).version == ""
     assert (await rules.merge([])).epoch > max(seen)
+
+
+async def test_a_clock_that_is_set_back_is_not_followed(open_rules: Callable[..., RedisRules]) -> None:
+    """After a step back by 900 s an invalidation is later than all that began before it, wherever its maker comes from.
+
+    The process that knew the time before the step carries it on; one that comes new is told it by Redis.
+    """
+    now = 1_800_000_000.0
+    one, two = (open_rules(clock=lambda: now) for _ in range(2))
+    clock = SharedClock(wall=lambda: 5.0, monotonic=lambda: 100.0)
+    one.heard_of = clock.heard_of
+    clock.heard((await one.read("")).now)
+    begun = clock.now()
+    now -= 900
+    clock.heard((await one.read("")).now)
+    assert clock.now() >= begun
+    new = await two.add("key", ["a"])
+    assert new.now > begun
+    assert new.rules[0].before == new.now
+    clock.heard((await one.read("")).now)
+    later = clock.now()
+    assert later >= new.now
+    assert (await one.add("key", ["b"])).rules[0].before > later
+
+
+async def test_a_step_forward_covers_what_is_before_it(open_rules: Callable[..., RedisRules]) -> None:
+    """Set forward and back again, times go on from the latest: a rule never becomes earlier than one before it."""
+    now = 1_800_000_000.0
+    rules = open_rules(clock=lambda: now)
+    befores = []
+    for step in (0.0, 900.0, -900.0, -900.0, 900.0):
+        now += step
+        befores.append((await rules.add("key", [f"{len(befores)}"])).now)
+    assert befores == sorted(set(befores))
 
 
 async def test_an_evicted_rule_is_noticed(open_rules: Callable[..., RedisRules], valkey_url: str) -> None:

@@ -272,6 +272,45 @@ async def test_a_deadline_goes_first_and_a_promoted_job_too(narrow: Bench) -> No
     assert narrow.denoiser.passes == [(0.0,), (4.0,), (3.0,), (2.0,), (1.0,)]
 
 
+async def test_a_render_is_told_before_its_first_pass(narrow: Bench) -> None:
+    """`on_begin` is over before the first step begins, and nobody is told who only waits for a place."""
+    told: list[str] = []
+
+    async def tell(name: str) -> None:
+        await asyncio.sleep(0.01)
+        assert name not in [str(value) for each in narrow.denoiser.passes for value in each]
+        told.append(name)
+
+    narrow.denoiser.gate.clear()
+    first = narrow.render("first", value=1, on_begin=lambda: tell("1.0"))
+    await until(lambda: len(narrow.denoiser.passes) == 1)
+    second = narrow.render("second", value=2, on_begin=lambda: tell("2.0"))
+    await until(lambda: narrow.engine.stats()["queued"] == 1)
+    assert told == ["1.0"]
+    narrow.denoiser.gate.set()
+    await asyncio.gather(first, second)
+    assert told == ["1.0", "2.0"]
+
+
+async def test_a_suspect_has_the_engine_to_itself(bench: Bench) -> None:
+    """What had begun is finished first, what had not waits, and nothing shares a pass with the suspect."""
+
+    async def suspect() -> None:
+        async with bench.engine.isolation.entered("suspect", 1):
+            await bench.render("suspect", value=5)
+
+    bench.denoiser.gate.clear()
+    first = bench.render("first", value=1)
+    await until(lambda: len(bench.denoiser.passes) == 1)
+    alone = asyncio.create_task(suspect())
+    await asyncio.sleep(0)
+    later = [bench.render(f"later{value}", value=value) for value in (2, 3)]
+    await until(lambda: bench.engine.stats()["queued"] == 2)
+    bench.denoiser.gate.set()
+    await asyncio.gather(first, alone, *later)
+    assert bench.denoiser.passes == [(1.0,)] * 3 + [(5.0,)] * 3 + [(2.0, 3.0)] * 3
+
+
 async def test_what_was_waited_elsewhere_counts(narrow: Bench) -> None:
     """Of two jobs that come together, the one that somebody asked for earlier, in a router's queue, goes first."""
     narrow.denoiser.gate.clear()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.core import JobStatus, Outcome, Priority, Progress, Urgency
+from serve_app.core import JobStatus, Outcome, Priority, Progress, Retried, Urgency
 from serve_app.errors import Busy, ContentGone, NotFound, RenderFailed, Unavailable
 from serve_app.service import desk as desk_module
 from serve_app.service import sweeper
@@ -57,6 +57,26 @@ async def test_progress_does_not_fall_when_a_render_begins_again(rig: Rig) -> No
     assert (await service.job(job.id)).progress == 75
     rig.renderer.allow()
     await ended(service, job)
+
+
+async def test_a_jobs_record_counts_its_attempts(rig: Rig) -> None:
+    """How many renders ended in a death is written to the record at once, and told to whoever renders it next."""
+    rig.renderer.hold()
+    jobs = MemoryJobs(clock=rig.clock)
+    one = rig.service(jobs=jobs)
+    job = await one.submit(ask())
+    await reached(one, job, JobStatus.IN_PROGRESS)
+    one._desk._hear(job.id, Retried(2))
+    await rounds(one)
+    assert (await jobs.get(job.id)).attempts == 2
+    await one._desk.aclose()
+    two = rig.service(jobs=jobs)
+    await rounds(two)
+    rig.clock.now += ORPHAN_SECONDS
+    await rounds(two)
+    rig.renderer.allow()
+    assert (await ended(two, job)).status == "completed"
+    assert rig.renderer.requests[-1].attempts == 2
 
 
 async def test_a_failed_job_tells_why(rig: Rig) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from serve_app.core import Frames, RenderRequest
+from serve_app.cache.flight import Joined, Leading, State
+from serve_app.cache.invalidation import Labels, RuleBook
+from serve_app.cache.redis_flights import RedisFlights
+from serve_app.core import Frames, RenderRequest, Urgency
 from serve_app.errors import RenderFailed
 from serve_app.media.probe import probe
 from serve_app.model.model import load_family
 from serve_app.service.finishing import Finisher
 from serve_app.service.plan import Planner
 from serve_app.telemetry import Encoded
-from tests.serve_app.service.rig import TINY, Rig, ask
+from tests.conftest import ValkeyServer
+from tests.serve_app.service.rig import SECRET, TINY, Rig, ask
 
 
 def a_request() -> RenderRequest:
@@ -66,3 +70,43 @@ async def test_frames_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(RenderFailed):
         await Finisher(rig.cache(l1=False), rig.telemetry).finish(request, frames(1)[:, :31], 1.0)
     assert await rig.cache().get(request.keys.video) is None
+
+
+async def test_a_late_holder_can_end_no_flight_and_bring_nothing_back(
+    tmp_path: Path, valkey_server: ValkeyServer
+) -> None:
+    """Fenced off after its last look, it writes neither the record nor L2; what it leaves in L3 an invalidation covers.
+
+    L3 takes a key once, so what lies there is an answer to whoever asks for the key, unless it was begun before an
+    invalidation: then nobody is given it.
+    """
+    valkey_server.flush()
+    rig = Rig(tmp_path, valkey_server.url)
+    tier = rig.redis()
+    assert tier is not None
+    flights = RedisFlights(tier, secret=SECRET, linger_seconds=1.0)
+    rules = rig.rules()
+    request = a_request()
+    key = request.keys.video
+    old = await flights.board(key, "one", Urgency())
+    assert isinstance(old, Leading)
+    request = replace(request, token=old.token, begun_at=old.token)
+    finisher = Finisher(rig.cache(l1=False), rig.telemetry, flights)
+
+    async def overtaken(_: RenderRequest) -> None:  # between the last look and the write
+        await rules.add("key", [rules.book.labels.of("key", key)])
+        assert isinstance(await flights.board(key, "two", Urgency(), given_up=old.token), Leading)
+
+    finisher._check = overtaken  # type: ignore[method-assign]
+    finished = await finisher.finish(request, frames(90), 1.0)
+    assert finished.stored == ("l3",)
+    news = await flights.look(key)
+    assert news is not None
+    assert (news.token > old.token, news.state) == (True, State.WAITING)
+    assert await rig.cache(l1=False, rules=RuleBook(Labels(SECRET))).get_l3(key) is not None
+    assert await rig.cache(l1=False, rules=rules.book).get(key) is None
+    assert isinstance(await flights.board(key, "three", Urgency()), Joined)
+    await flights.aclose()
+    await rules.aclose()
+    for pool in rig.pools:
+        await pool.client.aclose()

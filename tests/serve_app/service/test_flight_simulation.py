@@ -31,6 +31,7 @@ SLACK = 1.0
 Kind = Literal[
     "kill router", "kill diffusion", "pause router", "pause diffusion", "redis away", "redis restarts empty",
     "redis flushed", "messages lost", "answers lost", "render fails", "render kills", "invalidate",
+    "clock steps",
 ]  # fmt: skip
 
 
@@ -184,6 +185,7 @@ class Telling:
             "messages lost": lambda: setattr(cluster.redis, "deaf_until", max(cluster.redis.deaf_until, now + seconds)),
             "answers lost": lambda: setattr(cluster.redis, "mute_until", max(cluster.redis.mute_until, now + seconds)),
             "render fails": lambda: cluster.poisoned.__setitem__(key, True),
+            "clock steps": lambda: setattr(cluster.redis, "clock_off", 900.0 * (mishap.which - 1)),
             "render kills": lambda: cluster.deadly.add(key),
             "invalidate": lambda: cluster.invalidate(mishap.which, key),
         }

@@ -202,6 +202,28 @@ async def test_an_update_is_a_beat(store: JobStore, clock: Clock) -> None:
     assert await store.claim(9) == ()
 
 
+@pytest.mark.parametrize("step", [900.0, -900.0])
+async def test_a_step_of_the_servers_clock_orphans_nobody_and_hides_no_orphan(
+    store: JobStore, clock: Clock, step: float
+) -> None:
+    """Set back or forward, a dead router's job is claimed after five seconds, and one that is followed is not."""
+    await store.add(a_job(1), a_job(2))
+    await store.beat(["video_1", "video_2"])
+    clock.now += step
+    for second in range(8):
+        await store.add(a_job(10 + second))  # written by the server's clock as it is now
+        await store.beat(["video_1", *(f"video_{10 + number}" for number in range(second + 1))])
+        claimed = [job.id for job in await store.claim(9)]
+        assert claimed == (["video_2"] if second == 5 else []), second
+        clock.now += 1
+    clock.now -= step
+    await store.claim(9)
+    for _ in range(5):
+        clock.now += 1
+        claimed = [job.id for job in await store.claim(20)]
+    assert "video_1" in claimed
+
+
 async def test_claims_share_the_orphans(store: JobStore, clock: Clock) -> None:
     """Many who claim at once get each orphan once, no more than they can take, the longest silent first."""
     for number in range(10):
