@@ -26,7 +26,15 @@ from serve_app.service.embedding import PromptEmbeds
 from serve_app.service.latents import LatentsCache
 from serve_app.service.rendering import RenderWorker
 from serve_app.service.settle import settle
-from serve_app.service.wiring import compute_device, default_spec, open_family, open_flights, open_latents, open_tiers
+from serve_app.service.wiring import (
+    batch_invariant,
+    compute_device,
+    default_spec,
+    open_family,
+    open_flights,
+    open_latents,
+    open_tiers,
+)
 from serve_app.settings import Settings
 
 DRAIN_POLL_SECONDS = 0.5
@@ -42,6 +50,7 @@ class Diffusion:
         device = compute_device(settings)
         telemetry = replica_telemetry()
         self._video_encoder = video_encoder
+        self._batch_invariant = batch_invariant(settings, device)
         self._drain_seconds = settings.drain_seconds
         tiers = open_tiers(settings, telemetry)
         latents = open_latents(settings, tiers, telemetry)
@@ -84,8 +93,8 @@ class Diffusion:
         return self._worker.promote(key, urgency)
 
     def stats(self) -> dict[str, Any]:
-        """Return the engine's load."""
-        return self._engine.stats()
+        """Return the engine's load, and whether what it renders depends on its request alone."""
+        return self._engine.stats() | {"batch_invariant": self._batch_invariant}
 
     async def check_health(self) -> None:
         """Raise when the step thread is stuck or dead; Serve then replaces this replica."""

@@ -77,6 +77,7 @@ class VideoService:
     flights: the cluster's flight records; without them this router is alone. builder: keeps L3's Bloom filter built.
     rules: keeps the invalidations that the caches know; without it only routers that are told by their peers know of
     one. sweeper: deletes what they cover. images: keeps what unfinished jobs start from, as durably as `jobs` does.
+    batch_invariant: whether videos depend on their request alone; None: the renderer's stats say it.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class VideoService:
         warm_ups: WarmStore | None = None,
         images: ImageStore | None = None,
         limits: Limits | None = None,
+        batch_invariant: bool | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.planner = planner
@@ -104,6 +106,7 @@ class VideoService:
         self._images = JobImages(MemoryImages() if images is None else images)
         self._cache = cache
         self._renderer = renderer
+        self._batch_invariant = batch_invariant
         self._secret = secret
         self._telemetry = telemetry
         self._peers = peers
@@ -262,7 +265,14 @@ class VideoService:
     async def explain(self, request: VideoRequest) -> dict[str, Any]:
         """Return what `request` means, its keys, and which tier holds its video; renders nothing."""
         plan = await self._planning.plan(request)
-        return plan.explained() | {"tiers": await self._cache.where(plan.keys.video)}
+        tiers = await self._cache.where(plan.keys.video)
+        return plan.explained() | {"tiers": tiers, "batch_invariant": await self.batch_invariant()}
+
+    async def batch_invariant(self) -> bool | None:
+        """Tell whether a video depends on its request alone, not on its company; None while no renderer could say."""
+        if self._batch_invariant is None:
+            self._batch_invariant = (await self._renderer.stats()).get("batch_invariant")
+        return self._batch_invariant
 
     async def invalidate(self, key: str) -> dict[str, Any]:
         """Delete the video of `key`, and its latents, from every tier and every router's memory.
