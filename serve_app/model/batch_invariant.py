@@ -1,8 +1,8 @@
 """What the setting `batch_invariant` means: whether a video's bytes depend on its request alone. No torch in here.
 
-Where nobody chose, it is on for CPUs, where it costs little (`benchmarks/engine.py`), and off for GPUs, where nobody has
-measured what it costs, and for blocks that torch.compile made, whose kernels depend on the batch. A fingerprint says
-what was chosen and is silent where nothing was, so a router need not know on what its renderers compute.
+Where nobody chose, it is on for CPUs, where it costs little (`benchmarks/engine.py`), and off for GPUs, where nobody
+has measured what it costs, and for blocks that torch.compile made, whose kernels depend on the batch. A fingerprint
+says what was chosen and is silent where nothing was, so a router need not know on what its renderers compute.
 """
 
 from __future__ import annotations
