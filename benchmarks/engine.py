@@ -6,11 +6,11 @@ Poisson arrivals of jobs of 4, 8, 16 and 50 steps, of two shapes, with guidance 
 and 1.2 times what the step engine was measured to do: the same trace to each of the three in turn, another one going
 first at every load, with the demo's weights and as many threads (`engine_systems.py`). Then 4-step jobs among 50-step
 ones alone; the same three on 64 GPUs, simulated under the real scheduler (`engine_simulation.py`); and how long the
-scheduler takes to decide (`engine_decisions.py`). All this is with `batch_invariant` on, as it is on CPUs; what that
-costs, alone and eight at once, stands beside it (`engine_invariance.py`). A job's latency counts from when it should have come until it is
-answered. Throughput (`jobs/s`) is the work done while jobs came, in jobs of average work; `to the end` is all jobs by
-the time from the first arrival to the last answer. Locally every job is decoded, beside the passes by the step engine
-and before the answers by the others; in the simulation nobody decodes.
+scheduler takes to decide (`engine_decisions.py`). All this is with `batch_invariant` on, as it is on
+CPUs; what that costs, alone and eight at once, stands beside it (`engine_invariance.py`). A job's latency counts from
+when it should have come until it is answered. Throughput (`jobs/s`) is the work done while jobs came, in jobs of
+average work; `to the end` is all jobs by the time from the first arrival to the last answer. Locally every job is
+decoded, beside the passes by the step engine and before the answers by the others; in the simulation nobody decodes.
 """
 
 from __future__ import annotations

@@ -7,10 +7,12 @@ wait. The words for how a request was answered are core.Outcome's.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +45,7 @@ from serve_app.service.warm_ups import MemoryWarmUps, WarmStore
 from serve_app.telemetry import Answered, Telemetry
 
 _KEY = re.compile(r"[0-9a-f]{64}")
+_TELLING_SECONDS = 0.5  # a renderer that is busy starting must not hold up who asks what it renders
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +274,9 @@ class VideoService:
     async def batch_invariant(self) -> bool | None:
         """Tell whether a video depends on its request alone, not on its company; None while no renderer could say."""
         if self._batch_invariant is None:
-            self._batch_invariant = (await self._renderer.stats()).get("batch_invariant")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TELLING_SECONDS):
+                    self._batch_invariant = (await self._renderer.stats()).get("batch_invariant")
         return self._batch_invariant
 
     async def invalidate(self, key: str) -> dict[str, Any]:
