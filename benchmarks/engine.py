@@ -6,10 +6,11 @@ Poisson arrivals of jobs of 4, 8, 16 and 50 steps, of two shapes, with guidance 
 and 1.2 times what the step engine was measured to do: the same trace to each of the three in turn, another one going
 first at every load, with the demo's weights and as many threads (`engine_systems.py`). Then 4-step jobs among 50-step
 ones alone; the same three on 64 GPUs, simulated under the real scheduler (`engine_simulation.py`); and how long the
-scheduler takes to decide (`engine_decisions.py`). A job's latency counts from when it should have come until it is
-answered. Throughput (`jobs/s`) is the work done while jobs came, in jobs of average work; `to the end` is all jobs by
-the time from the first arrival to the last answer. Locally every job is decoded, beside the passes by the step engine
-and before the answers by the others; in the simulation nobody decodes.
+scheduler takes to decide (`engine_decisions.py`). All this is with `batch_invariant` on, as it is on
+CPUs; what that costs, alone and eight at once, stands beside it (`engine_invariance.py`). A job's latency counts from
+when it should have come until it is answered. Throughput (`jobs/s`) is the work done while jobs came, in jobs of
+average work; `to the end` is all jobs by the time from the first arrival to the last answer. Locally every job is
+decoded, beside the passes by the step engine and before the answers by the others; in the simulation nobody decodes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import engine_decisions
+import engine_invariance
 import engine_simulation
 from engine_simulation import GPUS, MAX_JOBS
 from engine_systems import Parts, Steps, play, serving, step_engine
@@ -59,10 +61,11 @@ class Extent:
     behind: bool
     simulated_jobs: int
     decisions: int
+    invariance_rounds: int
 
 
-FULL = Extent(38.0, LOADS, True, 12_000, 20_000)
-QUICK = Extent(3.0, (0.8,), False, 2_000, 2_000)
+FULL = Extent(38.0, LOADS, True, 12_000, 20_000, 7)
+QUICK = Extent(3.0, (0.8,), False, 2_000, 2_000, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,7 @@ async def found(extent: Extent) -> Result:
         "event loop lag under load, ms, largest": 1000 * max(lag["loop_lag_max"] for lag in local.lags),
         f"decision with {engine_decisions.QUEUED} jobs queued, ms, largest": decisions.largest,
     }
+    facts |= engine_invariance.measure(local.threads, extent.invariance_rounds)
     for load, cell in zip(LOADS, on_gpus, strict=True):
         mean = engine_simulation.by_serves_rule(load, extent.simulated_jobs)
         facts[f"simulated, {cell.traffic}: mean over whole requests, were our jobs placed by Serve's rule too"] = (

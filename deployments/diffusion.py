@@ -28,6 +28,7 @@ from serve_app.service.latents import LatentsCache
 from serve_app.service.rendering import RenderWorker
 from serve_app.service.settle import settle
 from serve_app.service.wiring import (
+    batch_invariant,
     compute_device,
     default_spec,
     open_attempts,
@@ -50,6 +51,7 @@ class Diffusion:
         device = compute_device(settings)
         telemetry = replica_telemetry()
         self._video_encoder = video_encoder
+        self._batch_invariant = batch_invariant(settings, device)
         self._drain_seconds = settings.drain_seconds
         self._max_attempts = settings.max_attempts
         tiers = open_tiers(settings, telemetry)
@@ -94,8 +96,8 @@ class Diffusion:
         return self._worker.promote(key, urgency)
 
     def stats(self) -> dict[str, Any]:
-        """Return the engine's load."""
-        return self._engine.stats()
+        """Return the engine's load, and whether what it renders depends on its request alone."""
+        return self._engine.stats() | {"batch_invariant": self._batch_invariant}
 
     async def check_health(self) -> None:
         """Raise when the step thread is stuck or dead; Serve then replaces this replica."""

@@ -167,7 +167,14 @@ class HandleRenderer:
         except (RayActorError, RayTaskError, RayServeException) as error:
             return {"waiting": len(self._turnstile), "error": type(error).__name__}
         sums = {name: sum(engine[name] for engine in engines) for name in _SUMMED}
-        return {"waiting": len(self._turnstile), "replicas": len(engines), **sums, "engines": engines}
+        invariant = all(engine["batch_invariant"] for engine in engines) if engines else None
+        return {
+            "waiting": len(self._turnstile),
+            "replicas": len(engines),
+            **sums,
+            "batch_invariant": invariant,
+            "engines": engines,
+        }
 
 
 _SUMMED = ("queued", "running", "decoding", "backlog_steps", "backlog_seconds", "steps_done", "passes")

@@ -54,6 +54,11 @@ class Settings(BaseSettings):
         None,
         description="torch threads per Diffusion and TextEncoder replica; none: the cores Ray gives it, at least 1",
     )
+    batch_invariant: bool | None = Field(
+        None,
+        description="a video's bytes depend on its request alone, not on what renders beside it or on torch_threads; "
+        "none: on CPUs, not on GPUs",
+    )
     max_batch_size: PositiveInt = Field(
         4, description="most jobs in one forward pass of the denoiser; fewer where measuring shows that more do not pay"
     )

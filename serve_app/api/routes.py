@@ -197,7 +197,9 @@ async def stats(request: Request) -> dict[str, Any]:
 @router.get("/v1/models", tags=["server"])
 async def models(request: Request) -> dict[str, Any]:
     """List the models with their ranges and defaults."""
-    return {"object": "list", "data": [model_object(_service(request).planner.card)]}
+    service = _service(request)
+    model = model_object(service.planner.card) | {"batch_invariant": await service.batch_invariant()}
+    return {"object": "list", "data": [model]}
 
 
 @router.get("/healthz", tags=["server"])

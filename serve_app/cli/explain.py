@@ -17,7 +17,7 @@ from serve_app.cli.fields import Fields
 from serve_app.errors import EncoreError, InvalidRequest
 from serve_app.schema import parse_request
 from serve_app.service.plan import Planner
-from serve_app.service.wiring import open_planner
+from serve_app.service.wiring import batch_invariant, open_planner
 from serve_app.settings import Settings
 
 
@@ -28,7 +28,9 @@ def explain_one(prompt: str, fields: Fields, *, url: str | None, as_json: bool) 
     except EncoreError as error:
         if isinstance(error, InvalidRequest) and error.param is not None:  # an Encore server, and it means this field
             raise
-        explanation = _planner(fields).plan(parse_request({"prompt": prompt, **fields})).explained() | {"tiers": None}
+        settings = _settings(fields)
+        explanation = open_planner(settings).plan(parse_request({"prompt": prompt, **fields})).explained()
+        explanation |= {"tiers": None, "batch_invariant": batch_invariant(settings)}
         typer.echo(f"encore: Which tier has it is not known: {error.message}", err=True)
     typer.echo(json.dumps(explanation, ensure_ascii=False) if as_json else "\n".join(_told(explanation)))
 
@@ -38,7 +40,7 @@ def explain_lines(lines: Iterable[bytes], out: BinaryIO, fields: Fields) -> bool
 
     A line that cannot be used becomes `{"prompt", "error"}`. Raises NotFound for an unknown model.
     """
-    planner = _planner(fields)
+    planner = open_planner(_settings(fields))
     all_usable = True
     for line in lines:
         answer = _explained(line.rstrip(b"\r\n"), planner, fields)
@@ -60,14 +62,13 @@ def _explained(line: bytes, planner: Planner, fields: Fields) -> dict[str, Any]:
     return told | ({"corrected": explanation["corrected"]} if explanation["corrected"] else {})
 
 
-def _planner(fields: Fields) -> Planner:
-    """Return the planner of the model that was asked for, else of the one that the environment or default names."""
+def _settings(fields: Fields) -> Settings:
+    """Return the environment's, with the model that was asked for where one was."""
     try:
-        settings = Settings(**{"model": fields["model"]} if "model" in fields else {})
+        return Settings(**{"model": fields["model"]} if "model" in fields else {})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise InvalidRequest(f"The environment's ENCORE_{str(first['loc'][0]).upper()}: {first['msg']}.") from None
-    return open_planner(settings)
 
 
 def _from_server(prompt: str, fields: Fields, url: str | None) -> dict[str, Any]:
@@ -83,6 +84,7 @@ def _from_server(prompt: str, fields: Fields, url: str | None) -> dict[str, Any]
         "keys": {"prompt": answer.keys.prompt, "latents": answer.keys.latents, "video": answer.keys.video},
         "spec": dict(answer.spec),
         "tiers": dict(answer.tiers),
+        "batch_invariant": answer.extra.get("batch_invariant"),
     }
 
 
@@ -95,7 +97,15 @@ def _told(explanation: dict[str, Any]) -> list[str]:
     spec = {name: value for name, value in explanation["spec"].items() if name != "prompt"}
     lines.append(_row("spec", ", ".join(f"{name}={value!r}" for name, value in spec.items())))
     lines += [_row(f"key({stage})", key) for stage, key in explanation["keys"].items()]
+    lines.append(_row("bytes", _ALONE[explanation["batch_invariant"]]))
     return [*lines, _row("tiers", _tiers(explanation["tiers"]))]
+
+
+_ALONE = {
+    True: "depend on the request alone",
+    False: "depend on what is rendered beside it, in last bits (batch_invariant is off)",
+    None: "depend on the request alone where the model computes on a CPU (batch_invariant)",
+}
 
 
 def _row(name: str, value: str) -> str:

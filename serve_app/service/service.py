@@ -7,10 +7,12 @@ wait. The words for how a request was answered are core.Outcome's.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +48,7 @@ from serve_app.steady import steady
 from serve_app.telemetry import Answered, Telemetry
 
 _KEY = re.compile(r"[0-9a-f]{64}")
+_TELLING_SECONDS = 0.5  # a renderer that is busy starting must not hold up who asks what it renders
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ class VideoService:
     rules: keeps the invalidations that the caches know; without it only routers that are told by their peers know of
     one. sweeper: deletes what they cover. images: keeps what unfinished jobs start from, as durably as `jobs` does.
     attempts: counts renders that ended in the death of their process, as durably too. chores: what else is to be done
-    for the records now and then. close_records: called when nothing asks them any more.
+    for the records now and then. close_records: called when nothing asks them any more. batch_invariant: whether videos
+    depend on their request alone; None: the renderer's stats say it.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class VideoService:
         chores: Sequence[Chore] = (),
         close_records: Chore | None = None,
         limits: Limits | None = None,
+        batch_invariant: bool | None = None,
         clock: Callable[[], float] = steady,
     ) -> None:
         self.planner = planner
@@ -116,6 +121,7 @@ class VideoService:
         self._close_records = close_records
         self._cache = cache
         self._renderer = renderer
+        self._batch_invariant = batch_invariant
         self._secret = secret
         self._telemetry = telemetry
         self._peers = peers
@@ -287,7 +293,16 @@ class VideoService:
     async def explain(self, request: VideoRequest) -> dict[str, Any]:
         """Return what `request` means, its keys, and which tier holds its video; renders nothing."""
         plan = await self._planning.plan(request)
-        return plan.explained() | {"tiers": await self._cache.where(plan.keys.video)}
+        tiers = await self._cache.where(plan.keys.video)
+        return plan.explained() | {"tiers": tiers, "batch_invariant": await self.batch_invariant()}
+
+    async def batch_invariant(self) -> bool | None:
+        """Tell whether a video depends on its request alone, not on its company; None while no renderer could say."""
+        if self._batch_invariant is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TELLING_SECONDS):
+                    self._batch_invariant = (await self._renderer.stats()).get("batch_invariant")
+        return self._batch_invariant
 
     async def invalidate(self, key: str) -> dict[str, Any]:
         """Delete the video of `key`, and its latents, from every tier and every router's memory.

@@ -32,6 +32,7 @@ from serve_app.cache.store_secret import MarkedStore, require_own
 from serve_app.core import ModelCard, PromptRules, VideoSpec
 from serve_app.errors import ForeignStore, InvalidRequest, TierError
 from serve_app.media.media import encoder_fingerprint
+from serve_app.model.batch_invariant import is_on
 from serve_app.model.model import Family, load_family
 from serve_app.model.wan.speed import Speed
 from serve_app.prompt.prompt import Normaliser
@@ -318,7 +319,13 @@ def open_builder(tiers: SharedTiers) -> BloomBuilder | None:
 def open_family(settings: Settings) -> Family:
     """Return the configured model; raises NotFound, and InvalidRequest for a setting that it does not have."""
     speed = Speed(settings.quantization, settings.torch_compile, settings.vae_tiling)
-    return load_family(settings.model, checkpoint=settings.checkpoint, dtype=settings.dtype, speed=speed)
+    return load_family(
+        settings.model,
+        checkpoint=settings.checkpoint,
+        dtype=settings.dtype,
+        speed=speed,
+        batch_invariant=settings.batch_invariant,
+    )
 
 
 def open_planner(settings: Settings, family: Family | None = None) -> Planner:
@@ -397,6 +404,7 @@ def open_service(
             warm_up_renders=settings.warm_up_renders,
             max_attempts=settings.max_attempts,
         ),
+        batch_invariant=batch_invariant(settings),
     )
 
 
@@ -408,6 +416,14 @@ def default_spec(card: ModelCard) -> VideoSpec:
 def compute_device(settings: Settings) -> str:
     """Return the torch device to compute on; `auto` takes a GPU where there is one."""
     return _device(settings.device)
+
+
+def batch_invariant(settings: Settings, device: str | None = None) -> bool | None:
+    """Tell whether videos depend on their request alone; `device`: where Diffusion computes, if that is known.
+
+    None: it is for the device to decide, and the device is not known.
+    """
+    return is_on(settings.batch_invariant, device or settings.device, torch_compile=settings.torch_compile)
 
 
 def text_device(settings: Settings) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from serve_app.core import Frames
 from serve_app.model.native.config import AutoencoderConfig
 from serve_app.model.native.lanes import in_lanes
+from serve_app.model.rows import each_alone, laid_out_alike
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -92,19 +93,26 @@ def _conv(dim_in: int, dim_out: int) -> nn.Conv2d:
 
 
 class NativeDecoder:
-    """The frame decoder as the engine's Decoder, on one device."""
+    """The frame decoder as the engine's Decoder, on one device; batch_invariant: every frame is decoded by itself."""
 
-    def __init__(self, net: FrameDecoder, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, net: FrameDecoder, dtype: torch.dtype, device: str, *, batch_invariant: bool = False) -> None:
         self._net = net.to(device, dtype).eval().requires_grad_(False)
         self._dtype = dtype
         self._device = torch.device(device)
+        self._batch_invariant = batch_invariant
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Frames:
         """Decode [channels, frames, h, w] to uint8 RGB [frames, 8h, 8w, 3]."""
         per_frame = rearrange(latents, "c f h w -> f c h w").to(self._device, self._dtype)
-        decoded = in_lanes(lambda frames: self._rgb(per_frame[frames]), len(per_frame), self._device)
+        if self._batch_invariant:
+            decoded = torch.cat(each_alone(lambda frame: self._alone(per_frame, frame), len(per_frame), self._device))
+        else:
+            decoded = in_lanes(lambda frames: self._rgb(per_frame[frames]), len(per_frame), self._device)
         return cast(Frames, decoded.cpu().numpy())
+
+    def _alone(self, per_frame: Tensor, frame: int) -> Tensor:
+        return self._rgb(laid_out_alike(per_frame[frame : frame + 1]))
 
     def _rgb(self, latents: Tensor) -> Tensor:
         pixels: Tensor = self._net(latents).float()

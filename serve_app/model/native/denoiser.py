@@ -3,8 +3,8 @@
 Two levels: a few factorised convolutions at the latents' own resolution keep edges sharp, and at half of it, in time
 too, where there are an eighth as many tokens, blocks with all the attention do the thinking. The prompt speaks twice:
 word by word through cross-attention, and as a whole through its last token, which conditions every norm like the
-timestep does. Every row of a batch is computed independently, so a job's answer does not depend on who shares its pass
-(to rounding).
+timestep does. Every row of a batch is computed independently, so a job's answer does not depend on who shares its pass:
+to rounding where rows share products, to the bit where they do not (`batch_invariant`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from serve_app.model.native.blocks import ConvBlock, VideoBlock, video_positions
 from serve_app.model.native.condition import Condition, Prompts, last_tokens
 from serve_app.model.native.config import DenoiserConfig, NativeConfig
 from serve_app.model.native.lanes import in_lanes
+from serve_app.model.rows import by_itself, each_alone, laid_out_alike, worth_sharing
 from serve_app.model.sampler import FlowMatchEulerSampler, Sampler
 
 
@@ -107,14 +108,16 @@ class NativeDenoiser:
     """The network as the engine's Denoiser, on one device.
 
     It computes in the preset's dtype, or in float32 where a CPU cannot do that well: then pixels differ by rounding, as
-    they do between a CPU and a GPU.
+    they do between a CPU and a GPU. batch_invariant: a row's bytes depend on nothing but the row.
     """
 
-    def __init__(self, net: DenoiserNet, config: NativeConfig, device: str) -> None:
+    def __init__(self, net: DenoiserNet, config: NativeConfig, device: str, *, batch_invariant: bool = False) -> None:
         self._dtype = _computed_in(getattr(torch, config.denoiser_dtype or config.dtype), device)
         self._net = net.to(device, self._dtype).eval().requires_grad_(False)
         self._config = config
         self._device = torch.device(device)
+        self._weights = sum(weight.numel() for weight in net.parameters())
+        self._batch_invariant = batch_invariant
 
     @property
     def device(self) -> torch.device:
@@ -145,14 +148,28 @@ class NativeDenoiser:
     def prepare(self, prompt_embeds: Tensor) -> Prompts:
         """Return one prompt's keys and values in every block, and what it says as a whole."""
         context = prompt_embeds[None].to(self._device, self._dtype)
-        return self._net.prepare(context, torch.ones(context.shape[:2], dtype=torch.bool, device=self._device))
+        mask = torch.ones(context.shape[:2], dtype=torch.bool, device=self._device)
+        if not self._batch_invariant:
+            return self._net.prepare(context, mask)
+        context = laid_out_alike(context)
+        return by_itself(lambda: self._net.prepare(context, mask), self._device)
 
     def predict(self, latents: Tensor, timesteps: Tensor, prompts: Sequence[Prepared]) -> Tensor:
         """Predict the velocity in float32, all on this device."""
         known = cast(Sequence[Prompts], prompts)
+        if self._batch_invariant:
+            return self._each_alone(latents, timesteps, known)
 
         def compute(rows: slice) -> Tensor:
             together = Prompts.together(known[rows])
             return self._net.denoise(latents[rows].to(self._dtype), timesteps[rows], together).float()
 
         return in_lanes(compute, len(known), self._device)
+
+    def _each_alone(self, latents: Tensor, timesteps: Tensor, prompts: Sequence[Prompts]) -> Tensor:
+        def compute(row: int) -> Tensor:
+            own, timestep = (laid_out_alike(each[row : row + 1]) for each in (latents, timesteps))
+            return self._net.denoise(own.to(self._dtype), timestep, prompts[row]).float()
+
+        in_pieces = worth_sharing(self._weights, latents[0, 0].numel())
+        return torch.cat(each_alone(compute, len(prompts), self._device, in_pieces=in_pieces))

@@ -8,13 +8,12 @@ compute them.
 
 from __future__ import annotations
 
-import functools
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
+
+from serve_app.model.one_core import one_core_threads
 
 # On two cores beside light work, one row a lane took 1.1 times as long as torch's own threads did, two rows 0.9 times.
 _ROWS_OF_A_LANE = 2
@@ -32,21 +31,4 @@ def in_lanes(compute: Callable[[slice], Tensor], rows: int, device: torch.device
         return compute(slice(rows))
     parts = [slice(rows * lane // lanes, rows * (lane + 1) // lanes) for lane in range(lanes)]
     in_mode = torch.inference_mode()(compute)  # a mode is a thread's own
-    return torch.cat(list(_one_core_threads(lanes).map(in_mode, parts)))
-
-
-@functools.cache
-def _one_core_threads(count: int) -> ThreadPoolExecutor:
-    """Start `count` threads, once in a process, in each of which torch uses one core."""
-    pool = ThreadPoolExecutor(count, thread_name_prefix="encore-lane", initializer=_use_one_core)
-    all_here = threading.Barrier(count)
-    for started in [pool.submit(all_here.wait) for _ in range(count)]:
-        started.result()
-    # The last number that any thread set is what threads born later begin with; it becomes the caller's again.
-    torch.set_num_threads(count)
-    return pool
-
-
-def _use_one_core() -> None:
-    torch.get_num_threads()  # the first call in a thread sets it up, and would undo the next line
-    torch.set_num_threads(1)
+    return torch.cat(list(one_core_threads(lanes).map(in_mode, parts)))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from serve_app.core import FloatRange, IntRange, ModelCard
 from serve_app.errors import NotFound
+from serve_app.model import batch_invariant as invariance
 from serve_app.model.fingerprint import fingerprint
 from serve_app.model.native import tokenizer as tokenizers
 from serve_app.model.native.config import (
@@ -39,20 +40,20 @@ CHECKPOINT_FOLDER = "checkpoint"
 
 
 @functools.cache
-def demo() -> Family:
-    """Return `native/demo`, one instance per process."""
-    return from_checkpoint(DEMO, Path(__file__).parent / "demo")
+def demo(batch_invariant: bool | None = None) -> Family:
+    """Return `native/demo`, one instance per process and choice."""
+    return from_checkpoint(DEMO, Path(__file__).parent / "demo", batch_invariant)
 
 
-def from_checkpoint(config: NativeConfig, folder: Path) -> NativeFamily:
+def from_checkpoint(config: NativeConfig, folder: Path, batch_invariant: bool | None = None) -> NativeFamily:
     """Return the family of a folder that `encore train` wrote; NotFound when it is none."""
     weights, tokenizer = folder / WEIGHTS_FILE, folder / tokenizers.FILE
     if not (weights.is_file() and tokenizer.is_file()):
         raise NotFound(f"{folder} is not a checkpoint: it needs {WEIGHTS_FILE} and {tokenizers.FILE}.")
-    return NativeFamily(config, Checkpoint(weights), Tokenizer(tokenizer))
+    return NativeFamily(config, Checkpoint(weights), Tokenizer(tokenizer), batch_invariant)
 
 
-def from_folder(folder: Path) -> NativeFamily:
+def from_folder(folder: Path, batch_invariant: bool | None = None) -> NativeFamily:
     """Return the family of a checkpoint folder, or of a run's that holds one, with the sizes it says itself.
 
     Its card's name is `native/` and the folder's name, the run's where there is one. NotFound when it is none.
@@ -61,7 +62,7 @@ def from_folder(folder: Path) -> NativeFamily:
     folder = (inner if (inner / WEIGHTS_FILE).is_file() else folder).absolute()
     named = folder.parent if folder.name == CHECKPOINT_FOLDER else folder
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", named.name) or "checkpoint"
-    return from_checkpoint(replace(_config(folder / CONFIG_FILE), name=name), folder)
+    return from_checkpoint(replace(_config(folder / CONFIG_FILE), name=name), folder, batch_invariant)
 
 
 def _config(path: Path) -> NativeConfig:
@@ -75,11 +76,12 @@ def _config(path: Path) -> NativeConfig:
 
 @dataclass(frozen=True)
 class NativeFamily:
-    """One preset with its weights and its tokenizer, as a Family."""
+    """One preset with its weights and its tokenizer, as a Family; `batch_invariant` is as somebody chose, or None."""
 
     config: NativeConfig
     weights: Weights
     tokenizer: Tokenizer
+    batch_invariant: bool | None = None
 
     @functools.cached_property
     def card(self) -> ModelCard:
@@ -116,7 +118,14 @@ class NativeFamily:
         net = TextEncoderNet(self.config.text_encoder)
         self.weights.fill(net, "text_encoder")
         dtype = getattr(torch, self.config.dtype)
-        return NativeTextEncoder(net, self.tokenizer, self.config.text_encoder.max_tokens, dtype, device)
+        return NativeTextEncoder(
+            net,
+            self.tokenizer,
+            self.config.text_encoder.max_tokens,
+            dtype,
+            device,
+            batch_invariant=self._is_invariant(device),
+        )
 
     def load_denoiser(self, device: str) -> Denoiser:
         """Build the denoiser on `device`."""
@@ -124,7 +133,7 @@ class NativeFamily:
 
         net = DenoiserNet(self.config.denoiser)
         self.weights.fill(net, "denoiser")
-        return NativeDenoiser(net, self.config, device)
+        return NativeDenoiser(net, self.config, device, batch_invariant=self._is_invariant(device))
 
     def load_decoder(self, device: str) -> Decoder:
         """Build the per-frame decoder on `device`."""
@@ -134,7 +143,11 @@ class NativeFamily:
 
         net = FrameDecoder(self.config.autoencoder)
         self.weights.fill(net, "decoder")
-        return NativeDecoder(net, getattr(torch, self.config.dtype), device)
+        dtype = getattr(torch, self.config.dtype)
+        return NativeDecoder(net, dtype, device, batch_invariant=self._is_invariant(device))
+
+    def _is_invariant(self, device: str) -> bool:
+        return bool(invariance.is_on(self.batch_invariant, device))
 
     def _model_fingerprint(self) -> str:
         return fingerprint(
@@ -143,6 +156,7 @@ class NativeFamily:
             weights=self.weights.identity,
             dtype=self.config.denoiser_dtype or self.config.dtype,
             sampler={"name": "flow-match-euler", "shift": self.config.sampler_shift},
+            **invariance.of_fingerprint(self.batch_invariant),
         )
 
     def _text_encoder_fingerprint(self) -> str:
@@ -152,6 +166,7 @@ class NativeFamily:
             weights=self.weights.identity,
             dtype=self.config.dtype,
             tokenizer=self.tokenizer.identity,
+            **invariance.of_fingerprint(self.batch_invariant),
         )
 
     def _decoder_fingerprint(self) -> str:
@@ -160,4 +175,5 @@ class NativeFamily:
             config=asdict(self.config.autoencoder),
             weights=self.weights.identity,
             dtype=self.config.dtype,
+            **invariance.of_fingerprint(self.batch_invariant),
         )

@@ -1,8 +1,9 @@
 """Wan's transformers as the engine's Denoiser: one pass over jobs at different steps, prompts and guidance scales.
 
-Conditional and unconditional rows share a pass, and with two transformers (Wan2.2-A14B) each row goes to the one that
-its timestep is for. `expand_timesteps` needs nothing here: in text-to-video it repeats one timestep for every token. In
-image-to-video it says that the first latent frame is given, by a timestep of 0, and then timesteps come frame by frame.
+Conditional and unconditional rows share a pass (side by side, or with `batch_invariant` each by itself), and with two
+transformers (Wan2.2-A14B) each row goes to the one that its timestep is for. `expand_timesteps` needs nothing here: in
+text-to-video it repeats one timestep for every token. In image-to-video it says that the first latent frame is given,
+by a timestep of 0, and then timesteps come frame by frame.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from serve_app.core import VideoSpec
 from serve_app.model.model import Prepared
+from serve_app.model.rows import by_itself, each_alone, laid_out_alike
 from serve_app.model.sampler import Sampler
 from serve_app.model.wan.checkpoint import WanCheckpoint
 from serve_app.model.wan.compiling import compiled
@@ -46,7 +48,10 @@ class Grid:
 
 
 class WanDenoiser:
-    """One or two transformers on one device; with two, the second sees timesteps below `boundary`."""
+    """One or two transformers on one device; with two, the second sees timesteps below `boundary`.
+
+    batch_invariant: a row's bytes depend on nothing but the row.
+    """
 
     def __init__(
         self,
@@ -56,6 +61,8 @@ class WanDenoiser:
         samplers: Callable[[int], Sampler],
         device: str,
         block: Block = run_block,
+        *,
+        batch_invariant: bool = False,
     ) -> None:
         self._nets = nets
         self._block = block
@@ -63,10 +70,19 @@ class WanDenoiser:
         self._grid = grid
         self._samplers = samplers
         self._device = torch.device(device)
+        self._batch_invariant = batch_invariant
         self._tables: dict[tuple[int, ...], Tensor] = {}
 
     @classmethod
-    def load(cls, checkpoint: WanCheckpoint, dtype: torch.dtype, device: str, speed: Speed = PLAIN) -> WanDenoiser:
+    def load(
+        cls,
+        checkpoint: WanCheckpoint,
+        dtype: torch.dtype,
+        device: str,
+        speed: Speed = PLAIN,
+        *,
+        batch_invariant: bool = False,
+    ) -> WanDenoiser:
         """Load a checkpoint's transformers; NotFound when their weights do not fit, InvalidRequest as `compiled`."""
         nets = [_transformer(checkpoint.folder / part, dtype, device, speed) for part in checkpoint.transformers]
         scheduler, ratio = checkpoint.config("scheduler"), checkpoint.boundary_ratio
@@ -75,7 +91,7 @@ class WanDenoiser:
             nets[0].config.in_channels, checkpoint.vae_scale_factor_spatial, checkpoint.vae_scale_factor_temporal
         )
         block = compiled(nets[0], takes_image=checkpoint.takes_image) if speed.torch_compile else run_block
-        return cls(nets, boundary, grid, samplers_of(scheduler), device, block)
+        return cls(nets, boundary, grid, samplers_of(scheduler), device, block, batch_invariant=batch_invariant)
 
     @property
     def device(self) -> torch.device:
@@ -98,13 +114,18 @@ class WanDenoiser:
     @torch.inference_mode()
     def prepare(self, prompt_embeds: Tensor) -> tuple[Text, ...]:
         """Return one prompt's keys and values in every block of each transformer."""
-        return tuple(prepare(net, prompt_embeds) for net in self._nets)
+        if not self._batch_invariant:
+            return tuple(prepare(net, prompt_embeds) for net in self._nets)
+        embeds = laid_out_alike(prompt_embeds)
+        return by_itself(lambda: tuple(prepare(net, embeds) for net in self._nets), self._device, in_pieces=True)
 
     @torch.inference_mode()
     def predict(self, latents: Tensor, timesteps: Tensor, prompts: Sequence[Prepared]) -> Tensor:
         """Predict the velocity in float32, all on this device."""
         texts = cast(Sequence[tuple[Text, ...]], prompts)
         turns = self._turns(tuple(latents.shape[2:]))
+        if self._batch_invariant:
+            return self._each_alone(latents, timesteps, texts, turns)
         if self._boundary is None:
             return velocity(self._nets[0], latents, timesteps, [text for (text,) in texts], turns, self._block)
         predicted = torch.empty_like(latents)
@@ -113,6 +134,18 @@ class WanDenoiser:
                 own = [texts[row][stage] for row in rows]
                 predicted[rows] = velocity(self._nets[stage], latents[rows], timesteps[rows], own, turns, self._block)
         return predicted
+
+    def _each_alone(
+        self, latents: Tensor, timesteps: Tensor, texts: Sequence[tuple[Text, ...]], turns: Tensor
+    ) -> Tensor:
+        early, _ = (range(len(texts)), ()) if self._boundary is None else self._stages(timesteps)
+
+        def compute(row: int) -> Tensor:
+            stage = 0 if row in early else 1
+            own, timestep = laid_out_alike(latents[row : row + 1]), _own_timestep(timesteps[row : row + 1])
+            return velocity(self._nets[stage], own, timestep, [texts[row][stage]], turns, self._block)
+
+        return torch.cat(each_alone(compute, len(texts), self._device, in_pieces=True))
 
     def _stages(self, timesteps: Tensor) -> tuple[list[int], list[int]]:
         """Return the rows of either transformer; the one read from the device, where nothing runs yet in a pass."""
@@ -127,6 +160,12 @@ class WanDenoiser:
                 self._tables.pop(next(iter(self._tables)))
             self._tables[size] = turns_of(self._nets[0], torch.empty((1, 1, *size), device="meta"))
         return self._tables[size]
+
+
+def _own_timestep(timestep: Tensor) -> Tensor:
+    """Return one row's timestep as it has it alone: frame by frame [1, f] only where its own first frame is given."""
+    first = timestep.flatten()[:1]
+    return laid_out_alike(first if bool((timestep == first).all()) else timestep)
 
 
 def _transformer(folder: Path, dtype: torch.dtype, device: str, speed: Speed) -> WanTransformer3DModel:

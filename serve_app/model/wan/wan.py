@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from serve_app.core import FloatRange, IntRange, ModelCard, PromptRules
 from serve_app.errors import NotFound
+from serve_app.model import batch_invariant as invariance
 from serve_app.model.fingerprint import fingerprint
 from serve_app.model.wan.checkpoint import WanCheckpoint, read
 from serve_app.model.wan.digests import Digests, default_file
@@ -45,17 +46,24 @@ _PARTS = ["*.json", "*.safetensors", "*.model"]
 
 
 def named(
-    name: str, checkpoint: Path | str | None = None, dtype: Dtype | None = None, speed: Speed = PLAIN
+    name: str,
+    checkpoint: Path | str | None = None,
+    dtype: Dtype | None = None,
+    speed: Speed = PLAIN,
+    batch_invariant: bool | None = None,
 ) -> WanFamily:
     """Return a published model from a folder or a Hub id, by default its own; NotFound when that cannot be served."""
     source = PUBLISHED[name] if checkpoint is None else checkpoint
-    return WanFamily(name, read(source if isinstance(source, Path) else _snapshot(source)), dtype or DTYPE, speed)
+    found = read(source if isinstance(source, Path) else _snapshot(source))
+    return WanFamily(name, found, dtype or DTYPE, speed, batch_invariant)
 
 
-def from_folder(folder: Path, dtype: Dtype | None = None, speed: Speed = PLAIN) -> WanFamily:
+def from_folder(
+    folder: Path, dtype: Dtype | None = None, speed: Speed = PLAIN, batch_invariant: bool | None = None
+) -> WanFamily:
     """Return the family of a checkpoint folder, named `wan/` and the folder's name; NotFound when it is none."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name) or "checkpoint"
-    return WanFamily(f"wan/{name}", read(folder.absolute()), dtype or DTYPE, speed)
+    return WanFamily(f"wan/{name}", read(folder.absolute()), dtype or DTYPE, speed, batch_invariant)
 
 
 def _snapshot(repository: str) -> Path:
@@ -74,12 +82,16 @@ def _snapshot(repository: str) -> Path:
 
 @dataclass(frozen=True)
 class WanFamily:
-    """One checkpoint as a Family; `dtype` is the transformers' and the text encoder's."""
+    """One checkpoint as a Family; `dtype` is the transformers' and the text encoder's.
+
+    batch_invariant: as somebody chose, or None.
+    """
 
     name: str
     checkpoint: WanCheckpoint
     dtype: Dtype
     speed: Speed = PLAIN
+    batch_invariant: bool | None = None
 
     @functools.cached_property
     def card(self) -> ModelCard:
@@ -123,7 +135,9 @@ class WanFamily:
 
         from serve_app.model.wan.text_encoder import WanTextEncoder
 
-        return WanTextEncoder.load(self.checkpoint.folder, getattr(torch, self.dtype), device)
+        dtype = getattr(torch, self.dtype)
+        on = invariance.is_on(self.batch_invariant, device)
+        return WanTextEncoder.load(self.checkpoint.folder, dtype, device, batch_invariant=bool(on))
 
     def load_denoiser(self, device: str) -> Denoiser:
         """Load the transformers onto `device`; imports diffusers. InvalidRequest when they cannot be compiled here."""
@@ -131,13 +145,16 @@ class WanFamily:
 
         from serve_app.model.wan.denoiser import WanDenoiser
 
-        return WanDenoiser.load(self.checkpoint, getattr(torch, self.dtype), device, self.speed)
+        on = invariance.is_on(self.batch_invariant, device, torch_compile=self.speed.torch_compile)
+        dtype = getattr(torch, self.dtype)
+        return WanDenoiser.load(self.checkpoint, dtype, device, self.speed, batch_invariant=bool(on))
 
     def load_decoder(self, device: str) -> Decoder:
         """Load the autoencoder onto `device`; imports diffusers."""
         from serve_app.model.wan.decoder import WanDecoder
 
-        return WanDecoder.load(self.checkpoint.folder, device, tiling=self.speed.vae_tiling)
+        on, tiling = invariance.is_on(self.batch_invariant, device), self.speed.vae_tiling
+        return WanDecoder.load(self.checkpoint.folder, device, tiling=tiling, batch_invariant=bool(on))
 
     def _model_fingerprint(self) -> str:
         return fingerprint(
@@ -146,6 +163,7 @@ class WanFamily:
             sampler=dict(self.checkpoint.config("scheduler")),
             boundary_ratio=self.checkpoint.boundary_ratio,
             **self.speed.of_denoiser(),
+            **invariance.of_fingerprint(self.batch_invariant),
             **{part: self._described(part) for part in self.checkpoint.transformers},
         )
 
@@ -155,13 +173,23 @@ class WanFamily:
             dtype=self.dtype,
             tokenizer=self.tokenizer.identity,
             text_encoder=self._described("text_encoder"),
+            **invariance.of_fingerprint(self.batch_invariant),
         )
 
     def _decoder_fingerprint(self) -> str:
-        return fingerprint(revision=DECODER_REVISION, vae=self._described("vae"), **self.speed.of_decoder())
+        return fingerprint(
+            revision=DECODER_REVISION,
+            vae=self._described("vae"),
+            **self.speed.of_decoder(),
+            **invariance.of_fingerprint(self.batch_invariant),
+        )
 
     def _image_encoder_fingerprint(self) -> str:
-        return fingerprint(image_encoder_revision=IMAGE_ENCODER_REVISION, vae=self._described("vae"))
+        return fingerprint(
+            image_encoder_revision=IMAGE_ENCODER_REVISION,
+            vae=self._described("vae"),
+            **invariance.of_fingerprint(self.batch_invariant),
+        )
 
     @property
     def _task(self) -> str:

@@ -189,6 +189,7 @@ async def test_explain_stats_models_healthz(rig: Rig, http: httpx.AsyncClient) -
     assert (stats["flights"], stats["waiting"], stats["renderer"]) == (0, 0, {"asked": 0})
     models = (await http.get("/v1/models")).json()
     (model,) = models["data"]
+    assert (told["batch_invariant"], model["batch_invariant"]) == (None, None)  # this renderer does not say
     assert (models["object"], model["object"], model["id"]) == ("list", "model", "native/demo")
     assert model["parameters"]["num_frames"] == {"minimum": 8, "maximum": 24, "step": 1, "default": 16}
     assert model["parameters"]["quality"] == {"minimum": 0, "maximum": 51, "step": 1, "default": 23}

@@ -46,6 +46,7 @@ def test_without_a_server_all_but_the_tiers(encore: Encore) -> None:
         assert told in result.stdout
     for key in (plan.keys.prompt, plan.keys.latents, plan.keys.video):
         assert key in result.stdout
+    assert "bytes         depend on the request alone where the model computes on a CPU" in result.stdout
     assert "No Encore server answers" in result.stderr
 
 

@@ -26,6 +26,24 @@ async def test_rendered_then_l1_then_l3(rig: Rig) -> None:
     assert rig.renderer.asked == [first.keys.video]
 
 
+async def test_whether_bytes_depend_on_company_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The renderer says it once, and until it can, nobody is held up and nothing is claimed."""
+    service = rig.service()
+    answers: list[dict[str, object]] = [{}, {"batch_invariant": False}]
+
+    async def stats() -> dict[str, object]:
+        return answers.pop(0)
+
+    async def never() -> dict[str, object]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(rig.renderer, "stats", never)
+    assert (await service.explain(ask()))["batch_invariant"] is None
+    monkeypatch.setattr(rig.renderer, "stats", stats)
+    assert [(await service.explain(ask()))["batch_invariant"] for _ in range(3)] == [None, False, False]
+
+
 async def test_l2(shared_rig: Rig) -> None:
     """With a Redis, another router finds the video there."""
     await shared_rig.service().generate(ask())
