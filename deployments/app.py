@@ -5,6 +5,7 @@ here are what the code itself needs; resources and scaling are an operator's cho
 annotations in this file: Ray reads the type of `build`'s parameter to validate what a config gives it.
 """
 
+import logging
 from typing import Any
 
 from ray import serve
@@ -16,8 +17,10 @@ from deployments.diffusion import Diffusion
 from deployments.router import CacheRouter
 from deployments.text_encoder import TextEncoder
 from deployments.video_encoder import VideoEncoder
-from serve_app.service.wiring import open_planner
-from serve_app.settings import Settings
+from serve_app.service.wiring import check_settings
+from serve_app.settings import Settings, unknown
+
+logger = logging.getLogger("ray.serve")
 
 PLACEMENT: Any = "deployments.placement.LeastBusyRouter"
 BATCHES_TAKEN = 2
@@ -27,9 +30,12 @@ BATCHES_TAKEN = 2
 def build(settings: Settings) -> Application:
     """Return the application `encore`; before anything is started.
 
-    Raises NotFound for an unknown model, Unavailable for an otlp_endpoint without its environment.
+    Raises NotFound for an unknown model, InvalidRequest for a setting that cannot work on any machine, Unavailable
+    for an otlp_endpoint without its environment.
     """
-    open_planner(settings)
+    for line in unknown():
+        logger.warning("%s", line)
+    check_settings(settings)
     tracing.require(settings.otlp_endpoint)
     args = settings.args()
     video_encoder = _deployment(VideoEncoder, max_ongoing_requests=8, graceful_shutdown_timeout_s=60).bind(args)

@@ -7,31 +7,37 @@ descendant is left. The whole takes at most fifteen seconds; what would take lon
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import yaml
 
+from deployments.launcher.address import Address, token_file
+from deployments.launcher.check import check
 from deployments.launcher.environment import Ports, choose_ports, environment
 from deployments.launcher.folder import CacheFolder
 from deployments.launcher.ports import LOOPBACK, FreePorts
+from deployments.launcher.private import open_private
 from deployments.launcher.processes import become_subreaper, end, end_descendants, spawn
 from deployments.launcher.talk import FILE_VARIABLE, Listener
 from deployments.launcher.valkey import EmbeddedValkey
 from serve_app.errors import EncoreError, Unavailable
+from serve_app.setting_sources import of_environment
+from serve_app.urls import quoted_path
 
 LOCAL_CONFIG = Path(__file__).parents[1] / "config" / "local.yaml"
 SERVER_COMMAND = [sys.executable, "-P", "-m", "deployments.launcher.server"]
-CHOSEN_TIERS = {"redis_url": "ENCORE_REDIS_URL", "l3_url": "ENCORE_L3_URL"}
-"""Tiers a person chose by environment; where there is none, the launcher brings its own."""
+CHOSEN_TIERS = ("redis_url", "l3_url")
+"""Where a person has chosen none, the launcher brings its own; what the environment says of them stays there."""
 
 DEFAULT_PORT = 8000
 DRAIN_SECONDS = 10.0
@@ -56,6 +62,7 @@ def launch(
     become_subreaper()
     with _interruptible(), ExitStack() as undo:
         try:
+            check(_args(config) | overrides, say)
             folder, ports, listener, valkey, server = _start(undo, cache_dir, port, overrides, config, say)
             while server.poll() is None:
                 for event in listener.new():
@@ -81,23 +88,26 @@ def _start(
     undo.callback(free.release)
     ports = _ports(port, free, say)
     say(f"Starting on {folder.root} (a first start takes about half a minute) ...")
-    tiers = {
-        name: os.environ[variable] for name, variable in CHOSEN_TIERS.items() if os.environ.get(variable)
-    } | overrides
+    tiers = dict(overrides)
+    chosen = {*_args(config), *overrides, *(name for name in CHOSEN_TIERS if of_environment(name))}
     valkey = None
-    if "redis_url" not in tiers:
+    if "redis_url" not in chosen:
         valkey = EmbeddedValkey(folder)
         undo.callback(valkey.stop, VALKEY_SECONDS)
         valkey.wait_until_ready()
         tiers["redis_url"] = valkey.url
-    tiers.setdefault("l3_url", folder.l3.as_uri())
-    tiers.setdefault("measurements_file", str(folder.root / "measurements.json"))
+    if "l3_url" not in chosen:
+        tiers["l3_url"] = f"file://{quoted_path(folder.l3)}"
+    measurements = {"ENCORE_MEASUREMENTS_FILE": str(folder.root / "measurements.json")}
     listener = Listener(folder.run / "events")
     rendered = folder.run / "config.json"
-    rendered.write_text(json.dumps(_render(config, ports.http, tiers)))
+    with open_private(rendered, "w") as file:
+        json.dump(_render(config, ports.http, tiers), file)
     server = spawn(
         [*SERVER_COMMAND, str(rendered), str(ports.dashboard), str(ports.metrics)],
-        env=environment(folder, ports, overrides.get("otlp_endpoint")) | {FILE_VARIABLE: str(listener.path)},
+        env=measurements
+        | environment(folder, ports, overrides.get("otlp_endpoint"))
+        | {FILE_VARIABLE: str(listener.path)},
         log=folder.logs / "server.log",
     )
     undo.callback(end, server, DRAIN_SECONDS)
@@ -111,6 +121,11 @@ def _ports(port: int | None, free: FreePorts, say: Say) -> Ports:
     if http != DEFAULT_PORT:
         say(f"Port {DEFAULT_PORT} is busy; using {http}.")
     return choose_ports(http, free)
+
+
+def _args(config: Path) -> dict[str, Any]:
+    args: dict[str, Any] = yaml.safe_load(config.read_text("utf-8"))["applications"][0].get("args") or {}
+    return args
 
 
 def _render(config: Path, http_port: int, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -130,16 +145,27 @@ def _report(event: dict[str, Any], folder: CacheFolder, ports: Ports, say: Say) 
     if state != "ready":
         say({"ray": "Ray is starting ...", "deploying": "Loading the model ..."}[state])
         return
+    address = Address(event["ray_address"], f"http://{LOOPBACK}:{ports.dashboard}", str(token_file()))
+    address.write(folder.run)
+    say(_ready(folder, ports, address))
+
+
+def _ready(folder: CacheFolder, ports: Ports, address: Address) -> str:
     url = f"http://{LOOPBACK}:{ports.http}"
-    say(
+    there = "" if ports.http == DEFAULT_PORT else f" --url {url}"
+    open_to_all = os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled"
+    asks = "" if open_to_all else f" (asks for the token in {address.token_file})"
+    return (
         "\nEncore is ready.\n"
         f"  API            {url}/v1/videos\n"
         f"  Docs           {url}/docs\n"
-        f"  Ray dashboard  http://{LOOPBACK}:{ports.dashboard}\n"
+        f"  Ray dashboard  {address.dashboard}{asks}\n"
         f"  Metrics        http://{LOOPBACK}:{ports.metrics}/metrics\n"
         f"  Cache folder   {folder.root}\n"
+        f"  Logs           {folder.logs}; Ray's, while it runs: {folder.sockets}/ray/session_latest/logs\n"
         f"  HAProxy        statistics on {ports.haproxy_stats}, metrics on {ports.haproxy_metrics} (loopback only)\n"
-        f'  Try            encore generate "a red circle moves left" -o out.mp4\n'
+        f"  Ray's tools    export RAY_ADDRESS={address.ray} RAY_DASHBOARD_ADDRESS={address.dashboard}; serve status\n"
+        f'  Try            encore generate "a red circle moves left" -o out.mp4{there}\n'
         "  Stop           Ctrl-C\n"
     )
 
@@ -161,15 +187,24 @@ def _interruptible() -> Iterator[None]:
             signal.signal(kind, handler)
 
 
+def _print(text: str) -> None:
+    """Print what a person should read; a reader that has gone, or cannot show a character, does not end the server."""
+    with suppress(OSError, ValueError):
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors != "backslashreplace":
+            sys.stdout.reconfigure(errors="backslashreplace")
+        print(text, flush=True)  # noqa: T201 - this is a program
+
+
 def main(arguments: dict[str, Any]) -> int:
     """Run `launch` for the command line; errors are one line on standard error and exit status 1."""
+    os.umask(0o077)  # of all children too: logs and configurations are nobody else's business
     try:
         return launch(
             Path(arguments["cache_dir"]),
             port=arguments["port"],
             overrides=arguments["overrides"],
             config=Path(arguments["config"]) if arguments["config"] else LOCAL_CONFIG,
-            say=lambda text: print(text, flush=True),  # noqa: T201 - this is a program
+            say=_print,
         )
     except EncoreError as error:
         print(f"encore: {error.message}", file=sys.stderr)  # noqa: T201

