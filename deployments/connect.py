@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray._private import ray_constants
 from ray.serve.handle import DeploymentHandle
 
 from deployments.launcher.address import Address
@@ -45,6 +46,9 @@ def _beside(cache_dir: str | Path | None) -> str:
     folder = cache_dir or os.environ.get("ENCORE_CACHE_DIR") or default_cache_dir(os.environ)
     address = Address.read(Path(folder).expanduser())
     os.environ.update(without_proxy(os.environ))
+    # Else Ray takes 127.0.0.1 for a name of the machine's outer address, where a local server does not listen.
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
     if Path(address.token_file).exists():
         os.environ.setdefault("RAY_AUTH_TOKEN_PATH", address.token_file)
     return address.ray

@@ -6,7 +6,9 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 
+from deployments.launcher.inherited import without_proxy
 from deployments.launcher.private import open_private
 from serve_app.errors import Unavailable
 
@@ -25,6 +27,17 @@ class Address:
         """Tell it in the folder of the running server; the folder is gone when the server is."""
         with open_private(run / _FILE, "w") as file:
             json.dump(asdict(self), file)
+
+    def variables(self) -> str:
+        """Return what Ray's command line and drivers need in their environment, as words of a shell."""
+        told = {
+            "RAY_ADDRESS": self.ray,
+            "RAY_DASHBOARD_ADDRESS": self.dashboard,
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else 127.0.0.1 is taken for the machine's outer address
+        }
+        if any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ):
+            told |= without_proxy(os.environ)
+        return " ".join(f"{name}={quote(value)}" for name, value in told.items())
 
     @classmethod
     def read(cls, cache_dir: Path) -> Address:

@@ -164,7 +164,7 @@ def _ready(folder: CacheFolder, ports: Ports, address: Address) -> str:
         f"  Cache folder   {folder.root}\n"
         f"  Logs           {folder.logs}; Ray's, while it runs: {folder.sockets}/ray/session_latest/logs\n"
         f"  HAProxy        statistics on {ports.haproxy_stats}, metrics on {ports.haproxy_metrics} (loopback only)\n"
-        f"  Ray's tools    export RAY_ADDRESS={address.ray} RAY_DASHBOARD_ADDRESS={address.dashboard}; serve status\n"
+        f"  Ray's tools    export {address.variables()}; serve status\n"
         f'  Try            encore generate "a red circle moves left" -o out.mp4{there}\n'
         "  Stop           Ctrl-C\n"
     )
