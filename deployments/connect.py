@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray._private import ray_constants
+from ray._raylet import Config
 from ray.serve.handle import DeploymentHandle
 
 from deployments.launcher.address import Address
@@ -49,6 +50,8 @@ def _beside(cache_dir: str | Path | None) -> str:
     # Else Ray takes 127.0.0.1 for a name of the machine's outer address, where a local server does not listen.
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
-    if Path(address.token_file).exists():
+    if address.token_file:
         os.environ.setdefault("RAY_AUTH_TOKEN_PATH", address.token_file)
+    os.environ["RAY_AUTH_MODE"] = "token" if address.token_file else "disabled"
+    Config.initialize("")  # Ray read the environment when it was imported
     return address.ray

@@ -17,11 +17,18 @@ _FILE = "address.json"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Ray's address for drivers, its dashboard, and the file of the token that both ask for."""
+    """Ray's address for drivers, its dashboard, and the file of the token that both ask for (empty: they ask none)."""
 
     ray: str
     dashboard: str
     token_file: str
+
+    @classmethod
+    def of(cls, ray: str, dashboard: str) -> Address:
+        """Return the address of a Ray that was started under this process' environment."""
+        asks = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+        token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+        return cls(ray, dashboard, str(token) if asks else "")
 
     def write(self, run: Path) -> None:
         """Tell it in the folder of the running server; the folder is gone when the server is."""
@@ -34,6 +41,7 @@ class Address:
             "RAY_ADDRESS": self.ray,
             "RAY_DASHBOARD_ADDRESS": self.dashboard,
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else 127.0.0.1 is taken for the machine's outer address
+            "RAY_AUTH_MODE": "token" if self.token_file else "disabled",
         }
         if any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ):
             told |= without_proxy(os.environ)
@@ -50,8 +58,3 @@ class Address:
             f"No Encore server is ready on the cache folder {cache_dir}. Start one with `encore serve`, name its "
             "folder by ENCORE_CACHE_DIR, or set RAY_ADDRESS to the cluster's address."
         )
-
-
-def token_file() -> Path:
-    """Return where Ray keeps its token for this user."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()

@@ -21,7 +21,8 @@ from typing import Any
 
 import yaml
 
-from deployments.launcher.address import Address, token_file
+from deployments.launcher.address import Address
+from deployments.launcher.broken import broken_tiers
 from deployments.launcher.check import check
 from deployments.launcher.environment import Ports, choose_ports, environment
 from deployments.launcher.folder import CacheFolder
@@ -145,16 +146,17 @@ def _report(event: dict[str, Any], folder: CacheFolder, ports: Ports, say: Say) 
     if state != "ready":
         say({"ray": "Ray is starting ...", "deploying": "Loading the model ..."}[state])
         return
-    address = Address(event["ray_address"], f"http://{LOOPBACK}:{ports.dashboard}", str(token_file()))
+    address = Address.of(event["ray_address"], f"http://{LOOPBACK}:{ports.dashboard}")
     address.write(folder.run)
     say(_ready(folder, ports, address))
+    for line in broken_tiers(f"http://{LOOPBACK}:{ports.http}"):
+        say(f"Warning: {line}")
 
 
 def _ready(folder: CacheFolder, ports: Ports, address: Address) -> str:
     url = f"http://{LOOPBACK}:{ports.http}"
     there = "" if ports.http == DEFAULT_PORT else f" --url {url}"
-    open_to_all = os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled"
-    asks = "" if open_to_all else f" (asks for the token in {address.token_file})"
+    asks = f" (asks for the token in {address.token_file})" if address.token_file else ""
     return (
         "\nEncore is ready.\n"
         f"  API            {url}/v1/videos\n"

@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from serve_app.cache.cluster import ClusterAddress, is_cluster
+from serve_app.cache.misconfiguration import of_redis
 from serve_app.cache.script import Script
 from serve_app.errors import TierError, TierRefused
 
@@ -142,8 +143,10 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
                 call.close()  # it may not have come to its turn
             if isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError):
                 await self._reconnect()
-            failure = TierRefused if _takes_no_writes(error) else TierError
-            raise failure(f"Redis: {type(error).__name__}: {error}") from error
+            kind = TierRefused if _takes_no_writes(error) else TierError
+            failure = kind(f"Redis: {type(error).__name__}: {error}")
+            failure.misconfigured = of_redis(error)
+            raise failure from error
 
     async def _reconnect(self) -> None:
         """Let the next calls connect anew, not find out one by one that all idle connections are dead.

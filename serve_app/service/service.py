@@ -7,6 +7,7 @@ wait. The words for how a request was answered are core.Outcome's.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import Any
 
 from serve_app.cache.bloom_builder import BloomBuilder
 from serve_app.cache.cache import TieredCache
+from serve_app.cache.detached import detached
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.rule_keeper import RuleKeeper
 from serve_app.cache.rule_sweep import RuleSweeper
@@ -42,6 +44,7 @@ from serve_app.service.warm import Warming
 from serve_app.service.warm_ups import MemoryWarmUps, WarmStore
 from serve_app.telemetry import Answered, Telemetry
 
+PROBE_SECONDS = 5.0
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -137,6 +140,7 @@ class VideoService:
         self._storyteller = Storyteller(self._desk, flights)
         self._pictures = Pictures()
         self._waiting = 0
+        self._probed: tuple[asyncio.Task[None], float] | None = None
         self._outcomes: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -149,6 +153,22 @@ class VideoService:
         if self._builder is not None:
             self._builder.start()
         self.warming.start()
+        self._probe()
+
+    async def readiness(self) -> dict[str, Any]:
+        """Return whether all works that this router was given, and what does not; requests are answered all the same.
+
+        The shared tiers are asked again at most every PROBE_SECONDS.
+        """
+        await asyncio.wait({self._probe()}, timeout=PROBE_SECONDS)
+        broken = self._cache.broken()
+        return {"status": "degraded" if broken else "ok", "broken": broken}
+
+    def _probe(self) -> asyncio.Task[None]:
+        now = time.monotonic()
+        if self._probed is None or now - self._probed[1] > PROBE_SECONDS:
+            self._probed = detached(self._cache.probe()), now
+        return self._probed[0]
 
     async def generate(self, request: VideoRequest) -> Answer:
         """Return the video that `request` means, from wherever it comes soonest.
