@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray._private import ray_constants
-from ray._raylet import Config
+from ray._raylet import Config  # type: ignore[attr-defined]  # compiled
 from ray.serve.handle import DeploymentHandle
 
 from deployments.launcher.address import Address

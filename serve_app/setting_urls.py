@@ -22,6 +22,8 @@ def check_url(setting: str, url: str) -> None:
             urlsplit(f"//{host}").port  # noqa: B018 - it raises for what is no port
     except ValueError:
         raise ValueError(f"it cannot be read as a URL: a port is a number from 0 to 65535; {_QUOTING}") from None
+    if parts.scheme in ("file", "s3") and ("?" in url or "#" in url):
+        raise ValueError("it has something after a ? or #; in a path, write ? as %3F and # as %23")
     check = _CHECKS.get(setting, _http)
     check(parts)
 
@@ -53,8 +55,6 @@ def _objects(parts: SplitResult) -> None:
         raise ValueError(f"it begins with {_scheme(parts)}; it is file:///folder or s3://bucket/prefix")
     elif parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise ValueError("a folder is file:///absolute/path, with three slashes")
-    if parts.query or parts.fragment:
-        raise ValueError("it has something after a ? or #; in a path, write ? as %3F and # as %23")
 
 
 def _s3_endpoint(parts: SplitResult) -> None:

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
         None,
         description="folder or Hub id of a published Wan model's weights (diffusers' layout); none: its own Hub id",
     )
+    revision: str | None = Field(
+        None, description="branch, tag or commit of a checkpoint on the Hub; none: its newest state"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="what a Wan model's transformers and text encoder compute in; none: bfloat16"
     )
@@ -102,7 +105,8 @@ class Settings(BaseSettings):
         "auto", description="Bloom bits in L2 spare looks into L3 for what it never had; auto: for S3, not for a folder"
     )
     secret: SecretStr = Field(
-        SecretStr(UNSET_SECRET), description="names in shared tiers are HMACs under it; ENCORE_SECRET only"
+        SecretStr(UNSET_SECRET),
+        description="names in shared tiers are HMACs under it; ENCORE_SECRET or ENCORE_SECRET_FILE only",
     )
 
     l1_bytes: PositiveInt = Field(256 * MIB, description="finished videos kept in each router's memory")

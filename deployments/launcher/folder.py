@@ -82,7 +82,7 @@ class CacheFolder:
         for leftover in (link.resolve(), run):
             shutil.rmtree(leftover, ignore_errors=True)
         sockets = Path(tempfile.mkdtemp(prefix="encore-", dir="/tmp"))
-        if len(os.fsencode(run)) > _LONGEST_RUN_PATH:
+        if len(os.fsencode(run)) > _LONGEST_RUN_PATH or not _is_text(run):
             return sockets, sockets
         run.mkdir(mode=0o700)
         link.symlink_to(sockets)
@@ -110,3 +110,12 @@ class CacheFolder:
             with open_private(path, "x") as file:
                 file.write(secrets.token_hex(32))
         return path.read_text().strip()
+
+
+def _is_text(path: Path) -> bool:
+    """Whether the path is UTF-8: redis-py reads no other out of a URL."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

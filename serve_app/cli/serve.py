@@ -17,12 +17,13 @@ import typer
 import yaml
 from pydantic import ValidationError
 
+from serve_app.errors import InvalidRequest
 from serve_app.model.model import checkpoint_path
 from serve_app.model.wan.speed import PLAIN
 from serve_app.setting_sources import meant, variable
 from serve_app.settings import SECRETS, Settings, first_fault, refuse_secret
 
-MODEL_SETTINGS = frozenset({"model", "checkpoint", "dtype", *PLAIN.__slots__})
+MODEL_SETTINGS = frozenset({"model", "checkpoint", "revision", "dtype", *PLAIN.__slots__})
 LAUNCHER = "deployments.launcher.launcher"
 
 
@@ -38,7 +39,8 @@ def launch(
         "overrides": overrides(model, assignments),
         "config": None if config is None else str(config.absolute()),
     }
-    sys.stdout.flush()
+    if sys.stdout is not None:  # `>&-`
+        sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-P", "-m", LAUNCHER, json.dumps(arguments)])  # noqa: S606 - the point
 
 
@@ -53,7 +55,12 @@ def absolute(folder: Path) -> Path:
 def default_cache_dir(environment: Mapping[str, str]) -> Path:
     """Return the user's cache folder for Encore (XDG Base Directory: a relative XDG_CACHE_HOME is ignored)."""
     base = Path(environment.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "encore"
+    try:
+        return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "encore"
+    except RuntimeError:
+        raise InvalidRequest(
+            "This user has no home folder to keep the cache in; set HOME or ENCORE_CACHE_DIR, or give --cache-dir."
+        ) from None
 
 
 def overrides(model: str | None, assignments: Sequence[str]) -> dict[str, Any]:

@@ -180,7 +180,13 @@ def open_builder(tiers: SharedTiers) -> BloomBuilder | None:
 def open_family(settings: Settings) -> Family:
     """Return the configured model; raises NotFound, and InvalidRequest for a setting that it does not have."""
     speed = Speed(settings.quantization, settings.torch_compile, settings.vae_tiling)
-    return load_family(settings.model, checkpoint=settings.checkpoint, dtype=settings.dtype, speed=speed)
+    return load_family(
+        settings.model,
+        checkpoint=settings.checkpoint,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        speed=speed,
+    )
 
 
 def open_planner(settings: Settings, family: Family | None = None) -> Planner:
