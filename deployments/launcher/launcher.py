@@ -63,6 +63,7 @@ def launch(
     become_subreaper()
     with _interruptible(), ExitStack() as undo:
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # see cli/serve.py
             check(_args(config) | overrides, say)
             folder, ports, listener, valkey, server = _start(undo, cache_dir, port, overrides, config, say)
             while server.poll() is None:
@@ -174,19 +175,22 @@ def _ready(folder: CacheFolder, ports: Ports, address: Address) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into Interrupted; later ones are ignored while the undoing runs."""
+    """Turn the first SIGINT or SIGTERM into Interrupted; later ones do nothing, until the process has ended."""
+    interrupted = False
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        for kind in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(kind, signal.SIG_IGN)
-        raise Interrupted
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True  # not SIG_IGN: Python complains of a signal that came just before that
+            raise Interrupted
 
     previous = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for kind, handler in previous.items():
-            signal.signal(kind, handler)
+        if not interrupted:
+            for kind, handler in previous.items():
+                signal.signal(kind, handler)
 
 
 def _print(text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,12 @@ def launch(
     }
     if sys.stdout is not None:  # `>&-`
         sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", LAUNCHER, json.dumps(arguments)])  # noqa: S606 - the point
+    # Signals wait until the launcher can handle them: Python's own answer to Ctrl-C while it imports is a traceback.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        os.execv(sys.executable, [sys.executable, "-P", "-m", LAUNCHER, json.dumps(arguments)])  # noqa: S606 - the point
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def absolute(folder: Path) -> Path:
