@@ -35,6 +35,11 @@ def build(settings: Settings) -> Application:
     """
     for line in unknown():
         logger.warning("%s", line)
+    if settings.redis_url is None and settings.l3_url is None:
+        logger.warning(
+            "no storage: asynchronous jobs are refused (503) until ENCORE_REDIS_URL or ENCORE_L3_URL is set on every "
+            "node; `encore serve` brings its own"
+        )
     check_settings(settings)
     tracing.require(settings.otlp_endpoint)
     args = settings.args()

@@ -60,14 +60,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     command += [f"ARGS=--port {port} --cache-dir {clone.parent / 'cache'}"]
     with log.open("wb") as out:
         server = subprocess.Popen(command, cwd=clone, stdout=out, stderr=subprocess.STDOUT)
-    end = time.monotonic() + 120
-    while "Encore is ready." not in log.read_text():
-        assert server.poll() is None, log.read_text()
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.1)
-    yield {"port": str(port), "folder": str(clone.parent)}
-    server.send_signal(signal.SIGTERM)
-    assert server.wait(30) != 0 or "Stopping" in log.read_text()
+    try:
+        end = time.monotonic() + 300
+        while "Encore is ready." not in log.read_text():
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        yield {"port": str(port), "folder": str(clone.parent)}
+    finally:
+        server.send_signal(signal.SIGTERM)
+        ended = server.wait(60)
+    assert ended != 0 or "Stopping" in log.read_text()
 
 
 def run(script: str, served: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:

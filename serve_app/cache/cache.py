@@ -175,6 +175,11 @@ class TieredCache:
         """How many entries invalidations have dropped from this process's memory."""
         return self._l1_invalidated
 
+    @property
+    def storeless(self) -> bool:
+        """Whether this server was given no shared tier at all, so that nothing it makes is ever stored."""
+        return not self._remotes
+
     async def can_store(self, key: str) -> bool:
         """Tell whether a shared tier would take the value of `key`, as far as is known.
 

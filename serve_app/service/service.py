@@ -437,6 +437,19 @@ class VideoService:
             raise _content_gone(job.id)
         return found[0], job, found[1]
 
+    def _no_storage(self) -> Unavailable:
+        if self._cache.storeless:
+            return Unavailable(
+                "This server has no storage, which a job's video needs: its operator sets ENCORE_REDIS_URL or "
+                "ENCORE_L3_URL. /v1/videos/sync works without."
+            )
+        if any(each["reason"] == "misconfigured" for each in self._cache.broken()):
+            return Unavailable(
+                "This server's storage refuses it, which its operator must mend (see /readyz); try /v1/videos/sync.",
+                retry_after=60,
+            )
+        return Unavailable("No storage can take the video of a job; try /v1/videos/sync.", retry_after=5)
+
     async def _ready(self, keys: Keys) -> Landing | None:
         """Return the stored video that a job is complete with at once; None means that it may board a flight.
 
@@ -447,7 +460,7 @@ class VideoService:
             return found
         # A video that only this process has is stored, at last, by the flight that finds it.
         if not await self._cache.can_store(keys.video):
-            raise Unavailable("No storage can take the video of a job; try /v1/videos/sync.", retry_after=5)
+            raise self._no_storage()
         if len(self._desk) >= self._limits.max_waiting:
             raise self._source.busy("jobs are waiting")
         found = await self._source.overflow(keys)

@@ -44,7 +44,7 @@ class Server:
         """Return a client for its API."""
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
-    def wait_for(self, text: str, seconds: float = 120) -> None:
+    def wait_for(self, text: str, seconds: float = 300) -> None:
         """Wait until it has printed `text`."""
         end = time.monotonic() + seconds
         while text not in self.output:
