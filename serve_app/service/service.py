@@ -441,7 +441,8 @@ class VideoService:
         if self._cache.storeless:
             return Unavailable(
                 "This server has no storage, which a job's video needs: its operator sets ENCORE_REDIS_URL or "
-                "ENCORE_L3_URL. /v1/videos/sync works without."
+                "ENCORE_L3_URL. /v1/videos/sync works without.",
+                retry_after=60,
             )
         if any(each["reason"] == "misconfigured" for each in self._cache.broken()):
             return Unavailable(
