@@ -5,6 +5,7 @@ here are what the code itself needs; resources and scaling are an operator's cho
 annotations in this file: Ray reads the type of `build`'s parameter to validate what a config gives it.
 """
 
+import logging
 from typing import Any
 
 from ray import serve
@@ -16,8 +17,10 @@ from deployments.diffusion import Diffusion
 from deployments.router import CacheRouter
 from deployments.text_encoder import TextEncoder
 from deployments.video_encoder import VideoEncoder
-from serve_app.service.wiring import open_planner, require_own_stores
-from serve_app.settings import Settings
+from serve_app.service.wiring import check_settings, require_own_stores
+from serve_app.settings import Settings, unknown
+
+logger = logging.getLogger("ray.serve")
 
 PLACEMENT: Any = "deployments.placement.LeastBusyRouter"
 BATCHES_TAKEN = 2
@@ -27,10 +30,17 @@ BATCHES_TAKEN = 2
 def build(settings: Settings) -> Application:
     """Return the application `encore`; before anything is started.
 
-    Raises NotFound for an unknown model, Unavailable for an otlp_endpoint without its environment, ForeignStore for a
-    tier that was written under another secret.
+    Raises NotFound for an unknown model, InvalidRequest for a setting that cannot work on any machine, Unavailable
+    for an otlp_endpoint without its environment, ForeignStore for a tier that was written under another secret.
     """
-    open_planner(settings)
+    for line in unknown():
+        logger.warning("%s", line)
+    if settings.redis_url is None and settings.l3_url is None:
+        logger.warning(
+            "no storage: asynchronous jobs are refused (503) until ENCORE_REDIS_URL or ENCORE_L3_URL is set on every "
+            "node; `encore serve` brings its own"
+        )
+    check_settings(settings)
     require_own_stores(settings)
     tracing.require(settings.otlp_endpoint)
     args = settings.args()

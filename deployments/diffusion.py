@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.draining import is_draining
 from deployments.measurements import Measurements
 from deployments.metrics import replica_telemetry
+from deployments.one_line import expected_errors_in_one_line
 from deployments.threads import torch_threads
 from serve_app.core import Finished, Frames, ModelCard, Outcome, RenderEvent, RenderRequest, Urgency
 from serve_app.engine.engine import StepEngine
@@ -46,6 +47,7 @@ class Diffusion:
     """Denoises and decodes; one replica per GPU."""
 
     async def __init__(self, args: dict[str, Any], video_encoder: DeploymentHandle[Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        expected_errors_in_one_line()
         settings = Settings(**args)
         family = open_family(settings)
         device = compute_device(settings)

@@ -17,6 +17,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.metrics import replica_telemetry
+from deployments.one_line import expected_errors_in_one_line
 from serve_app.api.api import build_api
 from serve_app.cache.detached import detached
 from serve_app.core import Finished, Outcome, RenderEvent, RenderRequest, Rule, Urgency, VideoSpec
@@ -38,6 +39,7 @@ class CacheRouter:
     def __init__(
         self, args: dict[str, Any], text_encoder: DeploymentHandle[Any], diffusion: DeploymentHandle[Any]
     ) -> None:
+        expected_errors_in_one_line()
         self._settings = Settings(**args)
         self._service = open_service(
             self._settings, HandleRenderer(text_encoder, diffusion), ReplicaPeers(), replica_telemetry()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deployments.metrics import replica_telemetry
+from deployments.one_line import expected_errors_in_one_line
 from deployments.threads import torch_threads
 from serve_app.core import Origin
 from serve_app.service.embedding import PromptEmbedder, PromptEmbeds
@@ -19,6 +20,7 @@ class TextEncoder:
     """Embeds prompt and negative prompt in one call."""
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        expected_errors_in_one_line()
         settings = Settings(**args)
         telemetry = replica_telemetry()
         encoder = await asyncio.to_thread(open_family(settings).load_text_encoder, text_device(settings))

@@ -11,30 +11,40 @@ everything but the exception's type is taken out before export.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
+from urllib.parse import unquote, urlsplit, urlunsplit
 
+import requests
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Status
 
 from serve_app.errors import Unavailable
+from serve_app.setting_sources import of_environment
+from serve_app.urls import HIDDEN, is_loopback
 
 EXPORTER = f"{__name__}:exporter"
 """What RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH takes."""
 
 ENDPOINT_VARIABLE = "ENCORE_OTLP_ENDPOINT"
 _TRACES_PATH = "/v1/traces"
+_TALKATIVE = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal", "urllib3")
 _TELLING = ("exception.message", "exception.stacktrace")
 
 
 def exporter() -> list[SpanProcessor]:
     """Return the processors Serve shall feed: one to the collector, or none when no endpoint is set."""
-    endpoint = os.environ.get(ENDPOINT_VARIABLE)
+    endpoint = of_environment("otlp_endpoint")
     if not endpoint:
         return []
-    return [BatchSpanProcessor(Discreet(OTLPSpanExporter(endpoint=traces_url(endpoint))))]
+    session = requests.Session()
+    session.trust_env = not is_loopback(endpoint)  # a proxy is no way to this very machine
+    for name in _TALKATIVE:
+        logging.getLogger(name).addFilter(_Silenced(endpoint).filter)
+    return [BatchSpanProcessor(Discreet(OTLPSpanExporter(endpoint=traces_url(endpoint), session=session)))]
 
 
 def environment(endpoint: str | None, sampling_ratio: float = 1.0) -> dict[str, str]:
@@ -44,8 +54,8 @@ def environment(endpoint: str | None, sampling_ratio: float = 1.0) -> dict[str, 
     """
     if not endpoint:
         return {}
-    return {
-        ENDPOINT_VARIABLE: endpoint,
+    told = {} if of_environment("otlp_endpoint") == endpoint else {ENDPOINT_VARIABLE: endpoint}
+    return told | {
         "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH": EXPORTER,
         "RAY_SERVE_TRACING_SAMPLING_RATIO": str(sampling_ratio),
         "OTEL_SERVICE_NAME": "encore",
@@ -67,8 +77,27 @@ def require(endpoint: str | None) -> None:
 
 def traces_url(endpoint: str) -> str:
     """Return the address spans are posted to: `endpoint` with OTLP's path for traces, unless it has it already."""
-    base = endpoint.rstrip("/")
-    return base if base.endswith(_TRACES_PATH) else base + _TRACES_PATH
+    parts = urlsplit(endpoint)
+    base = parts.path.rstrip("/")
+    return urlunsplit(parts._replace(path=base if base.endswith(_TRACES_PATH) else base + _TRACES_PATH))
+
+
+class _Silenced:
+    """Takes what is secret in the endpoint out of log lines: requests' errors quote the address with its query."""
+
+    def __init__(self, endpoint: str) -> None:
+        parts = urlsplit(endpoint)
+        login = parts.netloc.rpartition("@")[0]
+        self._secrets = [text for text in (parts.query, login, unquote(login)) if text]
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite the line; it is always kept."""
+        message = record.getMessage()
+        for secret in self._secrets:
+            message = message.replace(secret, HIDDEN)
+        record.msg, record.args = message, ()
+        record.exc_info = record.exc_text = None
+        return True
 
 
 class Discreet(SpanExporter):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deployments.metrics import replica_telemetry
+from deployments.one_line import expected_errors_in_one_line
 from serve_app.core import Finished, Frames, Outcome, RenderRequest
 from serve_app.service.finishing import Finisher
 from serve_app.service.settle import settle
@@ -16,6 +17,7 @@ class VideoEncoder:
     """Encodes and stores."""
 
     def __init__(self, args: dict[str, Any]) -> None:
+        expected_errors_in_one_line()
         settings = Settings(**args)
         telemetry = replica_telemetry()
         tiers = open_tiers(settings, telemetry)

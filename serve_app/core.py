@@ -222,7 +222,7 @@ class Entry:
     """
 
     key: str
-    data: bytes
+    data: bytes = field(repr=False)  # megabytes, in a log or at a prompt
     digest: str
     meta: Mapping[str, Any] = field(default_factory=dict)
 

@@ -199,9 +199,13 @@ class CorruptEntry(EncoreError):
 
 
 class TierError(EncoreError):
-    """A cache tier could not be reached or refused; callers treat it as a miss."""
+    """A cache tier could not be reached or refused; callers treat it as a miss.
+
+    misconfigured: the server's words when waiting does not help (wrong password, no such bucket); None for an outage.
+    """
 
     code = "tier_error"
+    misconfigured: str | None = None
 
 
 class ForeignStore(TierError):

@@ -1,20 +1,42 @@
 """Every knob of a server in one place: the argument of `deployments.app:build` and the `args` of a config YAML.
 
 Only the wiring reads this; everything below gets plain arguments. Values come from the caller (YAML, command line),
-then from `ENCORE_*` environment variables, then from the defaults here. Unknown keys are refused. Secrets come from
-the environment alone, so they cannot end in a file that is committed or in Ray's control store.
+then from `ENCORE_*` environment variables, then from the defaults here. Unknown keys are refused.
+
+Secrets, and URLs that carry credentials, come from the environment alone (`ENCORE_X`, or the file that `ENCORE_X_FILE`
+names), so that they end in no committed file, no list of processes and not in Ray's control store. What the environment
+says of a URL never travels either: `args()` names the variable, and each replica reads its own node's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from serve_app.setting_sources import PREFIX, meant, of_environment, of_file, sources, unknown_variables, variable
+from serve_app.setting_urls import check_url
+from serve_app.urls import has_credentials, redacted
 
 MIB = 2**20
 DAY = 86_400
 SECRETS = frozenset({"secret"})
+ELSEWHERE = "env:"
+"""What travels instead of a URL of the environment, with the variable's name after it."""
 UNSET_SECRET = "encore-without-a-secret"  # noqa: S105 - a placeholder; launcher and cluster.yaml set a real one
 
 
@@ -22,7 +44,7 @@ class Settings(BaseSettings):
     """Configuration of one Encore application; sizes in bytes, times in seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ENCORE_",
+        env_prefix=PREFIX,
         env_ignore_empty=True,  # start scripts export every variable, those without a value too
         extra="forbid",
         frozen=True,
@@ -34,6 +56,9 @@ class Settings(BaseSettings):
     checkpoint: str | None = Field(
         None,
         description="folder or Hub id of a published Wan model's weights (diffusers' layout); none: its own Hub id",
+    )
+    revision: str | None = Field(
+        None, description="branch, tag or commit of a checkpoint on the Hub; none: its newest state"
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="what a Wan model's transformers and text encoder compute in; none: bfloat16"
@@ -92,7 +117,8 @@ class Settings(BaseSettings):
         "auto", description="Bloom bits in L2 spare looks into L3 for what it never had; auto: for S3, not for a folder"
     )
     secret: SecretStr = Field(
-        SecretStr(UNSET_SECRET), description="names in shared tiers are HMACs under it; ENCORE_SECRET only"
+        SecretStr(UNSET_SECRET),
+        description="names in shared tiers are HMACs under it; ENCORE_SECRET or ENCORE_SECRET_FILE only",
     )
 
     l1_bytes: PositiveInt = Field(256 * MIB, description="finished videos kept in each router's memory")
@@ -182,16 +208,104 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments, then the environment; a secret among the arguments is an error."""
-        given = SECRETS & set(init_settings())
-        if given:
-            raise ValueError(f"{', '.join(sorted(given))} may only come from the environment (ENCORE_SECRET)")
-        return init_settings, env_settings
+        for name, value in init_settings().items():
+            refuse_secret(name, value)
+        return init_settings, env_settings, FileSource(settings_cls)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name in given:
+            if name not in cls.model_fields:
+                raise ValueError(f"There is no setting '{name}'{meant(name, cls.model_fields)}")
+        return given
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _resolve(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take a URL that did not travel from this process' environment."""
+        if info.field_name not in SECRET_URLS or not isinstance(value, str) or not value.startswith(ELSEWHERE):
+            return value
+        found = of_environment(info.field_name)
+        if found is None:
+            raise ValueError(
+                f"it was set by environment where the application was built, and is not set on this node: "
+                f"{sources(info.field_name)} must be set on every Ray node before Ray starts there"
+            )
+        return found
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _check(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name in SECRET_URLS and isinstance(value, str):
+            check_url(info.field_name, value)
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_credentials(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        return {name: _shown(name, value) for name, value in dumped.items()}
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, _shown(name or "", value)
 
     def args(self) -> dict[str, Any]:
-        """Return everything but the secrets, as plain JSON-able values: what travels to the replicas."""
-        return self.model_dump(mode="json", exclude=set(SECRETS))
+        """Return everything but the secrets, as plain JSON-able values: what travels to the replicas.
+
+        Of a URL that the environment told, only the variable's name travels.
+        """
+        dumped = self.model_dump(mode="json", exclude=set(SECRETS))
+        return dumped | {
+            name: f"{ELSEWHERE}{variable(name)}"
+            for name in SECRET_URLS
+            if (value := getattr(self, name)) is not None and (has_credentials(value) or value == of_environment(name))
+        }
 
     @property
     def secret_bytes(self) -> bytes:
         """The key of every HMAC."""
         return self.secret.get_secret_value().encode()
+
+
+SECRET_URLS = frozenset(name for name in Settings.model_fields if name.endswith(("_url", "_endpoint")))
+"""Settings that may carry credentials."""
+
+
+class FileSource(PydanticBaseSettingsSource):
+    """Secrets and URLs out of files: `ENCORE_REDIS_URL_FILE=/run/secrets/redis_url`, as container images do it."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return the content of the file that the variable names, without white space at its ends."""
+        return of_file(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return what files tell; raises ValueError for one that cannot be read, and for two sources of one setting."""
+        told = {name: of_file(name) for name in SECRETS | SECRET_URLS}
+        return {name: value for name, value in told.items() if value is not None}
+
+
+def refuse_secret(name: str, value: object) -> None:
+    """Raise ValueError, which does not repeat it, for a secret that is about to be an argument."""
+    if name in SECRETS:
+        raise ValueError(f"{name} may only come from the environment: {sources(name)}")
+    if name in SECRET_URLS and isinstance(value, str) and has_credentials(value):
+        raise ValueError(
+            f"{name} has credentials in it, and others can read arguments (ps, Ray's dashboard, logs); "
+            f"set {sources(name)} instead"
+        )
+
+
+def first_fault(error: ValidationError) -> tuple[str, str]:
+    """Return the setting that is wrong (empty when none is) and what is wrong with it, without its value."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return str(first["loc"][0]) if first["loc"] else "", str(first["msg"]).removeprefix("Value error, ")
+
+
+def unknown() -> list[str]:
+    """Return a line for each ENCORE_ variable that nothing reads: a misspelt one would silently do nothing."""
+    return unknown_variables(Settings.model_fields, SECRETS | SECRET_URLS)
+
+
+def _shown(name: str, value: Any) -> Any:
+    return redacted(value) if name in SECRET_URLS and isinstance(value, str) else value

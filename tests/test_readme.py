@@ -60,14 +60,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     command += [f"ARGS=--port {port} --cache-dir {clone.parent / 'cache'}"]
     with log.open("wb") as out:
         server = subprocess.Popen(command, cwd=clone, stdout=out, stderr=subprocess.STDOUT)
-    end = time.monotonic() + 120
-    while "Encore is ready." not in log.read_text():
-        assert server.poll() is None, log.read_text()
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.1)
-    yield {"port": str(port), "folder": str(clone.parent)}
-    server.send_signal(signal.SIGTERM)
-    assert server.wait(30) != 0 or "Stopping" in log.read_text()
+    try:
+        end = time.monotonic() + 300
+        while "Encore is ready." not in log.read_text():
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        yield {"port": str(port), "folder": str(clone.parent)}
+    finally:
+        server.send_signal(signal.SIGTERM)
+        ended = server.wait(60)
+    assert ended != 0 or "Stopping" in log.read_text()
 
 
 def run(script: str, served: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
@@ -75,6 +78,7 @@ def run(script: str, served: dict[str, str], *command: str) -> subprocess.Comple
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "ENCORE_URL": f"http://127.0.0.1:{served['port']}",
+        "ENCORE_CACHE_DIR": f"{served['folder']}/cache",
         "PYTHONWARNINGS": "ignore::DeprecationWarning",
     }
     return subprocess.run(
@@ -94,12 +98,22 @@ def test_the_curl_command(served: dict[str, str]) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("number", [0, 1], ids=["openai", "encore"])
+@pytest.mark.parametrize("number", [0, 1, 2], ids=["openai", "encore", "handle"])
 def test_the_python_programs(served: dict[str, str], number: int) -> None:
-    """The SDK's and the client's programs run as they are printed."""
+    """The SDK's, the client's and the handle's programs run as they are printed."""
     done = run(blocks("python")[number], served, sys.executable, "-c")
     assert done.returncode == 0, done.stderr
-    assert "rendered" in done.stdout
+    assert re.search("rendered|l1", done.stdout), done.stdout
+
+
+@pytest.mark.cluster
+def test_ray_s_tools(served: dict[str, str]) -> None:
+    """With the variables that the server prints, Ray's own `serve status` tells of the application."""
+    log = (Path(served["folder"]) / "serve.log").read_text()
+    (line,) = re.findall(r"^  Ray's tools +(export .*; serve status)$", log, re.MULTILINE)
+    done = run(line, served, "sh", "-c")
+    assert done.returncode == 0, done.stderr
+    assert "status: RUNNING" in done.stdout
 
 
 @pytest.mark.cluster

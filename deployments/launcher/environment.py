@@ -18,10 +18,12 @@ from deployments.instance import MIDDLEWARES
 from deployments.instance import VARIABLE as INSTANCE
 from deployments.launcher.folder import CacheFolder
 from deployments.launcher.haproxy import BINARY_VARIABLE, OPTIONS_VARIABLE, PYTHON_VARIABLE, Options
+from deployments.launcher.inherited import inherited as kept_of
 from deployments.launcher.ports import FreePorts
 from deployments.loopback import VARIABLE as LOOPBACK_ONLY
 from deployments.tracing import ENDPOINT_VARIABLE
 from deployments.tracing import environment as tracing_environment
+from serve_app.setting_sources import of_environment
 from serve_app.settings import Settings
 
 LONGEST_RENDER_SECONDS = 600
@@ -109,7 +111,11 @@ def environment(
     otlp_endpoint: str | None = None,
     inherited: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
-    """Return the variables for the server process and all that Ray starts below it."""
+    """Return the variables for the server process and all that Ray starts below it.
+
+    What Ray and HAProxy write lies in the folder of sockets: its path is short and plain whatever the cache folder is
+    called, and nobody else can enter it.
+    """
     chosen = {
         "ENCORE_SECRET": inherited.get("ENCORE_SECRET") or folder.secret,
         BINARY_VARIABLE: str(get_haproxy_binary()),
@@ -122,10 +128,11 @@ def environment(
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the node is 127.0.0.1 on every platform; Ray then listens there
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(__file__).with_name("haproxy.sh")),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder.run / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder.sockets / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder.sockets / "haproxy.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder.run),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder.run / "haproxy-state"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder.sockets),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder.sockets / "haproxy-state"),
+        "RAY_TMPDIR": str(folder.sockets),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_RENDER_SECONDS),
@@ -139,4 +146,8 @@ def environment(
         "PYTHONUNBUFFERED": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", "")]),
     }
-    return {**PATIENCE, **inherited, **chosen, **tracing_environment(otlp_endpoint or inherited.get(ENDPOINT_VARIABLE))}
+    kept = kept_of(inherited, folder.root, folder.sockets)
+    if otlp_endpoint:
+        kept.pop(f"{ENDPOINT_VARIABLE}_FILE", None)  # one of the two
+    tracing = tracing_environment(otlp_endpoint or of_environment("otlp_endpoint"))
+    return {**PATIENCE, **kept, **chosen, **tracing}

@@ -11,6 +11,7 @@ to be started again, as a supervisor does (systemd: Restart=on-failure).
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -18,34 +19,40 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import yaml
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from deployments.instance import new_instance
+from deployments.launcher.address import Address
 from deployments.launcher.api_probe import ApiProbe
+from deployments.launcher.broken import broken_tiers
+from deployments.launcher.check import check
 from deployments.launcher.environment import Ports, choose_ports, environment, haproxy_options
 from deployments.launcher.folder import CacheFolder
 from deployments.launcher.haproxy import BINARY_VARIABLE
 from deployments.launcher.ports import LOOPBACK, FreePorts
+from deployments.launcher.private import open_private
 from deployments.launcher.processes import allow_many_files, become_subreaper, end, end_descendants, load, spawn
 from deployments.launcher.talk import FILE_VARIABLE, Listener
 from deployments.launcher.valkey import CACHE, RECORDS, EmbeddedValkey
 from deployments.launcher.watch import EXIT_STATUS, ServerDied, Watch, died
-from serve_app.errors import EncoreError, Unavailable, Unprocessable
+from serve_app.errors import EncoreError, Unavailable
 from serve_app.service.records_server import RecordsServer
 from serve_app.service.wiring import require_own_stores
-from serve_app.settings import Settings
+from serve_app.setting_sources import of_environment
+from serve_app.settings import UNSET_SECRET, Settings
+from serve_app.urls import quoted_path
 
 LOCAL_CONFIG = Path(__file__).parents[1] / "config" / "local.yaml"
 SERVER_COMMAND = [sys.executable, "-P", "-m", "deployments.launcher.server"]
-CHOSEN_TIERS = {"redis_url": "ENCORE_REDIS_URL", "jobs_url": "ENCORE_JOBS_URL", "l3_url": "ENCORE_L3_URL"}
-"""Tiers a person chose by environment; where there is none, the launcher brings its own."""
+CHOSEN_TIERS = ("redis_url", "jobs_url", "l3_url")
+"""Where a person has chosen none, the launcher brings its own; what the environment says of them stays there."""
 
 DEFAULT_PORT = 8000
 DRAIN_SECONDS = 10.0
@@ -55,11 +62,6 @@ REST_SECONDS = 1.0
 
 SLOW_SECONDS = 30.0
 STAGES = {"ray": "Ray is starting", "deploying": "Loading the model"}
-CLIENT_SETTINGS = (
-    "client_header_timeout_seconds", "client_body_timeout_seconds", "client_idle_timeout_seconds", "max_connections",
-    "max_connections_per_address",
-)  # fmt: skip
-
 Say = Callable[[str], None]
 
 
@@ -79,7 +81,9 @@ def launch(
     allow_many_files()
     with _interruptible(), ExitStack() as undo:
         try:
-            running = _start(undo, cache_dir, port, overrides, config, say)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # see cli/serve.py
+            settings = check(_args(config) | overrides, say)
+            running = _start(undo, cache_dir, port, overrides, config, settings, say)
             while True:
                 ended = running.server.poll() is not None  # before its last events are read
                 for event in running.listener.new():
@@ -113,7 +117,13 @@ class _Running:
 
 
 def _start(
-    undo: ExitStack, cache_dir: Path, port: int | None, overrides: dict[str, Any], config: Path, say: Say
+    undo: ExitStack,
+    cache_dir: Path,
+    port: int | None,
+    overrides: dict[str, Any],
+    config: Path,
+    settings: Settings,
+    say: Say,
 ) -> _Running:
     folder = CacheFolder(cache_dir)
     undo.callback(folder.release)
@@ -122,22 +132,23 @@ def _start(
     undo.callback(end_descendants, REST_SECONDS)
     ports = _ports(port, free, say)
     say(f"Starting on {folder.root} (a first start takes about half a minute) ...")
-    tiers = {
-        name: os.environ[variable] for name, variable in CHOSEN_TIERS.items() if os.environ.get(variable)
-    } | overrides
-    valkeys = _valkeys(undo, folder, tiers)
-    tiers.setdefault("l3_url", folder.l3.as_uri())
-    tiers.setdefault("measurements_file", str(folder.root / "measurements.json"))
+    tiers = dict(overrides)
+    chosen = {*_args(config), *overrides, *(name for name in CHOSEN_TIERS if of_environment(name))}
+    _check_records(settings)
+    valkeys = _valkeys(undo, folder, chosen, tiers)
+    if "l3_url" not in chosen:
+        tiers["l3_url"] = f"file://{quoted_path(folder.l3)}"
+    _require_own_stores(settings, tiers, folder)
+    measurements = {"ENCORE_MEASUREMENTS_FILE": str(folder.root / "measurements.json")}
     listener = Listener(folder.run / "events")
     rendered = folder.run / "config.json"
-    served = _render(config, ports.http, tiers)
-    _require_own_stores(served, folder)
-    rendered.write_text(json.dumps(served))
-    options = haproxy_options(new_instance(), _settings(served))
-    env = environment(folder, ports, options, overrides.get("otlp_endpoint")) | {FILE_VARIABLE: str(listener.path)}
+    with open_private(rendered, "w") as file:
+        json.dump(_render(config, ports.http, tiers), file)
+    options = haproxy_options(new_instance(), settings)
+    env = measurements | environment(folder, ports, options, overrides.get("otlp_endpoint"))
     server = spawn(
         [*SERVER_COMMAND, str(rendered), str(ports.dashboard), str(ports.metrics)],
-        env=env,
+        env=env | {FILE_VARIABLE: str(listener.path)},
         log=folder.logs / "server.log",
     )
     undo.callback(end, server, DRAIN_SECONDS)
@@ -145,13 +156,12 @@ def _start(
     return _Running(folder, ports, listener, valkeys, server, watch, Stage())
 
 
-def _valkeys(undo: ExitStack, folder: CacheFolder, tiers: dict[str, Any]) -> list[EmbeddedValkey]:
+def _valkeys(undo: ExitStack, folder: CacheFolder, chosen: set[str], tiers: dict[str, Any]) -> list[EmbeddedValkey]:
     """Start those that nobody's setting stands for, and name them in `tiers`; a Redis that is given holds both."""
-    _check_records(tiers)
     roles = {}
-    if "redis_url" not in tiers:
+    if "redis_url" not in chosen:
         roles["redis_url"] = (CACHE, folder.valkey)
-        if "jobs_url" not in tiers:
+        if "jobs_url" not in chosen:
             roles["jobs_url"] = (RECORDS, folder.records)
     valkeys = {setting: EmbeddedValkey(folder, role, data) for setting, (role, data) in roles.items()}
     for setting, valkey in valkeys.items():
@@ -162,11 +172,12 @@ def _valkeys(undo: ExitStack, folder: CacheFolder, tiers: dict[str, Any]) -> lis
     return list(valkeys.values())
 
 
-def _check_records(tiers: dict[str, Any]) -> None:
+def _check_records(settings: Settings) -> None:
     """Raise InvalidRequest, before Ray starts, when the server that is to hold job records would evict them."""
-    setting = "jobs_url" if tiers.get("jobs_url") is not None else "redis_url"
-    if tiers.get(setting) is not None:
-        RecordsServer(tiers[setting], setting, RECORDS_SECONDS).check_at_start()
+    setting = "jobs_url" if settings.jobs_url is not None else "redis_url"
+    url = getattr(settings, setting)
+    if url is not None:
+        RecordsServer(url, setting, RECORDS_SECONDS).check_at_start()
 
 
 def _ports(port: int | None, free: FreePorts, say: Say) -> Ports:
@@ -178,6 +189,11 @@ def _ports(port: int | None, free: FreePorts, say: Say) -> Ports:
     return choose_ports(http, free)
 
 
+def _args(config: Path) -> dict[str, Any]:
+    args: dict[str, Any] = yaml.safe_load(config.read_text("utf-8"))["applications"][0].get("args") or {}
+    return args
+
+
 def _render(config: Path, http_port: int, overrides: dict[str, Any]) -> dict[str, Any]:
     """Return the config as a dict, with this machine's port and tiers filled in."""
     rendered: dict[str, Any] = yaml.safe_load(config.read_text())
@@ -187,24 +203,13 @@ def _render(config: Path, http_port: int, overrides: dict[str, Any]) -> dict[str
     return rendered
 
 
-def _require_own_stores(config: dict[str, Any], folder: CacheFolder) -> None:
+def _require_own_stores(settings: Settings, tiers: dict[str, Any], folder: CacheFolder) -> None:
     """Raise ForeignStore at once, not after Ray's start, for a tier that was written under another secret."""
-    try:
-        settings = Settings(**config["applications"][0].get("args", {}))
-    except ValidationError:
-        return  # the server tells it better
-    secret = SecretStr(os.environ.get("ENCORE_SECRET") or folder.secret)
-    require_own_stores(settings.model_copy(update={"secret": secret}))
-
-
-def _settings(served: dict[str, Any]) -> Settings:
-    """Return the settings that say how HAProxy treats clients; of the others the replicas judge."""
-    args = served["applications"][0]["args"]
-    try:
-        return Settings(**{name: args[name] for name in CLIENT_SETTINGS if name in args})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        raise Unprocessable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+    secret = settings.secret
+    if secret.get_secret_value() == UNSET_SECRET:
+        secret = SecretStr(folder.secret)
+    chosen = {name: tiers[name] for name in CHOSEN_TIERS if name in tiers}
+    require_own_stores(settings.model_copy(update={"secret": secret, **chosen}))
 
 
 def _report(event: dict[str, Any], running: _Running, say: Say) -> None:
@@ -225,16 +230,28 @@ def _report(event: dict[str, Any], running: _Running, say: Say) -> None:
         say(f"{STAGES[state]} ...")
         return
     running.watch.api_is_up()
+    address = Address.of(event["ray_address"], f"http://{LOOPBACK}:{ports.dashboard}")
+    address.write(folder.run)
+    say(_ready(folder, ports, address))
+    for line in broken_tiers(f"http://{LOOPBACK}:{ports.http}"):
+        say(f"Warning: {line}")
+
+
+def _ready(folder: CacheFolder, ports: Ports, address: Address) -> str:
     url = f"http://{LOOPBACK}:{ports.http}"
-    say(
+    there = "" if ports.http == DEFAULT_PORT else f" --url {url}"
+    asks = f" (asks for the token in {address.token_file})" if address.token_file else ""
+    return (
         "\nEncore is ready.\n"
         f"  API            {url}/v1/videos\n"
         f"  Docs           {url}/docs\n"
-        f"  Ray dashboard  http://{LOOPBACK}:{ports.dashboard}\n"
+        f"  Ray dashboard  {address.dashboard}{asks}\n"
         f"  Metrics        http://{LOOPBACK}:{ports.metrics}/metrics\n"
         f"  Cache folder   {folder.root}\n"
+        f"  Logs           {folder.logs}; Ray's, while it runs: {folder.sockets}/ray/session_latest/logs\n"
         f"  HAProxy        statistics on {ports.haproxy_stats}, metrics on {ports.haproxy_metrics} (loopback only)\n"
-        f'  Try            encore generate "a red circle moves left" -o out.mp4\n'
+        f"  Ray's tools    export {address.variables()}; serve status\n"
+        f'  Try            encore generate "a red circle moves left" -o out.mp4{there}\n'
         "  Stop           Ctrl-C\n"
     )
 
@@ -262,30 +279,42 @@ class Stage:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into Interrupted; later ones are ignored while the undoing runs."""
+    """Turn the first SIGINT or SIGTERM into Interrupted; later ones do nothing, until the process has ended."""
+    interrupted = False
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        for kind in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(kind, signal.SIG_IGN)
-        raise Interrupted
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True  # not SIG_IGN: Python complains of a signal that came just before that
+            raise Interrupted
 
     previous = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for kind, handler in previous.items():
-            signal.signal(kind, handler)
+        if not interrupted:
+            for kind, handler in previous.items():
+                signal.signal(kind, handler)
+
+
+def _print(text: str) -> None:
+    """Print what a person should read; a reader that has gone, or cannot show a character, does not end the server."""
+    with suppress(OSError, ValueError):
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors != "backslashreplace":
+            sys.stdout.reconfigure(errors="backslashreplace")
+        print(text, flush=True)  # noqa: T201 - this is a program
 
 
 def main(arguments: dict[str, Any]) -> int:
     """Run `launch` for the command line; errors are one line on standard error and exit status 1, or 75."""
+    os.umask(0o077)  # of all children too: logs and configurations are nobody else's business
     try:
         return launch(
             Path(arguments["cache_dir"]),
             port=arguments["port"],
             overrides=arguments["overrides"],
             config=Path(arguments["config"]) if arguments["config"] else LOCAL_CONFIG,
-            say=lambda text: print(text, flush=True),  # noqa: T201 - this is a program
+            say=_print,
         )
     except EncoreError as error:
         print(f"encore: {error.message}", file=sys.stderr)  # noqa: T201

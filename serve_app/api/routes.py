@@ -208,6 +208,12 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
+@router.get("/readyz", tags=["server"])
+async def readyz(request: Request) -> dict[str, Any]:
+    """Say what of the shared tiers does not work; 200 as long as requests are answered, which needs none of them."""
+    return await _service(request).readiness()
+
+
 def _job_response(job: Job) -> Response:
     return Response(
         video_object(job).model_dump_json(),

@@ -97,6 +97,7 @@ class TieredCache:
             for tier, store in stores.items()
             if store is not None
         ]
+        self._circuits = list(circuits.values()) if circuits else [remote.circuit for remote in self._remotes]
         self._recent = {remote.tier: Debounce(touch_interval, clock=clock) for remote in self._remotes}
         self._elsewhere = Breaker(f"storing a {kind} in any tier", clock=clock)
         self._background: dict[asyncio.Task[Any], str] = {}
@@ -191,6 +192,11 @@ class TieredCache:
     def invalidated(self) -> int:
         """How many entries invalidations have dropped from this process's memory."""
         return self._l1_invalidated
+
+    @property
+    def storeless(self) -> bool:
+        """Whether this server was given no shared tier at all, so that nothing it makes is ever stored."""
+        return not self._remotes
 
     async def can_store(self, key: str) -> bool:
         """Tell whether a shared tier would take the value of `key`, as far as is known.
@@ -336,6 +342,19 @@ class TieredCache:
         if self._bloom is not None:
             stats["filter"] = self._bloom.stats()
         return stats | {remote.tier: remote.stats() for remote in self._remotes}
+
+    async def probe(self) -> None:
+        """Ask every shared tier once, so that `broken` can tell how they are; raises nothing."""
+        await asyncio.gather(*(remote.probe() for remote in self._remotes))
+
+    def broken(self) -> list[dict[str, str]]:
+        """Return which shared servers cannot be used, why, and in which words; see `Circuit.broken`."""
+        found = {circuit.tier: circuit.broken for circuit in self._circuits}
+        return [
+            {"tier": tier, "reason": fault[0], "message": fault[1]}
+            for tier, fault in found.items()
+            if fault is not None
+        ]
 
     async def aclose(self) -> None:
         """Wait for the background work, then close the tiers; closing twice is harmless."""

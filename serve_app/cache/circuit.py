@@ -8,14 +8,19 @@ of its own, which refusals open, and no refusal opens the other.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from serve_app.cache.breaker import Breaker, State, Verdict
-from serve_app.errors import TierFull, TierLeftAlone, TierRefused
+from serve_app.errors import TierError, TierFull, TierLeftAlone, TierRefused
 from serve_app.telemetry import BreakerTurned, Telemetry
+
+logger = logging.getLogger(__name__)
+
+TOLD_AGAIN_SECONDS = 3600.0
 
 
 class Circuit:
@@ -50,17 +55,20 @@ class Circuit:
 
         self.reach = breaker(tier, "reach", _of_reach)
         self.store = breaker(f"storing in {tier}", "store", _of_store)
+        self._clock = clock
+        self._faults: dict[str, str] = {}
+        self._told: dict[str, float] = {}
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
         """Wrap one call that stores no value; raises TierLeftAlone while the server does not answer."""
-        with self.reach.attempt():
+        with self._heard("reach"), self.reach.attempt():
             yield
 
     @contextmanager
     def storing(self) -> Iterator[None]:
         """Wrap one call that stores a value; raises TierLeftAlone while the server takes none, or does not answer."""
-        with self.reach.attempt(), self.store.attempt():
+        with self._heard("store"), self.reach.attempt(), self.store.attempt():
             yield
 
     @property
@@ -82,6 +90,40 @@ class Circuit:
     def closed(self) -> bool:
         """Whether nothing speaks against the server."""
         return self.answers and self.store.state is State.CLOSED
+
+    @property
+    def broken(self) -> tuple[str, str] | None:
+        """Why the server cannot be used, and in which words; None while nothing speaks against it.
+
+        `misconfigured`: only a person can mend it; `unreachable` and `refusing` (full, read-only) may pass.
+        """
+        if self._faults:
+            return "misconfigured", next(iter(self._faults.values()))
+        if not self.answers:
+            return "unreachable", "it does not answer"
+        return ("refusing", "it takes no values") if self.store.state is not State.CLOSED else None
+
+    @contextmanager
+    def _heard(self, asked: str) -> Iterator[None]:
+        """Keep what the server said that only a person can mend, until a call of that kind works again."""
+        try:
+            yield
+        except TierError as error:
+            if error.misconfigured is not None:
+                self._faults[asked] = error.misconfigured
+                self._tell(error.misconfigured)
+            raise
+        else:
+            self._faults.pop(asked, None)
+            if asked == "store":
+                self._faults.clear()
+
+    def _tell(self, words: str) -> None:
+        now = self._clock()
+        if now - self._told.get(words, -math.inf) > TOLD_AGAIN_SECONDS:
+            self._told[words] = now
+            setting = {"l2": "redis_url", "l3": "l3_url"}.get(self.tier, self.tier)
+            logger.warning("%s refuses this server; correct its setting (%s): %s", self.tier, setting, words)
 
     def stats(self) -> dict[str, str]:
         """Return both states, and nothing of what is behind them."""

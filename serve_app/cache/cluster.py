@@ -1,6 +1,7 @@
 """A Redis cluster as the client that L2 and job records use: `redis+cluster://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]`.
 
-The nodes of the address are only where to ask for the others; with `rediss+cluster` connections are encrypted. Retries
+The nodes of the address are only where to ask for the others; with `rediss+cluster` connections are encrypted.
+Parameters after a `?` are redis-py's own, as in addresses of single servers (`ssl_ca_certs`, `socket_timeout`). Retries
 are off as everywhere: a node that is gone is asked once, then the map of slots is read again, and until another node
 has its slots, its keys are misses while all others are found.
 """
@@ -8,12 +9,14 @@ has its slots, its keys are misses while all others are found.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -26,7 +29,7 @@ class ClusterAddress:
     """Where a cluster can be asked for its nodes, and how to log in."""
 
     nodes: tuple[tuple[str, int], ...]
-    options: dict[str, Any]
+    options: dict[str, Any] = field(repr=False)
 
     @classmethod
     def parse(cls, url: str) -> ClusterAddress:
@@ -38,6 +41,7 @@ class ClusterAddress:
         if parts.scheme not in SCHEMES or not nodes or parts.path not in ("", "/", "/0"):
             raise ValueError("a Redis cluster is redis+cluster://HOST:PORT[,HOST:PORT...]; it has only database 0")
         options: dict[str, Any] = {"username": unquote(user) or None, "password": unquote(password) or None}
+        options |= _parameters(parts.query)
         return cls(nodes, options | ({"ssl": True} if parts.scheme == "rediss+cluster" else {}))
 
     def connect(self, **options: Any) -> RedisCluster:
@@ -46,13 +50,13 @@ class ClusterAddress:
             startup_nodes=[ClusterNode(host, port) for host, port in self.nodes],
             require_full_coverage=False,  # a node that is gone must not take the others with it
             retry=Retry(NoBackoff(), 1),  # once more after the map of slots was read again: a key may have moved
-            **self.options,
-            **options,
+            **options | self.options,
         )
 
     def connect_to(self, host: str, port: int, **options: Any) -> Redis:
         """Return a client of one node alone."""
-        return Redis(host=host, port=port, **self.options, **options)
+        of_one = {name: value for name, value in self.options.items() if name in signature(Redis).parameters}
+        return Redis(host=host, port=port, **options | of_one)
 
     def connect_any(self, cluster: RedisCluster, **options: Any) -> Redis:
         """Return a client of one node, for messages: what is published anywhere in a cluster reaches all nodes."""
@@ -85,10 +89,18 @@ def is_cluster(url: str) -> bool:
     return urlsplit(url).scheme in SCHEMES
 
 
+def _parameters(query: str) -> dict[str, Any]:
+    """Return a query's parameters with redis-py's types; raises ValueError for a value that is none."""
+    told = dict(parse_url(f"redis://?{query}"))
+    if told.pop("db", 0):
+        raise ValueError("a Redis cluster has only database 0")
+    return told
+
+
 def _node(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):  # an IPv6 address without a port ends in a bracket
         return text.strip("[]"), _PORT
     if not port.isdigit():
-        raise ValueError(f"'{port}' is no port of a Redis node")
+        raise ValueError("a port of a Redis node is a number")  # not which text: a password may be misplaced
     return host.strip("[]"), int(port)

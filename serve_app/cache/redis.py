@@ -26,6 +26,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from serve_app.cache.cluster import ClusterAddress, is_cluster
 from serve_app.cache.cost import HEADER_BYTES
+from serve_app.cache.misconfiguration import of_redis
 from serve_app.cache.name import is_name, redis_name
 from serve_app.cache.script import Script
 from serve_app.cache.store_secret import MARKER_BYTES, Guard, require_own
@@ -93,6 +94,11 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
             )
         else:
             self.client = self._single(socket_timeout, max_connections)
+
+    def check(self) -> None:
+        """Raise TypeError or ValueError for a parameter of the URL that no connection takes; nothing is connected."""
+        if isinstance(self.client, Redis):
+            self.client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
 
     @property
     def is_cluster(self) -> bool:
@@ -212,8 +218,10 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
                 call.close()  # it may not have come to its turn
             if isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError):
                 await self._reconnect()
-            failure = TierRefused if _takes_no_writes(error) else TierError
-            raise failure(f"Redis: {type(error).__name__}: {error}") from error
+            kind = TierRefused if _takes_no_writes(error) else TierError
+            failure = kind(f"Redis: {type(error).__name__}: {error}")
+            failure.misconfigured = of_redis(error)
+            raise failure from error
 
     async def _reconnect(self) -> None:
         """Let the next calls connect anew, not find out one by one that all idle connections are dead.

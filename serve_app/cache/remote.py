@@ -129,6 +129,10 @@ class RemoteTier:
         store = self._store
         return isinstance(store, Extendable) and bool(await self._ask(lambda name: store.extend(name, ttl), key))
 
+    async def probe(self) -> None:
+        """Ask the store for something that it does not have, past the filter, so that `circuit` knows how it is."""
+        await self._ask(self._store.get, "")
+
     @property
     def locates(self) -> bool:
         """Whether the store may send clients to its values."""

@@ -24,11 +24,13 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from serve_app.cache.cost import HEADER_BYTES
+from serve_app.cache.misconfiguration import of_s3
 from serve_app.cache.name import checked, is_name
 from serve_app.cache.quarantine import FOLDER as QUARANTINE
 from serve_app.cache.s3_plain import FOLDER, LIFE_SECONDS, PlainCopies, frame_metadata
 from serve_app.cache.store_secret import MARKER, MARKER_BYTES, Guard, require_own
 from serve_app.errors import CorruptEntry, TierError, TierRefused
+from serve_app.urls import is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ class S3Store:
             signature_version="s3v4",  # presigned URLs too
             retries={"total_max_attempts": 1},
             max_pool_connections=32,
+            proxies={} if endpoint_url and is_loopback(endpoint_url) else None,  # None: the environment's
             s3={"addressing_style": "path" if endpoint_url else "auto"},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -308,10 +311,13 @@ class S3Store:
                 client = await self._connected()
             async with asyncio.timeout(self._timeout):
                 yield client
-        except TierError:
+        except TierError as error:
+            error.misconfigured = of_s3(error)
             raise
         except Exception as error:  # botocore, aiohttp and the XML parser each have a tree of their own
-            raise TierError(f"S3: {type(error).__name__}: {error}") from error
+            failure = TierError(f"S3: {type(error).__name__}: {error}")
+            failure.misconfigured = of_s3(error)
+            raise failure from error
 
     async def _connected(self) -> Any:
         async with self._opening:

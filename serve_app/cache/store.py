@@ -7,9 +7,8 @@ that the walk, the breaker and the checks exist once. Stores know names and byte
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Protocol, runtime_checkable
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from aiocache.base import BaseCache
 
@@ -17,6 +16,7 @@ from serve_app.cache.folder import FolderStore
 from serve_app.cache.name import redis_name
 from serve_app.errors import TierError
 from serve_app.telemetry import Telemetry
+from serve_app.urls import path_of
 
 
 class ObjectStore(Protocol):
@@ -185,12 +185,7 @@ def open_store(
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
         return FolderStore(
-            Path(unquote(parts.path)),
-            max_bytes=max_bytes,
-            secret=secret,
-            timeout=timeout,
-            telemetry=telemetry,
-            sweep=sweep,
+            path_of(url), max_bytes=max_bytes, secret=secret, timeout=timeout, telemetry=telemetry, sweep=sweep
         )
     if parts.scheme == "s3" and parts.netloc:
         from serve_app.cache.s3 import S3Store  # half a second of imports that a folder does not need

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from serve_app import __version__
 from serve_app.cli.fields import Fields, takes_fields
 from serve_app.errors import EncoreError
+from serve_app.urls import has_credentials
 
 
 class Commands(TyperGroup):
@@ -50,9 +51,24 @@ app = typer.Typer(
 )
 
 Prompt = Annotated[str, typer.Argument(help="What the video shows.", show_default=False)]
+
+
+def _url(url: str | None) -> str | None:
+    if url is not None and has_credentials(url):
+        raise typer.BadParameter(
+            "it has credentials in it, which others see in `ps`; set ENCORE_URL or ENCORE_URL_FILE (a file with it)."
+        )
+    return url
+
+
 Url = Annotated[
     str | None,
-    typer.Option(help="The server. Absent: ENCORE_URL, else http://127.0.0.1:8000.", metavar="URL", show_default=False),
+    typer.Option(
+        help="The server. Absent: ENCORE_URL, else http://127.0.0.1:8000.",
+        metavar="URL",
+        show_default=False,
+        callback=_url,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 

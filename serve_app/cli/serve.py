@@ -6,9 +6,9 @@ and exit status are the server's own.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +18,13 @@ import typer
 import yaml
 from pydantic import ValidationError
 
+from serve_app.errors import InvalidRequest
 from serve_app.model.model import checkpoint_path
 from serve_app.model.wan.speed import PLAIN
-from serve_app.settings import SECRETS, Settings
+from serve_app.setting_sources import meant, variable
+from serve_app.settings import SECRETS, Settings, first_fault, refuse_secret
 
-MODEL_SETTINGS = frozenset({"model", "checkpoint", "dtype", *PLAIN.__slots__})
+MODEL_SETTINGS = frozenset({"model", "checkpoint", "revision", "dtype", *PLAIN.__slots__})
 LAUNCHER = "deployments.launcher.launcher"
 
 
@@ -38,8 +40,14 @@ def launch(
         "overrides": overrides(model, assignments),
         "config": None if config is None else str(config.absolute()),
     }
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", LAUNCHER, json.dumps(arguments)])  # noqa: S606 - the point
+    if sys.stdout is not None:  # `>&-`
+        sys.stdout.flush()
+    # Signals wait until the launcher can handle them: Python's own answer to Ctrl-C while it imports is a traceback.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        os.execv(sys.executable, [sys.executable, "-P", "-m", LAUNCHER, json.dumps(arguments)])  # noqa: S606 - the point
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def absolute(folder: Path) -> Path:
@@ -53,7 +61,12 @@ def absolute(folder: Path) -> Path:
 def default_cache_dir(environment: Mapping[str, str]) -> Path:
     """Return the user's cache folder for Encore (XDG Base Directory: a relative XDG_CACHE_HOME is ignored)."""
     base = Path(environment.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "encore"
+    try:
+        return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "encore"
+    except RuntimeError:
+        raise InvalidRequest(
+            "This user has no home folder to keep the cache in; set HOME or ENCORE_CACHE_DIR, or give --cache-dir."
+        ) from None
 
 
 def overrides(model: str | None, assignments: Sequence[str]) -> dict[str, Any]:
@@ -87,9 +100,10 @@ def _assignment(text: str) -> tuple[str, str | None]:
     name, equals, value = text.partition("=")
     if not equals:
         raise typer.BadParameter(f"'{text}' is not NAME=VALUE.", param_hint="--set")
-    if name in SECRETS:
-        message = f"'{name}' is a secret: it comes from the environment only (ENCORE_{name.upper()})."
-        raise typer.BadParameter(message, param_hint="--set")
+    try:
+        refuse_secret(name, value)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint="--set") from None
     if name not in Settings.model_fields:
         raise typer.BadParameter(f"There is no setting '{name}'{_meant(name)}.", param_hint="--set")
     return name, None if value.lower() == "none" else value
@@ -97,8 +111,7 @@ def _assignment(text: str) -> tuple[str, str | None]:
 
 def _meant(name: str) -> str:
     known = [each for each in Settings.model_fields if each not in SECRETS]
-    near = difflib.get_close_matches(name, known)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"
+    return meant(name, known) or f"; there are {', '.join(known)}"
 
 
 def read_settings(given: Mapping[str, Any]) -> Settings:
@@ -106,10 +119,11 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        source = f"--set {name}" if name in given else f"the environment's ENCORE_{name.upper()}"
-        raise typer.BadParameter(f"{first['msg']}.", param_hint=source) from None
+        name, message = first_fault(error)
+        source = f"--set {name}" if name in given else f"the environment's {variable(name)}"
+        raise typer.BadParameter(f"{message}.", param_hint=source) from None
+    except ValueError as error:  # a secret's file that cannot be read
+        raise typer.BadParameter(f"{error}.", param_hint="the environment") from None
 
 
 def _check_config(path: Path) -> None:

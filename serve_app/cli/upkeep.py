@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import typer
 
@@ -30,6 +30,7 @@ from serve_app.cli.bars import bars
 from serve_app.cli.serve import absolute, default_cache_dir, read_settings
 from serve_app.errors import InvalidRequest, NotFound
 from serve_app.settings import UNSET_SECRET
+from serve_app.urls import path_of, quoted_path
 
 if TYPE_CHECKING:
     from serve_app.cache.s3 import S3Store
@@ -153,8 +154,8 @@ def _run(configured: Configured, work: Callable[[Upkeep, Show], Awaitable[T]], *
 
 def _opened(configured: Configured) -> Upkeep:
     parts = urlsplit(configured.url)
-    if parts.scheme == "file" and not (Path(unquote(parts.path)) / "objects").is_dir():
-        raise NotFound(f"There is no store at {unquote(parts.path)}; see --cache-dir and ENCORE_L3_URL.")
+    if parts.scheme == "file" and not (path_of(configured.url) / "objects").is_dir():
+        raise NotFound(f"There is no store at {path_of(configured.url)}; see --cache-dir and ENCORE_L3_URL.")
     try:
         store = open_store(
             configured.url,
@@ -174,7 +175,7 @@ def _opened(configured: Configured) -> Upkeep:
 def _configured(cache_dir: Path | None) -> Configured:
     settings = read_settings({})
     folder = absolute(cache_dir or default_cache_dir(os.environ))
-    url = settings.l3_url or (folder / "l3").as_uri()
+    url = settings.l3_url or f"file://{quoted_path(folder / 'l3')}"
     bounded = url.startswith("file:") or "l3_max_bytes" in settings.model_fields_set
     return Configured(
         url=url,

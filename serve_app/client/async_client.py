@@ -53,7 +53,7 @@ class AsyncEncore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection = Connection.to(base_url, timeout, render_timeout, headers)
-        self._http = httpx.AsyncClient(transport=transport, **self._connection.options())
+        self._http = self._connection.open(httpx.AsyncClient, transport)
         self._sleep = sleep
         self._clock = clock
 

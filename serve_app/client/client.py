@@ -61,7 +61,7 @@ class Encore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection = Connection.to(base_url, timeout, render_timeout, headers)
-        self._http = httpx.Client(transport=transport, **self._connection.options())
+        self._http = self._connection.open(httpx.Client, transport)
         self._sleep = sleep
         self._clock = clock
 

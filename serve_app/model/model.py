@@ -118,6 +118,7 @@ def load_family(
     name: str,
     *,
     checkpoint: str | None = None,
+    revision: str | None = None,
     dtype: Dtype | None = None,
     speed: Speed = PLAIN,
     batch_invariant: bool | None = None,
@@ -125,9 +126,10 @@ def load_family(
     """Return the family that serves `name`: a card's name or alias, or the path of a folder with a model in it.
 
     The folder is one that `encore train` made, or a Wan checkpoint in diffusers' layout. checkpoint: the folder or Hub
-    id that a published model's weights are read from, by default its own Hub id. dtype: what a Wan model computes in.
-    speed: what a Wan model trades for memory or time. batch_invariant: whether bytes depend on the request alone, on
-    every device; None: on CPUs. InvalidRequest as well where it is asked for beside `torch_compile`.
+    id that a published model's weights are read from, by default its own Hub id. revision: the branch, tag or commit
+    there. dtype: what a Wan model computes in. speed: what a Wan model trades for memory or time. batch_invariant:
+    whether bytes depend on the request alone, on every device; None: on CPUs. InvalidRequest as well where it is asked
+    for beside `torch_compile`.
     NotFound names the known models or says what is wrong with the folder; InvalidRequest for an option that the model
     does not have.
     """
@@ -137,10 +139,12 @@ def load_family(
         )
         raise InvalidRequest(message, param="batch_invariant")
     folder = checkpoint_path(checkpoint or name)
+    if revision is not None and (folder is not None or name not in PUBLISHED):
+        raise InvalidRequest("Setting 'revision' is for checkpoints from the Hugging Face Hub.", param="revision")
     if name in PUBLISHED:
         from serve_app.model.wan import wan
 
-        return wan.named(name, folder or checkpoint, dtype, speed, batch_invariant)
+        return wan.named(name, folder or checkpoint, dtype, speed, batch_invariant, revision)
     if checkpoint is not None:
         raise InvalidRequest(f"Setting 'checkpoint' is for {', '.join(PUBLISHED)}; not for {name}.", param="checkpoint")
     if folder is not None and (folder / INDEX_FILE).is_file():

@@ -11,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 import torch
+from opentelemetry import context as otel
+from opentelemetry.context import Context
 from safetensors import SafetensorError
 
 from serve_app.cache.cache import TieredCache
@@ -64,7 +67,7 @@ class PromptEmbedder:
         self._telemetry = telemetry
         self._flights: Flights[Embeds, None] = Flights()
         self._thread = torch_thread("text-encoder", torch_threads)
-        self._missing: dict[str, tuple[str, asyncio.Future[Embeds], Origin]] = {}
+        self._missing: dict[str, tuple[str, asyncio.Future[Embeds], Origin, Context]] = {}
         self._runner: asyncio.Task[None] | None = None
         self._writes: set[asyncio.Task[None]] = set()
 
@@ -106,9 +109,9 @@ class PromptEmbedder:
 
         async def one(flight: Flight[Embeds, None]) -> Embeds:
             embeds: asyncio.Future[Embeds] = asyncio.get_running_loop().create_future()
-            self._missing[flight.key] = missing[flight.key], embeds, origin
+            self._missing[flight.key] = missing[flight.key], embeds, origin, otel.get_current()
             if self._runner is None or self._runner.done():
-                self._runner = detached(self._run(), traced=True)  # on past the request that came first
+                self._runner = detached(self._run())  # on past the request that came first
             return await embeds
 
         flights = [self._flights.board(key, one)[0] for key in missing]
@@ -118,9 +121,9 @@ class PromptEmbedder:
     async def _run(self) -> None:
         while self._missing:
             batch = {key: self._missing.pop(key) for key in list(self._missing)[:AT_ONCE]}
-            waiting = {key: embeds for key, (_, embeds, _) in batch.items()}
-            origins = {key: origin for key, (_, _, origin) in batch.items()}
-            prompts = {key: prompt for key, (prompt, _, _) in batch.items()}
+            waiting = {key: embeds for key, (_, embeds, _, _) in batch.items()}
+            origins = {key: (origin, trace) for key, (_, _, origin, trace) in batch.items()}
+            prompts = {key: prompt for key, (prompt, _, _, _) in batch.items()}
             try:
                 computed = await self._encode(prompts, origins)
             except EncoreError as error:
@@ -135,7 +138,10 @@ class PromptEmbedder:
                     waiting[key].set_result(embeds)
 
     async def _one_by_one(
-        self, prompts: dict[str, str], origins: dict[str, Origin], waiting: dict[str, asyncio.Future[Embeds]]
+        self,
+        prompts: dict[str, str],
+        origins: dict[str, tuple[Origin, Context]],
+        waiting: dict[str, asyncio.Future[Embeds]],
     ) -> dict[str, Embeds]:
         computed: dict[str, Embeds] = {}
         for key, prompt in prompts.items():
@@ -145,11 +151,11 @@ class PromptEmbedder:
                 _fail({key: waiting[key]}, error)
         return computed
 
-    async def _encode(self, prompts: dict[str, str], origins: dict[str, Origin]) -> dict[str, Embeds]:
+    async def _encode(self, prompts: dict[str, str], origins: dict[str, tuple[Origin, Context]]) -> dict[str, Embeds]:
         """Compute and remember; the shared tiers are written behind the answer. Raises EncoreError."""
         began = time.perf_counter()
         try:
-            with span("text_encoder", prompts=len(prompts)):
+            with _in(origins[next(iter(prompts))][1]), span("text_encoder", prompts=len(prompts)):
                 loop = asyncio.get_running_loop()
                 tensors = await loop.run_in_executor(self._thread, self._encoder.encode, list(prompts.values()))
         except EncoreError:
@@ -158,11 +164,12 @@ class PromptEmbedder:
             raise RenderFailed(f"The text encoder failed: {type(error).__name__}.") from error
         seconds = (time.perf_counter() - began) / len(prompts)
         for key, tensor in zip(prompts, tensors, strict=True):
-            origin = origins[key]
+            origin, trace = origins[key]
             meta = provenance(origin.begun_at, origin.labels) | {"cost_seconds": round(seconds, 6)}
             entry = Entry.of(key, _dump(tensor), meta)
             self._cache.remember(entry)
-            write = detached(self._write(entry, origin))
+            with _in(trace):  # of the request that it is for, not of the batch's first
+                write = detached(self._write(entry, origin), traced=True)
             self._writes.add(write)
             write.add_done_callback(self._writes.discard)
         return {key: tensor.float().numpy() for key, tensor in zip(prompts, tensors, strict=True)}
@@ -171,6 +178,16 @@ class PromptEmbedder:
         """Store in the shared tiers, when who asked has the answer: it takes their threads and, in part, this loop."""
         await asyncio.sleep(BEHIND_SECONDS)
         await self._cache.put(entry, not_before=origin.not_before)
+
+
+@contextmanager
+def _in(trace: Context) -> Iterator[None]:
+    """Have spans and tasks that begin here belong to a request's trace."""
+    token = otel.attach(trace)
+    try:
+        yield
+    finally:
+        otel.detach(token)
 
 
 def _fail(waiting: dict[str, asyncio.Future[Embeds]], error: EncoreError) -> None:

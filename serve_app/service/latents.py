@@ -58,7 +58,7 @@ class LatentsCache:
         """
         if len(self._writes) >= _AT_ONCE:
             return False
-        task = detached(self._write(key, latents, request, cost_seconds))
+        task = detached(self._write(key, latents, request, cost_seconds), traced=True)
         self._writes[task] = key
         task.add_done_callback(self._writes.pop)
         return True

@@ -18,6 +18,7 @@ from typing import Any
 
 from serve_app.cache.bloom_builder import BloomBuilder
 from serve_app.cache.cache import TieredCache
+from serve_app.cache.detached import detached
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.rule_keeper import RuleKeeper
 from serve_app.cache.rule_sweep import RuleSweeper
@@ -47,6 +48,7 @@ from serve_app.service.warm_ups import MemoryWarmUps, WarmStore
 from serve_app.steady import steady
 from serve_app.telemetry import Answered, Telemetry
 
+PROBE_SECONDS = 5.0
 _KEY = re.compile(r"[0-9a-f]{64}")
 _TELLING_SECONDS = 0.5  # a renderer that is busy starting must not hold up who asks what it renders
 
@@ -166,6 +168,7 @@ class VideoService:
         self._storyteller = Storyteller(self._desk, flights)
         self._pictures = Pictures()
         self._waiting = 0
+        self._probed: tuple[asyncio.Task[None], float] | None = None
         self._outcomes: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -178,6 +181,22 @@ class VideoService:
         if self._builder is not None:
             self._builder.start()
         self.warming.start()
+        self._probe()
+
+    async def readiness(self) -> dict[str, Any]:
+        """Return whether all works that this router was given, and what does not; requests are answered all the same.
+
+        The shared tiers are asked again at most every PROBE_SECONDS.
+        """
+        await asyncio.wait({self._probe()}, timeout=PROBE_SECONDS)
+        broken = self._cache.broken()
+        return {"status": "degraded" if broken else "ok", "broken": broken}
+
+    def _probe(self) -> asyncio.Task[None]:
+        now = time.monotonic()
+        if self._probed is None or now - self._probed[1] > PROBE_SECONDS:
+            self._probed = detached(self._cache.probe()), now
+        return self._probed[0]
 
     async def generate(self, request: VideoRequest) -> Answer:
         """Return the video that `request` means, from wherever it comes soonest.
@@ -467,6 +486,20 @@ class VideoService:
             raise _content_gone(job.id)
         return found[0], job, found[1]
 
+    def _no_storage(self) -> Unavailable:
+        if self._cache.storeless:
+            return Unavailable(
+                "This server has no storage, which a job's video needs: its operator sets ENCORE_REDIS_URL or "
+                "ENCORE_L3_URL. /v1/videos/sync works without.",
+                retry_after=60,
+            )
+        if any(each["reason"] == "misconfigured" for each in self._cache.broken()):
+            return Unavailable(
+                "This server's storage refuses it, which its operator must mend (see /readyz); try /v1/videos/sync.",
+                retry_after=60,
+            )
+        return Unavailable("No storage can take the video of a job; try /v1/videos/sync.", retry_after=5)
+
     async def _ready(self, keys: Keys) -> Landing | None:
         """Return the stored video that a job is complete with at once; None means that it may board a flight.
 
@@ -477,7 +510,7 @@ class VideoService:
             return found
         # A video that only this process has is stored, at last, by the flight that finds it.
         if not await self._cache.can_store(keys.video):
-            raise Unavailable("No storage can take the video of a job; try /v1/videos/sync.", retry_after=5)
+            raise self._no_storage()
         if len(self._desk) >= self._limits.max_waiting:
             raise self._source.busy("jobs are waiting")
         found = await self._source.overflow(keys)

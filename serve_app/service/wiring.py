@@ -56,6 +56,7 @@ from serve_app.settings import UNSET_SECRET, Settings
 from serve_app.telemetry import Telemetry
 
 T = TypeVar("T")
+REDIS_SETTINGS = ("redis_url", "jobs_url")
 
 logger = logging.getLogger(__name__)
 
@@ -322,6 +323,7 @@ def open_family(settings: Settings) -> Family:
     return load_family(
         settings.model,
         checkpoint=settings.checkpoint,
+        revision=settings.revision,
         dtype=settings.dtype,
         speed=speed,
         batch_invariant=settings.batch_invariant,
@@ -367,6 +369,19 @@ def _read(setting: str, file: str | None, read: Callable[[Path], T]) -> T | None
         return None if file is None else read(Path(file).expanduser())
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"Setting '{setting}' ({file}): {error}", param=setting) from error
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise EncoreError, naming the setting, for what cannot work on any machine; nothing is connected or made."""
+    open_planner(settings)
+    for name in REDIS_SETTINGS:
+        url = getattr(settings, name, None)
+        if url is None:
+            continue
+        try:
+            RedisTier(url).check()
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"Setting '{name}': {error}", param=name) from None
 
 
 def open_service(

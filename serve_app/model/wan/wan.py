@@ -51,11 +51,15 @@ def named(
     dtype: Dtype | None = None,
     speed: Speed = PLAIN,
     batch_invariant: bool | None = None,
+    revision: str | None = None,
 ) -> WanFamily:
-    """Return a published model from a folder or a Hub id, by default its own; NotFound when that cannot be served."""
+    """Return a published model from a folder or a Hub id, by default its own; NotFound when that cannot be served.
+
+    revision: the branch, tag or commit on the Hub. Fingerprints are of the files that it has, not of its name.
+    """
     source = PUBLISHED[name] if checkpoint is None else checkpoint
-    found = read(source if isinstance(source, Path) else _snapshot(source))
-    return WanFamily(name, found, dtype or DTYPE, speed, batch_invariant)
+    folder = source if isinstance(source, Path) else _snapshot(source, revision)
+    return WanFamily(name, read(folder), dtype or DTYPE, speed, batch_invariant)
 
 
 def from_folder(
@@ -66,17 +70,18 @@ def from_folder(
     return WanFamily(f"wan/{name}", read(folder.absolute()), dtype or DTYPE, speed, batch_invariant)
 
 
-def _snapshot(repository: str) -> Path:
-    """Return the newest snapshot of a repository of the Hub, downloaded where it is not here yet."""
+def _snapshot(repository: str, revision: str | None) -> Path:
+    """Return a revision of a repository of the Hub, by default the newest, downloaded where it is not here yet."""
     if not _HUB_ID.fullmatch(repository):
         raise NotFound(f"'{repository}' is neither a checkpoint's folder nor a Hub id.", param="checkpoint")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=_PARTS))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_PARTS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        message = f"Checkpoint {repository} is neither a folder nor to be had from the Hugging Face Hub: {error}"
+        at = "" if revision is None else f" at revision '{revision}'"
+        message = f"Checkpoint {repository}{at} is neither a folder nor to be had from the Hugging Face Hub: {error}"
         raise NotFound(message, param="checkpoint") from error
 
 

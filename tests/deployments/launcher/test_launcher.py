@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from deployments.launcher.processes import descendants
@@ -23,6 +25,7 @@ STOP_SECONDS = 15
 LISTEN = "0A"
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 """127.0.0.1, ::1 and ::ffff:127.0.0.1 as the kernel's tables write them."""
+MARK = "correct-horse-battery"
 REQUEST = {"prompt": "a red circle moves left"}
 
 
@@ -40,10 +43,15 @@ def test_a_store_of_another_secret(start: Callable[..., Server], short_tmp: Path
     assert not (folder / "l3" / "index.sqlite").exists()
 
 
-def test_a_life(start: Callable[..., Server], short_tmp: Path) -> None:
+def test_a_life(start: Callable[..., Server], short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start, render through HAProxy, listen on loopback alone, refuse a second server, stop within 15 s and leave
-    nothing; started again, the server finds yesterday's video, job, latents and measurements."""
-    folder = short_tmp / "life"
+    nothing; started again, the server finds yesterday's video, job, latents and measurements.
+
+    In a folder of an unlikely name, behind a proxy that does not exist, with a secret that nobody gets to read."""
+    folder = short_tmp / "a life%20 #1?'$x"
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("ENCORE_OTLP_ENDPOINT", f"http://user:{MARK}@127.0.0.1:9/?api_key={MARK}")
     server = start(folder)
     server.wait_for("Encore is ready.")
     for line in ("API", "Docs", "Ray dashboard", "Metrics", "Cache folder"):
@@ -57,6 +65,7 @@ def test_a_life(start: Callable[..., Server], short_tmp: Path) -> None:
         assert http.get("/docs").status_code == 200
 
     assert listening_elsewhere(server) == set()
+    assert telling(server, folder) == []
     valkey_dies_and_comes_back(server, folder)
     records_die_and_come_back(server, folder)
 
@@ -103,6 +112,8 @@ def test_interrupted_while_starting(
     server = start(short_tmp / f"interrupted-{kind}-{len(moment)}")
     server.wait_for(moment)
     time.sleep(1.0)
+    if kind is signal.SIGINT:
+        server.process.send_signal(signal.SIGTERM)  # a supervisor's, at the same time
     assert server.stop(kind) < STOP_SECONDS
     assert server.process.returncode == 0
     assert "Traceback" not in server.output
@@ -183,6 +194,18 @@ def test_an_unknown_model_is_told_before_ready(start: Callable[..., Server], sho
     assert "Traceback" not in server.output
 
 
+def test_what_cannot_work_is_told_before_ray_starts(start: Callable[..., Server], short_tmp: Path) -> None:
+    """A setting that cannot work, also one of a config, is one line; nothing was started for it."""
+    config = short_tmp / "config.yaml"
+    config.write_text("applications: [{name: encore, args: {synonyms_file: /nope}}]")
+    for words in (["--set", "device=cuda"], ["--set", "l3_url=ftp://x"], ["--config", str(config)]):
+        server = start(short_tmp / "cannot", *words)
+        assert server.process.wait(60) != 0
+        assert re.search("device|l3_url|synonyms_file", server.output)
+        assert "Ray is starting" not in server.output
+        assert "Traceback" not in server.output
+
+
 def valkey_dies_and_comes_back(server: Server, folder: Path) -> None:
     """A killed Valkey costs no request, and the launcher starts it again with what it held."""
     end_valkey(server, "valkey.sock")
@@ -213,6 +236,28 @@ def end_valkey(server: Server, of: str) -> None:
     killed = [pid for pid in family if of.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(killed) == 1
     os.kill(killed[0], signal.SIGKILL)
+
+
+def telling(server: Server, folder: Path) -> list[str]:
+    """Return where MARK, the secret in the environment, or a file that others can read is found."""
+    family = [server.process.pid, *descendants(server.process.pid)]
+    found = [f"arguments of {pid}" for pid in family if MARK in Path(f"/proc/{pid}/cmdline").read_text()]
+    sockets = (folder / "run" / "sockets").resolve()
+    for path in (*folder.rglob("*"), *sockets.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            found += [f"{path}"] if MARK.encode() in path.read_bytes() else []
+            found += [f"mode of {path}"] if path.is_relative_to(folder) and path.stat().st_mode & 0o077 else []
+    found += [f"mode of {path}" for path in (sockets, folder / "logs") if path.stat().st_mode & 0o077]
+    told = dict(re.findall(r"^  (Ray dashboard|Metrics) +(\S+)", server.output, re.MULTILINE))
+    dashboard, token = told["Ray dashboard"], re.search(r"asks for the token in (.+)\)$", server.output, re.MULTILINE)
+    headers = {"Authorization": f"Bearer {Path(token[1]).read_text().strip()}"} if token else {}
+    urls = [told["Metrics"], *(f"{server.url}/{path}" for path in ("v1/stats", "v1/models", "readyz", "openapi.json"))]
+    urls += [f"{dashboard}/api/{path}" for path in ("serve/applications/", "v0/actors?detail=1", "v0/workers?detail=1")]
+    urls += [f"{dashboard}/{path}" for path in ("nodes?view=details", "api/jobs/", "api/v0/runtime_envs?detail=1")]
+    with httpx.Client(headers=headers, timeout=60, trust_env=False) as http:
+        answers = {url: http.get(url) for url in urls}
+    assert all(answer.is_success for answer in answers.values()), answers
+    return found + [url for url, answer in answers.items() if MARK in answer.text] + [MARK] * (MARK in server.output)
 
 
 def answers(path: Path) -> bool:

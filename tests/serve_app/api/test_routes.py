@@ -216,7 +216,7 @@ async def test_openapi(http: httpx.AsyncClient) -> None:
         "/v1/videos/{video_id}/content": {"get"}, "/v1/videos/{video_id}/events": {"get"},
         "/v1/explain": {"post"}, "/invalidate": {"post"}, "/v1/cache/invalidate": {"post"},
         "/v1/cache/warm": {"post"}, "/v1/cache/warm/{warm_up_id}": {"get", "delete"},
-        "/v1/stats": {"get"}, "/v1/models": {"get"}, "/healthz": {"get"},
+        "/v1/stats": {"get"}, "/v1/models": {"get"}, "/healthz": {"get"}, "/readyz": {"get"},
     }  # fmt: skip
     body = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "multipart/form-data"}

@@ -176,3 +176,19 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
     """A cluster has hosts, ports that are numbers, and one database."""
     with pytest.raises(ValueError, match=r"cluster|port"):
         ClusterAddress.parse(url)
+
+
+def test_an_address_keeps_its_query() -> None:
+    """Parameters after a `?` reach the connections as they do with a single server, and none shows the password."""
+    address = ClusterAddress.parse(
+        "rediss+cluster://user:p%40ss@one:7000,two?ssl_ca_certs=%2Fetc%2Fa%20ca.pem&ssl_check_hostname=no&socket_timeout=3"
+    )
+    assert address.nodes == (("one", 7000), ("two", 6379))
+    told = {"ssl": True, "ssl_ca_certs": "/etc/a ca.pem", "ssl_check_hostname": False, "socket_timeout": 3.0}
+    assert told.items() <= address.options.items()
+    assert "p@ss" not in repr(address)
+    cluster = address.connect(socket_timeout=1.0)
+    assert cluster.connection_kwargs["ssl_ca_certs"] == "/etc/a ca.pem"
+    assert cluster.connection_kwargs["socket_timeout"] == 3.0
+    with pytest.raises(ValueError, match="only database 0"):
+        ClusterAddress.parse("redis+cluster://one?db=1")

@@ -241,3 +241,13 @@ async def test_a_trial_asks_before_a_job_relies_on_it(front: Front) -> None:
     async with asyncio.timeout(PATIENCE):
         assert (await ended(alone.service, await accepted(alone, ask("a job"), later=5))).status == "completed"
     await alone.aclose()
+
+
+async def test_without_any_storage_a_job_is_told_what_to_set() -> None:
+    """A server that was given no tier at all says which settings it lacks."""
+    service, line = open_line(Settings(), Telemetry())
+    with pytest.raises(Unavailable, match="ENCORE_REDIS_URL or ENCORE_L3_URL") as caught:
+        await service.submit(ask("a red circle"))
+    assert caught.value.retry_after == 60
+    await service.aclose()
+    await line.aclose()
