@@ -32,6 +32,7 @@ from typing import Any
 from fault_proxy import Fault, FaultProxy
 from form import Goal, Result, Row, main
 from outage_line import FIELDS, Line, open_line, video_of
+from outage_losses import Lost, all_losses
 from outage_servers import S3, Child, seaweedfs, valkey
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -399,7 +400,25 @@ def measure(quick: bool) -> Result:
     os.environ |= S3 | {"ENCORE_SECRET": "outage"}
     with tempfile.TemporaryDirectory(prefix="encore-") as folder:
         rows = asyncio.run(all_rows(8.0 if quick else 30.0, Path(folder)))
-    return Result(rows, goals(rows), {"renders": "none: what a miss takes is what the tiers made it wait"})
+        losses = asyncio.run(all_losses(Path(folder), quick))
+    facts: Row = {"renders": "none: what a miss takes is what the tiers made it wait"}
+    facts |= {
+        f"accepted jobs, {each.case}": f"{each.accepted}, lost {each.lost} ({each.renders} renders, "
+        f"{each.refused} refused, ended after {each.seconds:.1f} s)"
+        for each in losses
+    }
+    return Result(rows, [*goals(rows), *losing(losses)], facts)
+
+
+def losing(losses: Sequence[Lost]) -> list[Goal]:
+    """Return what must hold over all cases of accepted jobs."""
+    stepped = [each for each in losses if "clock" in each.case]
+    return [
+        Goal.exactly("accepted jobs lost", sum(each.lost for each in losses), 0),
+        Goal.exactly("jobs with another video", sum(each.wrong for each in losses), 0),
+        Goal.exactly("jobs refused, or live renders lost to a clock", sum(each.refused for each in losses), 0),
+        Goal.at_most("longest until ended after a step of the clock, s", max(each.seconds for each in stepped), 30),
+    ]
 
 
 def goals(rows: Sequence[Row]) -> list[Goal]:

@@ -105,9 +105,9 @@ class Alone:
         """There is nobody to tell."""
 
 
-def open_line(settings: Settings, telemetry: Telemetry) -> tuple[VideoService, Line]:
+def open_line(settings: Settings, telemetry: Telemetry, kind: type[Line] | None = None) -> tuple[VideoService, Line]:
     """Return a router's service and all that is behind it; close both, the service first."""
-    line = Line(settings, telemetry)
+    line = (kind or Line)(settings, telemetry)
     return open_service(settings, line, Alone(), telemetry, line.router), line
 
 

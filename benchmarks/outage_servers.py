@@ -12,8 +12,8 @@ import subprocess
 import sysconfig
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
@@ -37,6 +37,7 @@ class Child:
     address: str | int
     answers: Callable[[], bool]
     process: subprocess.Popen[bytes] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pid(self) -> int:
@@ -59,7 +60,7 @@ class Child:
 
     def _start(self) -> None:
         log = self.folder / "log"
-        self.process = spawn([*_IGNORING, *self.command], env=os.environ, log=log)
+        self.process = spawn([*_IGNORING, *self.command], env=os.environ | dict(self.environment), log=log)
         deadline = time.monotonic() + _START_SECONDS
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -77,9 +78,37 @@ class Child:
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (file_bytes, resource.RLIM_INFINITY))
 
 
+class SteppingClock:
+    """The time of a server that is started with `environment`: the machine's, and so many seconds beside it."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.step(0)
+
+    def step(self, seconds: int) -> None:
+        """Set the server's clock to so many seconds after the machine's, or before."""
+        self._file.write_text(f"{seconds:+d}\n")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes libfaketime read the file at each call; the monotonic clock stays as it is."""
+        library = next((Path(path) for path in _FAKETIME if Path(path).exists()), None)
+        if library is None:
+            raise RuntimeError("clocks step by libfaketime: apt-get install libfaketime")
+        return {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+
+_FAKETIME = sorted(map(str, Path("/usr/lib").glob("*/faketime/libfaketime.so.1")))
+
+
 @contextlib.contextmanager
-def valkey(folder: Path) -> Iterator[Child]:
-    """A Valkey with an append-only file, on a Unix socket."""
+def valkey(folder: Path, *options: str, clock: SteppingClock | None = None) -> Iterator[Child]:
+    """A Valkey with an append-only file, on a Unix socket; `clock`: its own."""
     folder.mkdir()
     socket = folder / "s"
     command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--dir", str(folder)]
@@ -89,7 +118,8 @@ def valkey(folder: Path) -> Iterator[Child]:
             return bool(client.ping())
         return False
 
-    child = Child([*command, "--save", "", "--appendonly", "yes"], folder, str(socket), answers)
+    child = Child([*command, "--save", "", "--appendonly", "yes", *options], folder, str(socket), answers)
+    child.environment = {} if clock is None else clock.environment
     child.start()
     try:
         yield child
