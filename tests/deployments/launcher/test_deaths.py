@@ -80,7 +80,7 @@ def test_deaths(start: Callable[..., Server], short_tmp: Path) -> None:
     then: the same end."""
     folder = short_tmp / "deaths"
     server = start(folder)
-    server.wait_for("Encore is ready."
+    server.wait_for("Encore is ready.")
     with server.http() as http:
         job = http.post("/v1/videos", json=REQUEST).json()["id"]
         wait(lambda: http.get(f"/v1/videos/{job}").json()["status"] == "completed", 60)
@@ -98,7 +98,7 @@ def test_deaths(start: Callable[..., Server], short_tmp: Path) -> None:
     ended(server, "raylet", "The raylet")
 
     again = start(folder)
-    again.wait_for("Encore is ready."
+    again.wait_for("Encore is ready.")
     with again.http() as http:
         for each in jobs:
             wait(lambda each=each: http.get(f"/v1/videos/{each}").json()["status"] == "completed", 120)
