@@ -20,6 +20,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -224,11 +225,7 @@ def tried(server: Server, fault: Fault, control: str) -> Row:
         "survived": "no",
     }
     before = content_of(server, control)
-    jobs: list[str] = []
-    for _ in range(fault.jobs):
-        answer = server.http.post("/v1/videos", json=ASK | {"seed": next(_seeds)})
-        answer.raise_for_status()
-        jobs.append(answer.json()["id"])
+    jobs = [server.accept(ASK | {"seed": next(_seeds)}) for _ in range(fault.jobs)]
     row["jobs"] = len(jobs)
     family = server.below("")
     began = time.monotonic()
@@ -242,7 +239,8 @@ def tried(server: Server, fault: Fault, control: str) -> Row:
     row["answered after"] = round(time.monotonic() - began, 1)
     for job in jobs:
         until(lambda job=job: (server.job(job) or {}).get("status") in ("completed", "failed"))
-        row["completed"] = int(row["completed"]) + is_right(server, job)
+        check((server.job(job) or {}).get("status") == "completed", f"{job}: {(server.job(job) or {}).get('error')}")
+        row["completed"] = int(row["completed"]) + (content_of(server, job) == content_of(server, job))
     row["done after"] = round(time.monotonic() - began, 1)
     check(row["completed"] == len(jobs), "not every accepted job was completed with the right bytes")
     check(content_of(server, control) == before, "a video from before is another one")
@@ -250,12 +248,6 @@ def tried(server: Server, fault: Fault, control: str) -> Row:
     check(new.status_code == 200 and probe(new.content).num_frames == FRAMES, f"a new video: {new.status_code}")
     row["survived"] = "yes"
     return row
-
-
-def is_right(server: Server, job: str) -> bool:
-    """Whether a job is completed and its bytes are those that it says, twice."""
-    found: dict[str, Any] = server.job(job) or {}
-    return found.get("status") == "completed" and content_of(server, job) == content_of(server, job)
 
 
 def content_of(server: Server, job: str) -> bytes:
@@ -282,34 +274,45 @@ def check(holds: bool, what: str) -> None:
 
 
 def measure(quick: bool) -> Result:
-    """Let every fault strike one server, one after the other."""
+    """Let every fault strike one server, one after the other; after one that was not survived, a new one."""
     allow_many_files()
     rows: list[Row] = []
     with server() as made:
-        control = made.http.post("/v1/videos", json=ASK).json()["id"]
-        until(lambda: (made.job(control) or {}).get("status") == "completed")
+        control = completed(made)
         for fault in FAULTS:
             if quick and not fault.quick:
                 continue
-            rows.append(outcome(made, fault, control))
-            print(f"{rows[-1]}", file=sys.stderr, flush=True)
+            try:
+                rows.append(tried(made, fault, control))
+            except (
+                RuntimeError,
+                LookupError,
+                TimeoutError,
+                OSError,
+                subprocess.TimeoutExpired,
+                httpx.HTTPError,
+            ) as error:
+                print(f"{fault.name}: {type(error).__name__} {error}", file=sys.stderr, flush=True)
+                rows.append(not_survived(fault))
+                made.renew()
+                control = completed(made)
+            print(rows[-1], file=sys.stderr, flush=True)
     survived = sum(row["survived"] == "yes" for row in rows)
-    return Result(
-        rows, [Goal.exactly("faults survived", survived, len(rows))], {"tried": len(rows), "survived": survived}
-    )
+    goal = Goal.exactly("faults survived", survived, len(rows))
+    return Result(rows, [goal], {"tried": len(rows), "survived": survived})
 
 
-def outcome(server: Server, fault: Fault, control: str) -> Row:
-    """Return the row of one fault; one that was not survived says why on standard error, and the next has a server."""
-    try:
-        return tried(server, fault, control)
-    except (RuntimeError, LookupError, TimeoutError, OSError, httpx.HTTPError) as error:
-        print(f"{fault.name}: {type(error).__name__} {error}", file=sys.stderr, flush=True)
-        if server.launcher is None or server.launcher.poll() is not None or not server.answers():
-            server.stop_launcher()
-            server.start()
-    none: Row = {"fault": fault.name, "jobs": fault.jobs, "completed": 0, "answered after": "", "done after": ""}
-    return none | {"survived": "no"}
+def completed(server: Server) -> str:
+    """Return a job that is completed."""
+    job = server.accept(ASK)
+    until(lambda: (server.job(job) or {}).get("status") == "completed")
+    return job
+
+
+def not_survived(fault: Fault) -> Row:
+    """Return the row of a fault whose reason was told on standard error."""
+    row: Row = {"fault": fault.name, "jobs": fault.jobs, "completed": 0, "answered after": "", "done after": ""}
+    return row | {"survived": "no"}
 
 
 def draw(axes: Any, result: Result) -> None:

@@ -55,6 +55,13 @@ class Server:
         if self.launcher is not None:
             end(self.launcher, 20)
 
+    def renew(self) -> None:
+        """Start anew on an empty folder, so that the next fault meets nothing that the last one left."""
+        self.stop_launcher()
+        for left in self.folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        self.start()
+
     def stop(self) -> None:
         """End it."""
         self.stop_launcher()
@@ -102,6 +109,18 @@ class Server:
         with contextlib.suppress(httpx.HTTPError):
             return self.http.get("/healthz", timeout=10).status_code == 200
         return False
+
+    def accept(self, fields: dict[str, Any]) -> str:
+        """Post a job and return its id; refusals are waited for. Raises RuntimeError with the last one."""
+        end = time.monotonic() + ANSWER_SECONDS
+        while True:
+            answer = self.http.post("/v1/videos", json=fields)
+            if answer.status_code == 200:
+                accepted: str = answer.json()["id"]
+                return accepted
+            if answer.status_code not in (429, 503) or time.monotonic() > end:
+                raise RuntimeError(f"a job was not accepted: {answer.status_code} {answer.text[:300]}")
+            time.sleep(float(answer.headers.get("retry-after", 1)))
 
     def job(self, job_id: str) -> dict[str, Any] | None:
         """Return a job's state, None while the server cannot say; raises LookupError when it says there is none."""

@@ -114,10 +114,10 @@ def watch(tree: Tree, folder: CacheFolder, clock: Clock) -> Watch:
     return watch
 
 
-def look(watch: Watch, clock: Clock, seconds: float, beats: Iterator[int] | None = None) -> None:
-    """Let `seconds` pass as they do, with a look a second; the server beats unless `beats` says when it did."""
-    for _ in range(round(seconds)):
-        clock.now += 1.0
+def look(watch: Watch, clock: Clock, seconds: float, beats: Iterator[int] | None = None, *, step: float = 1.0) -> None:
+    """Let `seconds` pass with a look every `step`; the server beats unless `beats` says when it did."""
+    for _ in range(round(seconds / step)):
+        clock.now += step
         watch.check(False, int(clock.now) if beats is None else next(beats))
 
 
@@ -146,18 +146,18 @@ def test_a_stopped_raylet_has_some_time(watch: Watch, tree: Tree, clock: Clock) 
 def test_a_controller_may_be_away(watch: Watch, tree: Tree, clock: Clock) -> None:
     """Proves that Ray has two minutes to bring its controller back."""
     tree.signal("ray::ServeController", signal.SIGKILL)
-    look(watch, clock, module.ABSENT_SECONDS - 2)
+    look(watch, clock, module.ABSENT_SECONDS - 8, step=4.0)
     with pytest.raises(ServerDied, match="The Serve controller did not come back for 120 s"):
-        look(watch, clock, 10)
+        look(watch, clock, 20, step=4.0)
 
 
 def test_a_silent_ray_is_given_up_late(watch: Watch, clock: Clock) -> None:
     """Proves that a server process which stops beating has three minutes, and that each beat begins them anew."""
-    look(watch, clock, module.BEAT_SECONDS - 2, iter([7] * 1000))
+    look(watch, clock, module.BEAT_SECONDS - 8, iter([7] * 1000), step=4.0)
     look(watch, clock, 1)
-    look(watch, clock, module.BEAT_SECONDS - 2, iter([9] * 1000))
+    look(watch, clock, module.BEAT_SECONDS - 8, iter([9] * 1000), step=4.0)
     with pytest.raises(ServerDied, match="Ray did not answer for 180 s"):
-        look(watch, clock, 10, iter([9] * 1000))
+        look(watch, clock, 20, iter([9] * 1000), step=4.0)
 
 
 def test_the_end_of_the_server_process(watch: Watch, tree: Tree, folder: CacheFolder) -> None:
