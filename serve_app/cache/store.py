@@ -169,13 +169,15 @@ def open_store(
     max_bytes: int | None = None,
     telemetry: Telemetry | None = None,
     endpoint_url: str | None = None,
+    public_endpoint_url: str | None = None,
     region: str | None = None,
     plain_secret: bytes | None = None,
     sweep: bool = True,
 ) -> ObjectStore:
     """Return the L3 that `url` names: `file:///path` (bounded by `max_bytes`, swept at first) or `s3://bucket/prefix`.
 
-    endpoint_url, region and plain_secret are for S3 alone; its credentials come from where AWS tools look for them.
+    endpoint_url, public_endpoint_url, region and plain_secret are for S3 alone; its credentials come from where AWS
+    tools look for them.
     With plain_secret videos get plain copies that clients can be sent to. Raises ValueError for any other URL,
     TierError when the folder cannot be made.
     """
@@ -187,5 +189,12 @@ def open_store(
         from serve_app.cache.s3_plain import PlainCopies
 
         plain = None if plain_secret is None else PlainCopies(plain_secret)
-        return S3Store(parts.netloc, parts.path.strip("/"), endpoint_url=endpoint_url, region=region, plain=plain)
+        return S3Store(
+            parts.netloc,
+            parts.path.strip("/"),
+            endpoint_url=endpoint_url,
+            public_endpoint_url=public_endpoint_url,
+            region=region,
+            plain=plain,
+        )
     raise ValueError("the object store is file:///path or s3://bucket/prefix")

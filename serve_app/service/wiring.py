@@ -81,6 +81,7 @@ def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
             max_bytes=settings.l3_max_bytes,
             telemetry=telemetry,
             endpoint_url=settings.s3_endpoint_url,
+            public_endpoint_url=settings.s3_public_endpoint_url,
             plain_secret=settings.secret_bytes if settings.s3_redirect else None,
         )
     slow = 2 * settings.redis_timeout_seconds  # no value takes that long in good order

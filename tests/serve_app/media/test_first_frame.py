@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from serve_app.errors import CorruptEntry, InvalidImage, TooLarge
+from serve_app.errors import CorruptEntry, InvalidImage, TooLarge, UnsupportedImage
 from serve_app.media import first_frame
 from serve_app.media.first_frame import FirstFrame, digest_of, pixels_of, read_first_frame
 
@@ -214,3 +214,13 @@ def test_what_travelled_is_verified() -> None:
     ):  # fmt: skip
         with pytest.raises(CorruptEntry):
             pixels_of(data, digest, width, 48)
+
+
+@pytest.mark.parametrize(
+    ("brand", "name"), [(b"heic", "HEIC"), (b"mif1", "HEIC"), (b"avif", "AVIF"), (b"isom", "film")]
+)
+def test_formats_that_are_not_read_are_named(brand: bytes, name: str) -> None:
+    """A phone's HEIC is told apart from rubbish: 415, with what to save it as."""
+    with pytest.raises(UnsupportedImage, match=f"{name}.*JPEG") as refused:
+        read_first_frame(b"\x00\x00\x00\x18ftyp" + brand + bytes(40), 32, 32)
+    assert (refused.value.status, refused.value.param) == (415, "input_reference")
