@@ -164,7 +164,6 @@ class NotCached(EncoreError):
     """The client wanted a stored video alone, and there is none (RFC 9111, section 5.2.1.7)."""
 
     status = 504
-    type = "invalid_request_error"
     code = "not_cached"
 
 

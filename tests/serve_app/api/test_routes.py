@@ -371,8 +371,9 @@ async def test_head(http: httpx.AsyncClient, path: str) -> None:
     assert answer.headers["content-length"] == asked.headers["content-length"]
 
 
-async def test_files_have_names(http: httpx.AsyncClient) -> None:
+async def test_files_have_names(rig: Rig, http: httpx.AsyncClient) -> None:
     """A browser that saves a video or a picture of it is told under which name."""
+    rig.renderer.data, rig.renderer.meta = FILM, {"content_type": "video/mp4"}
     sync = await http.post("/v1/videos/sync", json={"prompt": "a red circle"})
     assert sync.headers["content-disposition"] == f'inline; filename="{sync.headers["x-encore-key"][:16]}.mp4"'
     job = (await http.post("/v1/videos", json={"prompt": "a red circle"})).json()["id"]
