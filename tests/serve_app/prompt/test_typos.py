@@ -183,3 +183,15 @@ def test_dictionaries_know_both_englishes() -> None:
     assert english["elephant"] >= words.COMMON
     assert english["briton"] < words.COMMON
     assert all(word.isascii() and word.islower() for word in english)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "cat", "Pianno", "PIANNO", "pianno", "Elehpant", "Plays.", "with", "Mr", "named"]),
+        max_size=10,
+    )
+)
+def test_the_form_is_final_but_for_names(chosen: list[str]) -> None:
+    """However words are capitalised, no step but the typing mistakes', judged by capitals, changes the form again."""
+    once = NORMALISER.trace(" ".join(chosen)).text
+    assert NORMALISER.trace(once, correct_typos=False).changes == ()
