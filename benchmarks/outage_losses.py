@@ -244,7 +244,7 @@ async def killed(folder: Path) -> Lost:
         await case.accept(5, "deaths")
         for _ in range(DEATHS):
             deadline = time.perf_counter() + 60
-            while not case.line.kill() and time.perf_counter() < deadline:
+            while not case.line.kill() and time.perf_counter() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
             await asyncio.sleep(0.5)
         return await case.finish()

@@ -72,8 +72,12 @@ class CacheRouter:
         return await self._service.invalidate(key)
 
     async def stats(self) -> dict[str, Any]:
-        """Return the counts of one replica."""
+        """Return the counts of one replica, `router` says which, and the sums over all."""
         return await self._service.stats()
+
+    def counts(self) -> dict[str, Any]:
+        """Return what this replica alone has counted; its peers add it up."""
+        return self._service.counts()
 
     def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
         """Drop videos and jobs from this replica's memory; its peers call it."""
@@ -199,13 +203,19 @@ class ReplicaPeers:
         """Tell every replica of invalidations; one that is just starting or dying reads them by itself."""
         await self._broadcast("learn", rules)
 
-    async def _broadcast(self, method: str, *args: Any) -> None:
+    async def counts(self) -> tuple[str, list[dict[str, Any]]]:
+        """Return this replica's name and everybody's counts; none while one of them is starting or dying."""
+        context = serve.get_replica_context()
+        return str(context.replica_id.unique_id), await self._broadcast("counts")
+
+    async def _broadcast(self, method: str, *args: Any) -> list[Any]:
         context = serve.get_replica_context()
         handle = serve.get_deployment_handle(context.deployment, app_name=context.app_name)
         try:
-            await handle.broadcast(method, *args).results_async()
+            return list(await handle.broadcast(method, *args).results_async())
         except (RayActorError, RayServeException):
             logger.exception("not every replica could be told to %s", method)
+            return []
 
 
 def _as_failure(error: Exception) -> EncoreError:

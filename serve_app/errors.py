@@ -7,6 +7,8 @@ EncoreError
 │   │   ├── Contradiction     422  two fields that cannot both hold
 │   │   ├── InvalidImage      422  bytes that are no picture of a known type, or a damaged one
 │   │   └── KeyReused         422  an Idempotency-Key that came with other fields before
+│   ├── NotSupported          400  a call of OpenAI's API that this server does not have
+│   ├── UnsupportedImage      415  a picture in a format that is not read here
 │   ├── ImageNotSupported     400  an image for a model that starts from text alone
 │   ├── NotFound              404  no such job, model or content
 │   │   └── ContentGone       404  a completed job whose video no tier holds any more
@@ -15,6 +17,7 @@ EncoreError
 │   ├── Conflict              409  a second server on the same cache folder
 │   ├── RangeNotSatisfiable   416  a Range beyond the content
 │   └── Busy                  429  queue full; `retry_after` seconds
+├── NotCached                 504  `Cache-Control: only-if-cached`, and nothing is
 ├── Unavailable               503  no durable tier, or shutting down; `retry_after` seconds
 │   └── ReplicaDied           503  the process that worked on it died (internal: it is tried again)
 ├── RenderFailed              500  the model or the encoder failed
@@ -101,6 +104,19 @@ class KeyReused(Unprocessable):
     code = "idempotency_key_reused"
 
 
+class NotSupported(InvalidRequest):
+    """A call of OpenAI's API that this server does not have; 400, because its SDK asks again after 501."""
+
+    code = "not_supported"
+
+
+class UnsupportedImage(InvalidRequest):
+    """What was sent is a picture, in a format that is not read here."""
+
+    status = 415
+    code = "unsupported_image"
+
+
 class ImageNotSupported(InvalidRequest):
     """The model makes videos from text alone."""
 
@@ -154,6 +170,13 @@ class Busy(InvalidRequest):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class NotCached(EncoreError):
+    """The client wanted a stored video alone, and there is none (RFC 9111, section 5.2.1.7)."""
+
+    status = 504
+    code = "not_cached"
 
 
 class Unavailable(EncoreError):

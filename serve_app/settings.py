@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     redis_timeout_seconds: PositiveFloat = Field(0.5, description="longest wait for one answer of L2 or of job records")
     l3_url: str | None = Field(None, description="object store: file:///folder or s3://bucket/prefix; none: no L3")
     s3_endpoint_url: str | None = Field(None, description="an S3-compatible store's address; none: AWS")
+    s3_public_endpoint_url: str | None = Field(
+        None, description="that store's address as clients reach it, for `s3_redirect`; none: `s3_endpoint_url`"
+    )
     s3_redirect: bool = Field(
         False,
         description="a video that only S3 has is answered by 307 to a presigned URL; videos are stored there twice",

@@ -20,6 +20,15 @@ from serve_app.service.job import Job
 _RANGE = re.compile(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)", re.ASCII | re.IGNORECASE)
 
 
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_ENDINGS = {"video/mp4": "mp4", "image/webp": "webp", "image/jpeg": "jpg"}
+
+
+def disposition(name: str, media_type: str) -> str:
+    """Return the Content-Disposition that has browsers show the file, and save it under `name` (RFC 6266)."""
+    return f'inline; filename="{_UNSAFE.sub("_", name)[:100]}.{_ENDINGS.get(media_type, "bin")}"'
+
+
 def content_response(request: Request, entry: Entry, media_type: str, headers: dict[str, str]) -> Response:
     """Answer a GET or HEAD for `entry`, whose bytes are of `media_type`; `headers` are added to every answer."""
     etag = f'"{entry.digest}"'

@@ -148,7 +148,8 @@ def _disposition(value: bytes) -> _Head:
     kind, options = _options(value)
     if kind != b"form-data" or not options.get(b"name"):
         raise InvalidRequest("Every part of a form needs 'Content-Disposition: form-data' with a name.")
-    return _Head(_utf_8(options[b"name"], None), b"filename" in options or b"filename*" in options)
+    is_file = bool(options.get(b"filename")) or b"filename*" in options  # browsers send "" where no file is chosen
+    return _Head(_utf_8(options[b"name"], None), is_file)
 
 
 def _check_encoding(fields: dict[bytes, bytes], head: _Head) -> None:

@@ -10,15 +10,18 @@ from starlette.responses import Response
 
 from serve_app.api.attempt import PARAMETERS, attempt_of
 from serve_app.api.body import read_object, read_request
+from serve_app.api.cache_control import only_if_cached
 from serve_app.api.cache_status import cache_status
-from serve_app.api.content import content_response, redirection
+from serve_app.api.content import content_response, disposition, redirection
 from serve_app.api.event_stream import EventStream
 from serve_app.api.headers import header_fields, percent
 from serve_app.api.objects import model_object, video_object
 from serve_app.api.route import StrictRoute
+from serve_app.errors import NotSupported
 from serve_app.media.variant import Variant
 from serve_app.schema import ErrorBody, VideoEvent, VideoObject, VideoRequest
 from serve_app.schema.invalidation import InvalidationRequest, parse_invalidation
+from serve_app.schema.resolve import no_such_model
 from serve_app.service.job import Job
 from serve_app.service.service import VideoService
 
@@ -80,15 +83,22 @@ def _service(request: Request) -> VideoService:
 )
 async def create(request: Request) -> Response:
     """Accept a video job; poll it, or follow its events, by its id. A request sent again gets its first job."""
-    return _job_response(await _service(request).submit(await read_request(request), attempt_of(request)))
+    wanted = await read_request(request)
+    if only_if_cached(request):
+        await _service(request).check_cached(wanted)
+    return _job_response(await _service(request).submit(wanted, attempt_of(request)))
 
 
 @router.post("/v1/videos/sync", responses=_MP4, response_class=Response, openapi_extra=_BODY, tags=["videos"])
 async def generate(request: Request) -> Response:
-    """Wait for the video and return the MP4 itself."""
-    answer = await _service(request).generate(await read_request(request))
+    """Wait for the video and return the MP4 itself.
+
+    With `Cache-Control: only-if-cached` nothing is rendered: 504 where no tier has it (RFC 9111, section 5.2.1.7).
+    """
+    answer = await _service(request).generate(await read_request(request), only_if_cached=only_if_cached(request))
     headers = {
         "Cache-Status": cache_status(answer.outcome, stored=answer.stored),
+        "Content-Disposition": disposition(answer.keys.video[:16], "video/mp4"),
         "ETag": f'"{answer.entry.digest}"',
         "X-Encore-Outcome": answer.outcome.value,
         "X-Encore-Key": answer.keys.video,
@@ -121,6 +131,23 @@ async def list_videos(
         "last_id": data[-1]["id"] if data else None,
         "has_more": page.has_more,
     }
+
+
+_NOT_HERE: dict[str, Any] = {"requestBody": {"content": {}}}
+
+
+@router.post("/v1/videos/{video_id}/remix", include_in_schema=False, openapi_extra=_NOT_HERE)
+@router.post("/v1/videos/edits", include_in_schema=False, openapi_extra=_NOT_HERE)
+@router.post("/v1/videos/extensions", include_in_schema=False, openapi_extra=_NOT_HERE)
+@router.post("/v1/videos/characters", include_in_schema=False, openapi_extra=_NOT_HERE)
+@router.get("/v1/videos/characters", include_in_schema=False)
+@router.get("/v1/videos/characters/{character_id}", include_in_schema=False)
+async def not_here(request: Request) -> Response:
+    """Answer the calls of OpenAI's API that change a video or take something from one."""
+    raise NotSupported(
+        f"{request.method} {request.url.path[:200]} is not supported here: this server makes videos from a prompt and "
+        "a first image (POST /v1/videos); remixes, edits, extensions and characters it has none."
+    )
 
 
 @router.get("/v1/videos/{video_id}", response_model=VideoObject, tags=["videos"])
@@ -166,7 +193,11 @@ async def content(
         if located is not None:
             return redirection(*located)
     entry, job, outcome = await _service(request).content(video_id, variant)
-    headers = {"Cache-Status": cache_status(outcome), "X-Encore-Key": job.keys.video}
+    headers = {
+        "Cache-Status": cache_status(outcome),
+        "X-Encore-Key": job.keys.video,
+        "Content-Disposition": disposition(job.id, variant.media_type),
+    }
     return content_response(request, entry, variant.media_type, headers)
 
 
@@ -194,6 +225,7 @@ async def stats(request: Request) -> dict[str, Any]:
     return await _service(request).stats()
 
 
+@router.head("/v1/models", include_in_schema=False)
 @router.get("/v1/models", tags=["server"])
 async def models(request: Request) -> dict[str, Any]:
     """List the models with their ranges and defaults."""
@@ -202,6 +234,17 @@ async def models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": [model]}
 
 
+@router.head("/v1/models/{model_id:path}", include_in_schema=False)
+@router.get("/v1/models/{model_id:path}", tags=["server"])
+async def model(request: Request, model_id: str) -> dict[str, Any]:
+    """Return one model, by its name or an alias of it, with its ranges and defaults."""
+    card = _service(request).planner.card
+    if model_id not in (card.name, *card.aliases):
+        raise no_such_model(model_id, card)
+    return model_object(card)
+
+
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", tags=["server"])
 async def healthz() -> dict[str, str]:
     """Say that this replica answers."""

@@ -55,7 +55,8 @@ class Listed:
 class S3Store:
     """Frames as objects `prefix/ab/<name>` of one bucket.
 
-    endpoint_url: None for AWS, else the compatible store. Credentials and region default to where AWS tools look
+    endpoint_url: None for AWS, else the compatible store. public_endpoint_url: under which clients reach it, where that
+    is another address; URLs are signed for it. Credentials and region default to where AWS tools look
     for them. connect_timeout, timeout: seconds for connecting and for a whole call; the head of an answer to GET or
     HEAD must come within a fifth of the latter. plain: makes copies of videos that clients can be sent to; None: none
     are made. secret: the deployment's; the store must have been written under it (None: nobody asks). Raises ValueError
@@ -69,6 +70,7 @@ class S3Store:
         *,
         secret: bytes | None = None,
         endpoint_url: str | None = None,
+        public_endpoint_url: str | None = None,
         region: str | None = None,
         access_key_id: str | None = None,
         secret_access_key: str | None = None,
@@ -83,6 +85,7 @@ class S3Store:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._endpoint_url = endpoint_url
+        self._public_endpoint_url = public_endpoint_url or endpoint_url
         self._timeout = timeout
         self._session = aioboto3.Session(access_key_id, secret_access_key, region_name=region)
         self._config = Config(
@@ -98,6 +101,7 @@ class S3Store:
         )
         self._open = AsyncExitStack()
         self._client: Any = None
+        self._signing_client: Any = None
         self._opening = asyncio.Lock()
 
     @property
@@ -114,7 +118,8 @@ class S3Store:
             copy = await self._head(client, plain)
             if copy is None or not self._plain.may_be_sent_to(name, digest, copy):
                 return None
-            url: str = await client.generate_presigned_url("get_object", Params=plain, ExpiresIn=LIFE_SECONDS)
+            signing = await self._signing(client)
+            url: str = await signing.generate_presigned_url("get_object", Params=plain, ExpiresIn=LIFE_SECONDS)
             return url
 
     async def head(self, name: str, length: int) -> bytes | None:
@@ -325,6 +330,16 @@ class S3Store:
                 client = self._session.client("s3", endpoint_url=self._endpoint_url, config=self._config)
                 self._client = await self._open.enter_async_context(client)
             return self._client
+
+    async def _signing(self, client: Any) -> Any:
+        """Return the client whose URLs lead where clients can go; it only signs, and connects to nothing."""
+        if self._public_endpoint_url == self._endpoint_url:
+            return client
+        async with self._opening:
+            if self._signing_client is None:
+                other = self._session.client("s3", endpoint_url=self._public_endpoint_url, config=self._config)
+                self._signing_client = await self._open.enter_async_context(other)
+            return self._signing_client
 
     async def _get(self, client: Any, where: dict[str, str]) -> bytes | None:
         try:

@@ -169,6 +169,7 @@ def open_store(
     max_bytes: int | None = None,
     telemetry: Telemetry | None = None,
     endpoint_url: str | None = None,
+    public_endpoint_url: str | None = None,
     region: str | None = None,
     secret: bytes | None = None,
     plain_secret: bytes | None = None,
@@ -178,7 +179,8 @@ def open_store(
     """Return the L3 that `url` names: `file:///path` (bounded by `max_bytes`, swept at first) or `s3://bucket/prefix`.
 
     secret: what it must have been written under; None: nobody asks. timeout: seconds for one answer, whatever is asked.
-    endpoint_url, region and plain_secret are for S3 alone; its credentials come from where AWS tools look for them.
+    endpoint_url, public_endpoint_url, region and plain_secret are for S3 alone; its credentials come from where AWS
+    tools look for them.
     With plain_secret videos get plain copies that clients can be sent to. Raises ValueError for any other URL,
     TierError when the folder cannot be made.
     """
@@ -197,6 +199,7 @@ def open_store(
             parts.path.strip("/"),
             secret=secret,
             endpoint_url=endpoint_url,
+            public_endpoint_url=public_endpoint_url,
             region=region,
             plain=plain,
             timeout=timeout,

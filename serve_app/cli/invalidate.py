@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from serve_app.client import Encore
+from serve_app.client.replies import Invalidation
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
@@ -37,11 +38,23 @@ def show_invalidation(chosen: Mapping[str, Any], *, url: str | None, as_json: bo
         told = encore.invalidate_where(**choice)
     if as_json:
         rule = {"selector": told.selector, "before": told.before}
-        typer.echo(json.dumps({"rule": rule, "epoch": told.epoch, "deleted": dict(told.deleted)}))
+        answer = {"rule": rule, "epoch": told.epoch, "deleted": dict(told.deleted), "known": told.known}
+        typer.echo(json.dumps(answer))
         return
+    typer.echo(_line(told))
+
+
+def _line(told: Invalidation) -> str:
+    """Say what was chosen and what is known of it; `deleted` is what one router has lost at once."""
     when = datetime.fromtimestamp(told.before).astimezone().isoformat(timespec="seconds")
     what = "everything" if told.selector == "everything" else f"what the {told.selector} chooses"
-    typer.echo(f"invalidated: {what}, begun before {when}")
+    line = f"invalidated: {what}, begun before {when}"
+    if told.known is False:
+        unknown = {"key": "no tier had it", "fingerprint": "this server makes nothing by it now"}
+        return f"{line}; {unknown.get(told.selector, 'the server does not know it')}"
+    gone = ", ".join(f"{count} from {tier}" for tier, count in told.deleted.items() if count)
+    rest = "" if told.selector == "key" else "; the shared tiers lose theirs in the background"
+    return f"{line}; deleted at once by the router that answered: {gone or 'nothing in its memory'}{rest}"
 
 
 def age_seconds(text: str) -> float:

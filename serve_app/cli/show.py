@@ -28,7 +28,19 @@ def show_stats(*, url: str | None, as_json: bool) -> None:
         table.add_section()
         for index, (name, value) in enumerate(figures.items()):
             table.add_row("" if index else group, name, _figure(name, value))
-    Console(markup=False).print(table)
+    console = Console(markup=False)
+    console.print(table)
+    console.print(_whose(stats))
+
+
+def _whose(stats: Mapping[str, Any]) -> str:
+    """Say whose counts these are."""
+    router = stats.get("router") or {}
+    which, of = router.get("id", "?"), router.get("of")
+    if of is None:
+        return f"Counts of the router that answered ({which}) alone; the others could not be asked."
+    sums = "" if of == 1 else "; 'all_routers' are the sums over all"
+    return f"Counts of the router that answered ({which}), 1 of {of}{sums}."
 
 
 def show_models(*, url: str | None, as_json: bool) -> None:
@@ -47,7 +59,7 @@ def _groups(path: str, figures: Mapping[str, Any]) -> Iterator[tuple[str, dict[s
     """Yield every level of a nested object that has figures of its own, with its path."""
     own = {name: value for name, value in figures.items() if not isinstance(value, dict)}
     if own:
-        yield path or "server", own
+        yield path or "this router", own
     for name, value in figures.items():
         if isinstance(value, dict):
             yield from _groups(f"{path} {name}".strip(), value)

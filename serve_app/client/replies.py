@@ -133,7 +133,8 @@ class Invalidated:
 class Invalidation:
     """What counts as not there from now on: what `selector` chose and was begun before `before` (Unix seconds).
 
-    deleted: how many values each tier has lost already; the rest follows in the background. epoch: a number that only
+    deleted: how many values each tier has lost already; the rest follows in the background. known: whether there is
+    such a thing, None where nobody can tell. epoch: a number that only
     grows with every invalidation.
     """
 
@@ -141,6 +142,7 @@ class Invalidation:
     before: float
     epoch: int
     deleted: Mapping[str, int]
+    known: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +299,9 @@ def invalidation(response: httpx.Response) -> Invalidation:
     """Read `POST /v1/cache/invalidate`."""
     body = _object(response)
     rule = body["rule"]
-    return Invalidation(rule["selector"], float(rule["before"]), int(body["epoch"]), dict(body["deleted"]))
+    return Invalidation(
+        rule["selector"], float(rule["before"]), int(body["epoch"]), dict(body["deleted"]), body.get("known")
+    )
 
 
 def warm_up(response: httpx.Response) -> WarmUp:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from serve_app.core import Picture
-from serve_app.errors import CorruptEntry, InvalidImage, TooLarge
+from serve_app.errors import CorruptEntry, InvalidImage, TooLarge, UnsupportedImage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,6 +41,11 @@ MAX_SECTIONS = 20_000
 MAX_SECONDS = 10.0
 """Of processor time for decoding; the slowest that is within the other limits has taken a third of it."""
 _COMPRESSION = 3  # of PNG's 0 to 9: beyond it a photo gets little smaller and takes twice the time
+_HEIC = "a HEIC picture, which is not read here (its decoders are not free to ship); save it as a JPEG."
+_AVIF = "an AVIF picture, which is not read here; save it as a JPEG, PNG or WebP."
+_FILM = "a film or a picture of that family, which is not read here; send a PNG, JPEG or WebP file."
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_ISO = dict.fromkeys(_HEIC_BRANDS, _HEIC) | dict.fromkeys((b"avif", b"avis"), _AVIF)
 _WHITE = (255, 255, 255, 255)
 
 
@@ -57,8 +62,8 @@ def read_first_frame(
 ) -> FirstFrame:
     """Return a PNG, JPEG or WebP file as the first frame of a video of this size.
 
-    Raises TooLarge for a file or a picture over the limits, before a pixel of it is decoded, and InvalidImage for what
-    is none of the three, is damaged, or moves.
+    Raises TooLarge for a file or a picture over the limits, before a pixel of it is decoded, UnsupportedImage for HEIC
+    and AVIF, and InvalidImage for what is none of the three, is damaged, or moves.
     """
     if len(data) > max_bytes:
         raise TooLarge(f"The image has {len(data):,} bytes; at most {max_bytes:,} are allowed.", param=PARAM)
@@ -99,6 +104,8 @@ def _form(data: bytes) -> str:
         return "JPEG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
+    if data[4:8] == b"ftyp":  # ISO 14496-12: HEIF, AVIF, and films
+        raise UnsupportedImage(f"'input_reference' is {_ISO.get(data[8:12], _FILM)}", param=PARAM)
     raise InvalidImage(
         "'input_reference' is no picture that is understood; send a PNG, JPEG or WebP file.", param=PARAM
     )

@@ -2,9 +2,10 @@
 
 The result is both the cache key's input and what the model sees, so the answer does not depend on who asked first: the
 same text under the same rules gives the same result in every process. The steps run in order and are repeated until
-none changes anything, which makes the whole idempotent whatever the steps do to each other. What stands in quotation
-marks is taken out before the steps that could change it (`quoted`). Callers get each step that changed something, in
-order. Steps that need tables load them when a text first needs them.
+none changes anything, which makes the whole idempotent whatever the steps do to each other; but typing mistakes are
+judged by the prompt as it was typed, so a word that its capital kept may be corrected where the form is sent in. What
+stands in quotation marks is taken out before the steps that could change it (`quoted`). Callers get each step that
+changed something, in order. Steps that need tables load them when a text first needs them.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def _normaliser(rules: PromptRules) -> Normaliser:
 
 
 def normalise(text: str, rules: PromptRules) -> str:
-    """Return the canonical form of `text` under one model's rules; idempotent and total."""
+    """Return the canonical form of `text` under one model's rules; total, and idempotent but for names."""
     return trace(text, rules).text
 
 

@@ -2,8 +2,8 @@
 
 The OpenAI SDK sends every request of a video as multipart, flattening what JSON nests: a list is `tags[]` again and
 again, an object `metadata[key]` and `input_reference[image_url]`. Other clients repeat `tags`, number them (`tags[0]`),
-send `a,b`, or an object as JSON text. All of it becomes the mapping that JSON would have been. An empty value is an
-absent field, because forms, and the SDK for None, have no other way to say that.
+send `a,b`, or an object as JSON text. All of it becomes the mapping that JSON would have been. An empty text is an
+absent field, because forms, and the SDK for None, have no other way to say that; an empty file is a file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def form_fields(parts: Iterable[tuple[str, Value]]) -> dict[str, Any]:
         field, key = _split(name)
         if not isinstance(value, str) and FORM_SHAPES.get(field) != "file":
             raise Unprocessable(f"'{name[:100]}' is a file; only 'input_reference' may be one.", param=name[:100])
-        if not value:
+        if value == "":
             continue
         if FORM_SHAPES.get(field) == "list":
             fields.setdefault(field, []).append(value)

@@ -17,6 +17,7 @@ from serve_app.cache.invalidation import MICROSECONDS
 from serve_app.cache.rule_keeper import RuleKeeper
 from serve_app.cache.rule_sweep import RuleSweeper
 from serve_app.core import Entry, Keys, Rule, Selector, VideoSpec
+from serve_app.errors import NotFound
 from serve_app.schema.invalidation import InvalidationRequest
 from serve_app.service.landing import Peers, Renderer
 from serve_app.service.plan import KEPT_CHARS, Plan, Planner
@@ -24,12 +25,17 @@ from serve_app.service.plan import KEPT_CHARS, Plan, Planner
 
 @dataclass(frozen=True, slots=True)
 class Invalidation:
-    """What was done: the choice, up to when (Unix seconds), since which epoch, and how much was deleted where."""
+    """What was done: the choice, up to when (Unix seconds), since which epoch, and how much was deleted where.
+
+    deleted: so far, by tier; `l1` is the memory of the router that answers. known: whether there is such a thing: a
+    tier had the key, a fingerprint is one that this server makes videos by; None: nobody can tell.
+    """
 
     selector: Selector
     before: float
     epoch: int
     deleted: dict[str, int]
+    known: bool | None = None
 
     def wire(self) -> dict[str, Any]:
         """Return the JSON-able answer."""
@@ -37,6 +43,7 @@ class Invalidation:
             "rule": {"selector": self.selector, "before": self.before},
             "epoch": self.epoch,
             "deleted": self.deleted,
+            "known": self.known,
         }
 
 
@@ -93,7 +100,8 @@ class Invalidator:
         before = self._cache.invalidated
         rules = await self._keeper.add(selector, labels, older_than=age)
         await self._peers.learn(rules)
-        return self._told(selector, rules, {"l1": self._cache.invalidated - before})
+        known = None if request.fingerprint is None else request.fingerprint in self._planner.fingerprints
+        return self._told(selector, rules, {"l1": self._cache.invalidated - before}, known)
 
     async def key(self, key: str) -> Invalidation:
         """Invalidate one video; raises Unavailable when that can be recorded nowhere."""
@@ -105,7 +113,8 @@ class Invalidator:
         await self._drop_latents(latents)
         deleted = dict.fromkeys(await self._cache.delete(key), 1)
         await self._peers.learn(rules)
-        return self._told("key", rules, ({"l1": 1} if in_l1 else {}) | deleted)
+        deleted = ({"l1": 1} if in_l1 else {}) | deleted
+        return self._told("key", rules, deleted, bool(deleted))
 
     def stats(self) -> dict[str, Any]:
         """Return what rules there are and how far the sweep is."""
@@ -120,25 +129,35 @@ class Invalidator:
     async def _chosen(self, request: InvalidationRequest) -> tuple[Selector, list[str], float]:
         of = self._labels.of
         if request.prompt is not None:
-            model = () if request.model is None else (self._planner.model(request.model),)
+            model = () if request.model is None else (self._model(request.model),)
             forms = await self._forms(request.prompt)
             return "prompt", [of("prompt", form, *model) for form in sorted(forms)], 0.0
         if request.model is not None:
-            return "model", [of("model", self._planner.known_as(request.model))], 0.0
+            return "model", [of("model", self._model(request.model))], 0.0
         if request.fingerprint is not None:
             return "fingerprint", [of("fingerprint", request.fingerprint)], 0.0
         if request.tag is not None:
             return "tag", [of("tag", request.tag)], 0.0
         return "everything", [of("everything")], request.older_than_seconds or 0.0
 
+    def _model(self, model: str) -> str:
+        try:
+            return self._planner.model(model)
+        except NotFound as error:
+            raise NotFound(
+                f"{error.message} What a former model made is chosen by its 'fingerprint'.", param="model"
+            ) from None
+
     async def _forms(self, prompt: str) -> frozenset[str]:
         if len(prompt) <= KEPT_CHARS:
             return self._planner.prompt_forms(prompt)
         return await asyncio.to_thread(self._planner.prompt_forms, prompt)
 
-    def _told(self, selector: Selector, rules: Iterable[Rule], deleted: dict[str, int]) -> Invalidation:
+    def _told(
+        self, selector: Selector, rules: Iterable[Rule], deleted: dict[str, int], known: bool | None
+    ) -> Invalidation:
         before = max(rule.before for rule in rules)
-        return Invalidation(selector, before / MICROSECONDS, self._keeper.epoch, deleted)
+        return Invalidation(selector, before / MICROSECONDS, self._keeper.epoch, deleted, known)
 
     async def _latents_of(self, key: str) -> tuple[str, ...]:
         """Return the key of what the video was decoded from; without the video it is not known."""

@@ -61,3 +61,7 @@ class Peers(Protocol):
     async def learn(self, rules: tuple[Rule, ...]) -> None:
         """Tell every replica of invalidations, as far as it can be reached; the others hear of them anyway."""
         ...
+
+    async def counts(self) -> tuple[str, list[dict[str, Any]]]:
+        """Return this replica's name, and the `VideoService.counts` of each that can be reached, this one too."""
+        ...

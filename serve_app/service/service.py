@@ -23,13 +23,14 @@ from serve_app.cache.flight import FlightRecords
 from serve_app.cache.rule_keeper import RuleKeeper
 from serve_app.cache.rule_sweep import RuleSweeper
 from serve_app.core import Entry, JobStatus, Keys, Outcome, Rule, VideoSpec, described_spec
-from serve_app.errors import ContentGone, InvalidRequest, NotFound, Unavailable
+from serve_app.errors import ContentGone, InvalidRequest, NotCached, NotFound, Unavailable
 from serve_app.media.variant import Variant
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest
 from serve_app.schema.invalidation import InvalidationRequest
 from serve_app.service.attempts import MAX_ATTEMPTS, Attempts
 from serve_app.service.chores import Chore
+from serve_app.service.counts import summed
 from serve_app.service.desk import Desk
 from serve_app.service.events import JobEvent, Position, Storyteller
 from serve_app.service.images import ImageStore, JobImages, MemoryImages
@@ -198,14 +199,20 @@ class VideoService:
             self._probed = detached(self._cache.probe()), now
         return self._probed[0]
 
-    async def generate(self, request: VideoRequest) -> Answer:
+    async def check_cached(self, request: VideoRequest) -> None:
+        """Raise NotCached unless a tier has the video that `request` means, so that a job for it renders nothing."""
+        await self._check_cached(await self._planning.plan(request))
+
+    async def generate(self, request: VideoRequest, *, only_if_cached: bool = False) -> Answer:
         """Return the video that `request` means, from wherever it comes soonest.
 
-        Raises Busy over the limits, RenderFailed, Unavailable when nobody could render it for long, and what planning
-        raises (Unprocessable, NotFound).
+        Raises Busy over the limits, RenderFailed, Unavailable when nobody could render it for long, what planning
+        raises (Unprocessable, NotFound), and NotCached where it should come from a tier `only_if_cached`.
         """
         began = time.perf_counter()
         plan = await self._planning.plan(request)
+        if only_if_cached:
+            await self._check_cached(plan)
         found = self._source.now(plan.keys)
         self._invalidator.asked(plan, None if found is None else found.entry)
         if found is not None:
@@ -359,14 +366,26 @@ class VideoService:
         for job_id in job_ids:
             self._desk.forget(job_id)
 
-    async def stats(self) -> dict[str, Any]:
-        """Return counts of this router and its tiers, and what the renderer tells."""
+    def counts(self) -> dict[str, Any]:
+        """Return what this router alone has counted, which peers' counts can be added to."""
         return {
-            "model": self.planner.card.name,
             "outcomes": dict(self._outcomes),
             "flights": len(self._source),
             "waiting": self._waiting,
             "jobs": self._desk.stats(),
+        }
+
+    async def stats(self) -> dict[str, Any]:
+        """Return counts of this router and its tiers, the sums over all routers, and what the renderer tells.
+
+        `router` says whose counts they are: its name, and of how many routers; None where the others cannot be asked.
+        """
+        name, everyone = await self._peers.counts()
+        return {
+            "router": {"id": name, "of": len(everyone) or None},
+            "model": self.planner.card.name,
+            **self.counts(),
+            "all_routers": summed(everyone),
             "warm_ups": self.warming.stats(),
             "cache": self._cache.stats(),
             "pictures": self._pictures.stats(),
@@ -389,6 +408,10 @@ class VideoService:
         await self._cache.aclose()
         if self._close_records is not None:
             await self._close_records()
+
+    async def _check_cached(self, plan: Plan) -> None:
+        if await self._cache.get(plan.keys.video) is None:
+            raise NotCached("No tier has this video, and Cache-Control: only-if-cached forbids to render it.")
 
     def _board_job(self, job: Job) -> tuple[VideoFlight, bool]:
         labels = self._invalidator.labels_of(job.spec, job.keys, job.tags)

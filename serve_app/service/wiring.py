@@ -96,6 +96,7 @@ def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
             max_bytes=settings.l3_max_bytes,
             telemetry=telemetry,
             endpoint_url=settings.s3_endpoint_url,
+            public_endpoint_url=settings.s3_public_endpoint_url,
             secret=settings.secret_bytes,
             plain_secret=settings.secret_bytes if settings.s3_redirect else None,
             timeout=settings.l3_timeout_seconds,

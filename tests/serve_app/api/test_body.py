@@ -109,7 +109,7 @@ async def test_form_fields_are_named(http: httpx.AsyncClient) -> None:
     assert error_of(other, 422)["param"] == "video"
     twice = await http.post("/v1/videos", data={"prompt": ["p", "q"]})
     assert error_of(twice, 422)["param"] == "prompt"
-    for name in ("user", "cache[mode]"):
+    for name in ("response_format", "cache[mode]"):
         assert error_of(await http.post("/v1/videos", data={"prompt": "p", name: "x"}), 422)["code"] == "unknown_field"
 
 

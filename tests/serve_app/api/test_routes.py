@@ -216,7 +216,8 @@ async def test_openapi(http: httpx.AsyncClient) -> None:
         "/v1/videos/{video_id}/content": {"get"}, "/v1/videos/{video_id}/events": {"get"},
         "/v1/explain": {"post"}, "/invalidate": {"post"}, "/v1/cache/invalidate": {"post"},
         "/v1/cache/warm": {"post"}, "/v1/cache/warm/{warm_up_id}": {"get", "delete"},
-        "/v1/stats": {"get"}, "/v1/models": {"get"}, "/healthz": {"get"}, "/readyz": {"get"},
+        "/v1/stats": {"get"}, "/v1/models": {"get"}, "/v1/models/{model_id}": {"get"}, "/healthz": {"get"},
+        "/readyz": {"get"},
     }  # fmt: skip
     body = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "multipart/form-data"}
@@ -352,3 +353,83 @@ async def test_a_typo_is_corrected_and_told(rig: Rig, http: httpx.AsyncClient) -
     assert (await http.post("/v1/explain", json={"prompt": "a pianno"})).json()["corrected"] == told
     kept = await finished(http, prompt="a blue pianno", correct_typos=False)
     assert (kept["corrected"], kept["cache"]["key"] == job["cache"]["key"]) == ([], False)
+
+
+async def test_one_model(http: httpx.AsyncClient) -> None:
+    """A model is found by its name, slash or percent-encoded slash, and by an alias; another is a 404 by name."""
+    (listed,) = (await http.get("/v1/models")).json()["data"]
+    for name in (listed["id"], listed["id"].replace("/", "%2F"), *listed["aliases"]):
+        assert (await http.get(f"/v1/models/{name}")).json() == listed
+    answer = await http.get("/v1/models/nope")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "model")
+    assert listed["id"] in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/models", "/v1/models/native/demo"])
+async def test_head(http: httpx.AsyncClient, path: str) -> None:
+    """HEAD is answered wherever health checks and clients look before they ask."""
+    answer, asked = await http.head(path), await http.get(path)
+    assert answer.status_code == 200
+    assert answer.headers["content-length"] == asked.headers["content-length"]
+
+
+async def test_files_have_names(rig: Rig, http: httpx.AsyncClient) -> None:
+    """A browser that saves a video or a picture of it is told under which name."""
+    rig.renderer.data, rig.renderer.meta = FILM, {"content_type": "video/mp4"}
+    sync = await http.post("/v1/videos/sync", json={"prompt": "a red circle"})
+    assert sync.headers["content-disposition"] == f'inline; filename="{sync.headers["x-encore-key"][:16]}.mp4"'
+    job = (await http.post("/v1/videos", json={"prompt": "a red circle"})).json()["id"]
+    for variant, ending in (("video", "mp4"), ("thumbnail", "webp"), ("spritesheet", "jpg")):
+        answer = await http.get(f"/v1/videos/{job}/content", params={"variant": variant})
+        assert answer.headers["content-disposition"] == f'inline; filename="{job}.{ending}"'
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/videos/video_1/remix"), ("POST", "/v1/videos/edits"), ("POST", "/v1/videos/extensions"),
+        ("POST", "/v1/videos/characters"), ("GET", "/v1/videos/characters"), ("GET", "/v1/videos/characters/c"),
+    ],
+)  # fmt: skip
+async def test_what_is_not_supported_says_so(http: httpx.AsyncClient, method: str, path: str) -> None:
+    """Calls of OpenAI's API that are not here are refused as that, not as an unknown id or an unread body."""
+    answer = await http.request(method, path, json={"prompt": "a red circle"} if method == "POST" else None)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "not_supported")
+
+
+@pytest.mark.parametrize("path", ["/v1/videos", "/v1/videos/sync"])
+async def test_only_if_cached(rig: Rig, http: httpx.AsyncClient, path: str) -> None:
+    """A client that wants a stored video or none gets 504 and no render, or the video; no-cache changes nothing."""
+    stored_or_none = {"Cache-Control": "max-age=0, Only-If-Cached"}
+    fields = {"prompt": "a red circle"}
+    answer = await http.post(path, json=fields, headers=stored_or_none)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "not_cached")
+    assert rig.renderer.asked == []
+    await http.post("/v1/videos/sync", json=fields)
+    assert (await http.post(path, json=fields, headers=stored_or_none)).status_code == 200
+    assert (await http.post(path, json=fields, headers={"Cache-Control": "no-cache"})).status_code == 200
+    assert len(rig.renderer.asked) == 1
+
+
+async def test_jobs_echo_what_was_asked(http: httpx.AsyncClient) -> None:
+    """Every parameter that a job was made with is on it, and the metadata as they were sent, hit or not."""
+    asked = {
+        "prompt": "a red circle", "negative_prompt": "blur", "num_inference_steps": 3, "guidance_scale": 2.0,
+        "seed": 7, "size": "64x64", "quality": 30, "priority": "batch", "tags": ["spring"],
+        "metadata": {"shop": "north"}, "user": "u", "n": 1,
+    }  # fmt: skip
+    for _ in range(2):
+        job = (await http.post("/v1/videos", json=asked)).json()
+        assert {name: job[name] for name in asked if name not in ("user", "n")} == {
+            name: value for name, value in asked.items() if name not in ("user", "n")
+        }
+        await http.post("/v1/videos/sync", json={k: v for k, v in asked.items() if k not in ("metadata", "user", "n")})
+        assert (await http.get(f"/v1/videos/{job['id']}")).json()["metadata"] == {"shop": "north"}
+
+
+async def test_stats_say_whose_they_are(http: httpx.AsyncClient) -> None:
+    """The answer names the router whose counts it has, how many there are, and gives the sums over all."""
+    await http.post("/v1/videos/sync", json={"prompt": "a red circle"})
+    stats = (await http.get("/v1/stats")).json()
+    assert stats["router"] == {"id": "router-1", "of": 1}
+    assert stats["all_routers"]["outcomes"] == stats["outcomes"]

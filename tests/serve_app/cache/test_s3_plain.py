@@ -6,6 +6,7 @@ import asyncio
 import urllib.request
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -58,6 +59,18 @@ async def test_the_url_gives_the_video_alone(store: S3Store) -> None:
     assert url is not None
     assert await fetched(url) == (200, "video/mp4", VIDEO)
     assert await fetched(url, Range="bytes=256-511") == (206, "video/mp4", VIDEO[256:512])
+
+
+async def test_urls_lead_where_clients_can_go(s3_store: Callable[..., S3Store], s3_server: Any) -> None:
+    """With a public endpoint URLs are signed for that host; the store itself is reached by its own."""
+    public = urlsplit(s3_server.endpoint_url)._replace(netloc=f"localhost:{urlsplit(s3_server.endpoint_url).port}")
+    store = s3_store(plain=PlainCopies(b"secret"), public_endpoint_url=public.geturl())
+    await store.put(NAME, framed())
+    url = await located(store)
+    assert url is not None
+    assert urlsplit(url).netloc == public.netloc != urlsplit(s3_server.endpoint_url).netloc
+    assert await fetched(url) == (200, "video/mp4", VIDEO)
+    await store.aclose()
 
 
 async def test_without_the_setting_nothing_is_stored_twice(s3_store: Callable[..., S3Store]) -> None:

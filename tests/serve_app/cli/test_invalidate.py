@@ -48,6 +48,15 @@ def test_each_option_arrives_under_its_wire_name(
     assert (answer["epoch"], answer["deleted"]) == (7, {"l1": 2})
 
 
+def test_what_is_not_known_is_told(encore: Encore, world: World) -> None:
+    """Proves that a choice of nothing does not read like a success, and whose memory the counts are of."""
+    rule = {"selector": "fingerprint", "before": 1.0}
+    world.failure = JSONResponse({"rule": rule, "epoch": 7, "deleted": {"l1": 0}, "known": False})
+    assert encore("invalidate", "--fingerprint", "f").stdout.endswith("; this server makes nothing by it now\n")
+    world.failure = JSONResponse({"rule": rule, "epoch": 7, "deleted": {"l1": 3}, "known": True})
+    assert "by the router that answered: 3 from l1" in encore("invalidate", "--fingerprint", "f").stdout
+
+
 @pytest.mark.parametrize("options", [[], [KEY, "--tag", "spring"], ["--older-than", "soon"]])
 def test_nothing_and_too_much_is_a_wrong_command_line(encore: Encore, world: World, options: list[str]) -> None:
     """Proves that neither no choice, nor a key and a choice, nor an age that is none, is sent anywhere."""

@@ -22,12 +22,20 @@ def test_stats_shows_every_figure_once(encore: Encore, world: World) -> None:
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in encore("stats").stdout.splitlines()]
     rows = [row for row in rows if row]
     assert rows == [
-        ["server", "model", "native/demo"],
+        ["this router", "model", "native/demo"],
         ["", "waiting", "0"],
         ["cache l1", "hit", "12,345"],
         ["", "bytes", "3.0 MiB"],
     ]
     assert json.loads(encore("stats", "--json").stdout) == figures
+
+
+def test_stats_say_whose_they_are(encore: Encore, world: World) -> None:
+    """Proves that the counts of one router of several do not read like the server's."""
+    world.failure = JSONResponse({"router": {"id": "r1", "of": 3}, "waiting": 0})
+    assert "the router that answered (r1), 1 of 3" in encore("stats").stdout
+    world.failure = JSONResponse({"router": {"id": "r1", "of": None}, "waiting": 0})
+    assert "the others could not be asked" in encore("stats").stdout
 
 
 def test_models_shows_ranges_and_defaults(encore: Encore, world: World) -> None:

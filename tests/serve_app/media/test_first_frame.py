@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from serve_app.errors import CorruptEntry, InvalidImage, TooLarge
+from serve_app.errors import CorruptEntry, InvalidImage, TooLarge, UnsupportedImage
 from serve_app.media import first_frame
 from serve_app.media.first_frame import FirstFrame, digest_of, pixels_of, read_first_frame
 
@@ -250,3 +250,13 @@ def test_decoding_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(first_frame, "MAX_SECONDS", -1.0)
     with pytest.raises(TooLarge, match="too long"):
         read(file(PHOTO))
+
+
+@pytest.mark.parametrize(
+    ("brand", "name"), [(b"heic", "HEIC"), (b"mif1", "HEIC"), (b"avif", "AVIF"), (b"isom", "film")]
+)
+def test_formats_that_are_not_read_are_named(brand: bytes, name: str) -> None:
+    """A phone's HEIC is told apart from rubbish: 415, with what to save it as."""
+    with pytest.raises(UnsupportedImage, match=f"{name}.*JPEG") as refused:
+        read_first_frame(b"\x00\x00\x00\x18ftyp" + brand + bytes(40), 32, 32)
+    assert (refused.value.status, refused.value.param) == (415, "input_reference")

@@ -195,3 +195,15 @@ def test_a_word_longer_than_any_is_not_looked_for(monkeypatch: pytest.MonkeyPatc
 def test_letters_that_only_look_like_english_ones(word: str) -> None:
     """Dotless i, dotted I, long s and the Kelvin sign, which IGNORECASE takes for i, s and k, make no slip."""
     assert Typos().corrected(f"a red {word} shape", pytest.fail) == f"a red {word} shape"
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "cat", "Pianno", "PIANNO", "pianno", "Elehpant", "Plays.", "with", "Mr", "named"]),
+        max_size=10,
+    )
+)
+def test_the_form_is_final_but_for_names(chosen: list[str]) -> None:
+    """However words are capitalised, no step but the typing mistakes', judged by capitals, changes the form again."""
+    once = NORMALISER.trace(" ".join(chosen)).text
+    assert NORMALISER.trace(once, correct_typos=False).changes == ()

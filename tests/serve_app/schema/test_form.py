@@ -22,7 +22,8 @@ from serve_app.schema.form import FORM_SHAPES, form_fields
         ([("metadata", '{"shop": "north"}')], {"metadata": {"shop": "north"}}),
         ([("input_reference[image_url]", "data:,")], {"input_reference": {"image_url": "data:,"}}),
         ([("input_reference", b"\x89PNG")], {"input_reference": b"\x89PNG"}),
-        ([("seed", ""), ("size", ""), ("tags[]", ""), ("input_reference", b""), ("prompt", "p")], {"prompt": "p"}),
+        ([("seed", ""), ("size", ""), ("tags[]", ""), ("input_reference", ""), ("prompt", "p")], {"prompt": "p"}),
+        ([("input_reference", b"")], {"input_reference": b""}),
         ([("seed[]", "7")], {"seed[]": "7"}),
     ],
 )

@@ -176,6 +176,10 @@ class Peers:
         for service in self.services:
             service.learn(rules)
 
+    async def counts(self) -> tuple[str, list[dict[str, Any]]]:
+        """Ask everybody."""
+        return "router-1", [service.counts() for service in self.services]
+
 
 @dataclass
 class Clock:

@@ -56,6 +56,9 @@ class NoPeers:
 
     async def learn(self, rules: tuple[Any, ...]) -> None: ...
 
+    async def counts(self) -> tuple[str, list[dict[str, Any]]]:
+        return "router-1", []
+
 
 Make = Callable[..., Router]
 
@@ -107,7 +110,6 @@ async def test_each_choice_reaches_every_tier_of_every_router(router: Make, choi
 OTHERS: dict[str, dict[str, Any]] = {
     "another key": {"key": "0" * 64},
     "another prompt": {"prompt": "a blue square moves left"},
-    "another model": {"model": "native/5b"},
     "another fingerprint": {"fingerprint": "f"},
     "another tag": {"tag": "autumn"},
     "another tag by case": {"tag": "Spring"},
@@ -290,6 +292,21 @@ async def test_prompts_and_models_that_are_none(router: Make) -> None:
         await one.invalidate(prompt=PROMPT, model="native/5b")
     assert (empty.value.param, unknown.value.param) == ("prompt", "model")
     assert len(one.keeper.book) == 0
+
+
+async def test_what_is_not_known_is_told(router: Make) -> None:
+    """A key that no tier has and a fingerprint that nothing is made by say so; those that are, too."""
+    one = router()
+    first = await one.ask()
+    card = one.service.planner.card
+    assert (await one.invalidate(fingerprint="nope"))["known"] is False
+    assert (await one.invalidate(key="0" * 64))["known"] is False
+    assert (await one.ask()).outcome is Outcome.L1
+    assert (await one.invalidate(key=first.keys.video))["known"] is True
+    assert (await one.invalidate(fingerprint=card.decoder_fingerprint))["known"] is True
+    assert (await one.invalidate(tag="nope"))["known"] is None
+    with pytest.raises(NotFound, match=r"native/demo.*fingerprint"):
+        await one.invalidate(model="nope")
 
 
 async def test_redis_away_then_empty(start_valkey: Callable[..., ValkeyServer], tmp_path: Any) -> None:
