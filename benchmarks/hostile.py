@@ -57,6 +57,10 @@ class Nobody:
     async def learn(self, rules: tuple[Rule, ...]) -> None:
         """There is nobody to tell."""
 
+    async def counts(self) -> tuple[str, list[dict[str, Any]]]:
+        """There is nobody to ask."""
+        return "router", []
+
 
 class TakesImages:
     """A family whose card says that it takes an image, so that images are read."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from serve_app.core import Frames, Keys, Progress, RenderEvent, RenderRequest, Started, Urgency, VideoSpec
+from serve_app.core import Frames, Keys, Progress, RenderEvent, RenderRequest, Rule, Started, Urgency, VideoSpec
 from serve_app.media.media import encode_mp4
 from serve_app.service.embedding import PromptEmbedder
 from serve_app.service.finishing import Finisher
@@ -103,6 +103,13 @@ class Alone:
 
     async def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
         """There is nobody to tell."""
+
+    async def learn(self, rules: tuple[Rule, ...]) -> None:
+        """There is nobody to tell."""
+
+    async def counts(self) -> tuple[str, list[dict[str, Any]]]:
+        """There is nobody to ask."""
+        return "router", []
 
 
 def open_line(settings: Settings, telemetry: Telemetry, kind: type[Line] | None = None) -> tuple[VideoService, Line]:

@@ -152,6 +152,10 @@ class NoPeers:
     async def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
         """Nobody to tell."""
 
+    async def counts(self) -> tuple[str, list[dict[str, Any]]]:
+        """There is nobody to ask."""
+        return "router", []
+
 
 async def _measured(settings: Settings, misses: int) -> Added:
     line, planner = Line(settings), open_planner(settings)

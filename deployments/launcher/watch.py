@@ -150,6 +150,9 @@ def died(what: str, how: str, folder: CacheFolder, ray_logs: Path | None = None)
     )
 
 
+_ROUTES = f"**/*{haproxy.LAST_ROUTES}"
+
+
 class HaproxyWatch:
     """Starts a stand-in when no HAProxy runs; the next one of Ray's takes its ports over."""
 
@@ -188,4 +191,5 @@ class HaproxyWatch:
         return "HAProxy ended; another one stands in until Ray has started its own again."
 
     def _routes(self) -> list[Path]:
-        return sorted(self._folder.run.glob(f"**/*{haproxy.LAST_ROUTES}"), key=lambda each: -each.stat().st_mtime)
+        found = {each for part in (self._folder.run, self._folder.sockets) for each in part.glob(_ROUTES)}
+        return sorted(found, key=lambda each: -each.stat().st_mtime)

@@ -229,19 +229,18 @@ async def stats(request: Request) -> dict[str, Any]:
 @router.get("/v1/models", tags=["server"])
 async def models(request: Request) -> dict[str, Any]:
     """List the models with their ranges and defaults."""
-    service = _service(request)
-    model = model_object(service.planner.card) | {"batch_invariant": await service.batch_invariant()}
-    return {"object": "list", "data": [model]}
+    return {"object": "list", "data": [await _model(_service(request))]}
 
 
 @router.head("/v1/models/{model_id:path}", include_in_schema=False)
 @router.get("/v1/models/{model_id:path}", tags=["server"])
 async def model(request: Request, model_id: str) -> dict[str, Any]:
     """Return one model, by its name or an alias of it, with its ranges and defaults."""
-    card = _service(request).planner.card
+    service = _service(request)
+    card = service.planner.card
     if model_id not in (card.name, *card.aliases):
         raise no_such_model(model_id, card)
-    return model_object(card)
+    return await _model(service)
 
 
 @router.head("/healthz", include_in_schema=False)
@@ -255,6 +254,10 @@ async def healthz() -> dict[str, str]:
 async def readyz(request: Request) -> dict[str, Any]:
     """Say what of the shared tiers does not work; 200 as long as requests are answered, which needs none of them."""
     return await _service(request).readiness()
+
+
+async def _model(service: VideoService) -> dict[str, Any]:
+    return model_object(service.planner.card) | {"batch_invariant": await service.batch_invariant()}
 
 
 def _job_response(job: Job) -> Response:

@@ -15,7 +15,7 @@ import requests.utils
 
 from deployments.app import build
 from deployments.launcher.check import check
-from deployments.launcher.environment import choose_ports, environment
+from deployments.launcher.environment import choose_ports, environment, haproxy_options
 from deployments.launcher.folder import CacheFolder
 from deployments.launcher.inherited import LEFT_OUT, inherited, without_proxy
 from deployments.launcher.ports import FreePorts
@@ -117,7 +117,7 @@ def test_nothing_that_haproxy_reads_has_the_folder_s_name_in_it(tmp_path: Path) 
     """HAProxy's configuration takes no blanks and Ray's template quotes none: what it names has a plain path."""
     folder, free = CacheFolder(tmp_path / "a blank %20 'quoted'"), FreePorts()
     try:
-        told = environment(folder, choose_ports(18_000, free), inherited={})
+        told = environment(folder, choose_ports(18_000, free), haproxy_options("", Settings()), inherited={})
         paths = [value for name, value in told.items() if name.startswith("RAY_") and "/" in value]
         assert len(paths) >= 5
         assert not [path for path in paths if "blank" in path]

@@ -206,7 +206,8 @@ async def test_a_server_that_is_away_at_the_start_is_checked_when_it_answers(
     """The start goes on; once the server answers and would evict records, no job is accepted until it is changed."""
     server = start_valkey("--maxmemory-policy", "allkeys-lru")
     server.kill()
-    records = open_records(Settings(jobs_url=server.url), open_tiers(Settings(), Telemetry()), Telemetry())
+    settings = Settings(jobs_url=server.url)
+    records = open_records(settings, open_tiers(settings, Telemetry()), Telemetry())
     server.restart()
     with pytest.raises(Unavailable, match="maxmemory-policy"):
         await records.jobs.accept(a_job(), mark(0))
@@ -274,6 +275,6 @@ def test_a_server_without_a_disk_is_warned_of() -> None:
 def test_what_one_memory_is(one: str, other: str, same: bool) -> None:
     """Another database or login of a server shares its memory, so L2's values leave room for the records there."""
     assert same_server(one, other) is same
-    tiers = open_tiers(Settings(redis_url=one, jobs_url=other), Telemetry())
+    tiers = open_tiers(Settings(redis_url=one).model_copy(update={"jobs_url": other}), Telemetry())
     assert tiers.l2 is not None
     assert tiers.l2.reserve == (RESERVE if same else 0)
