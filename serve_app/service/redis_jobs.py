@@ -180,7 +180,7 @@ class RedisJobs(RedisRecords):
         """Raise Unavailable while the server is known to be one that evicts records."""
         if self._server is None:
             return
-        await self._server.check(self._redis)
+        await self._server.check(self._redis, self._circuit)
         if self._server.refusal is not None:
             raise Unavailable(
                 "The server of job records may evict them (its maxmemory-policy); the log says what to change.",
@@ -192,7 +192,7 @@ class RedisJobs(RedisRecords):
         forgotten = milliseconds(self._tombstone_seconds)
         args = (self._now(), SWEPT_AT_ONCE, *self._bounds, forgotten)
         if self._server is not None:
-            await self._server.check(self._redis)
+            await self._server.check(self._redis, self._circuit)
         return await self._swept(_SWEEP, self._names, args, SWEPT_AT_ONCE)
 
     async def aclose(self) -> None:

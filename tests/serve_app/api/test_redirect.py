@@ -48,7 +48,10 @@ async def rig(s3_server: Any, s3_prefix: str) -> AsyncIterator[S3Rig]:
         "secret_access_key": s3_server.secret_access_key,
     }
     made = S3Rig(
-        None, store=lambda: S3Store(s3_server.bucket, s3_prefix, timeout=20, plain=PlainCopies(SECRET), **where)
+        None,
+        store=lambda: S3Store(
+            s3_server.bucket, s3_prefix, connect_timeout=5, timeout=20, plain=PlainCopies(SECRET), **where
+        ),
     )
     made.renderer.data, made.renderer.meta = FILM, {"content_type": "video/mp4"}
     yield made
