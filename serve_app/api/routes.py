@@ -250,6 +250,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", tags=["server"])
 async def readyz(request: Request) -> dict[str, Any]:
     """Say what of the shared tiers does not work; 200 as long as requests are answered, which needs none of them."""
