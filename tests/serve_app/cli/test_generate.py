@@ -107,7 +107,9 @@ def test_every_field_is_an_option(encore: Encore, world: World) -> None:
         "tags": "spring,summer",
     }
     for_other_clients = {"n", "metadata", "user", "safety_identifier"}  # taken because OpenAI's send them
-    assert {"prompt", "correct_typos", "input_reference", *options} == set(VideoRequest.model_fields) - for_other_clients
+    assert {"prompt", "correct_typos", "input_reference", *options} == set(
+        VideoRequest.model_fields
+    ) - for_other_clients
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     encore("generate", "A red circle", "-o", "out.mp4", *words)
     encore("generate", "A red circle", "-o", "out.mp4", "--steps", "4", "--seed", "random")
