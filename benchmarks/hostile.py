@@ -34,10 +34,9 @@ from unittest.mock import patch
 
 from form import Goal, Result, Row, main
 from hostile_cases import MIB, Case, all_cases, largest_images
-from outage_line import Line
+from outage_line import Alone, Line
 
 from serve_app.api.api import build_api
-from serve_app.core import Rule
 from serve_app.service import wiring
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
@@ -46,20 +45,6 @@ HOLD_SECONDS, GROWTH, IMAGE_GROWTH = 0.05, 64 * MIB, 650 * MIB
 _PIECE = 65_536
 _PATIENCE = 120.0
 _FINE = (429, 503)
-
-
-class Nobody:
-    """A router without others."""
-
-    async def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
-        """There is nobody to tell."""
-
-    async def learn(self, rules: tuple[Rule, ...]) -> None:
-        """There is nobody to tell."""
-
-    async def counts(self) -> tuple[str, list[dict[str, Any]]]:
-        """There is nobody to ask."""
-        return "router", []
 
 
 class TakesImages:
@@ -199,7 +184,7 @@ async def _measure(quick: bool, folder: Path) -> Result:
     line = Line(settings, telemetry)
     opened = wiring.open_family
     with patch.object(wiring, "open_family", lambda given: TakesImages(opened(given))):
-        service = wiring.open_service(settings, line, Nobody(), telemetry, line.router)
+        service = wiring.open_service(settings, line, Alone(), telemetry, line.router)
     app = build_api(service, max_body_bytes=settings.max_body_bytes, max_image_bytes=settings.max_image_bytes)
     every = 5 if quick else 1
     kinds: dict[str, Kind] = {}

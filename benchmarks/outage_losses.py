@@ -58,10 +58,7 @@ class Lost:
 
 
 class GatedLine(Line):
-    """A line whose renders keep their flights alive as Diffusion does, and wait at their first step until `go`.
-
-    Of each key the first `dying` renders raise what a replica that died raises, when `kill` is called.
-    """
+    """A line whose renders keep their flights alive as Diffusion does, and wait at their first step until `go`."""
 
     def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
         super().__init__(settings, telemetry)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import uvloop
+from outage_line import Alone
 from pydantic import SecretStr
 from storm_valkey import valkey
 
@@ -146,20 +147,9 @@ class Line:
         await self._videos.aclose()
 
 
-class NoPeers:
-    """The only router."""
-
-    async def forget(self, keys: tuple[str, ...], job_ids: tuple[str, ...]) -> None:
-        """Nobody to tell."""
-
-    async def counts(self) -> tuple[str, list[dict[str, Any]]]:
-        """There is nobody to ask."""
-        return "router", []
-
-
 async def _measured(settings: Settings, misses: int) -> Added:
     line, planner = Line(settings), open_planner(settings)
-    service = open_service(settings, line, NoPeers(), Telemetry())
+    service = open_service(settings, line, Alone(), Telemetry())
     added: list[float] = []
     direct: list[float] = []
     settle()  # as every replica does
