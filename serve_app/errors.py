@@ -189,6 +189,8 @@ class Unavailable(EncoreError):
 class ReplicaDied(Unavailable):
     """The process that worked on it died; another one can take it."""
 
+    code = "replica_died"
+
 
 class RenderFailed(EncoreError):
     """The video could not be made."""
