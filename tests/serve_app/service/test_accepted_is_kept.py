@@ -6,7 +6,6 @@ import asyncio
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,7 +71,7 @@ def mark(number: int) -> Mark:
 
 def hit(number: int) -> Job:
     created = round(NOW + number / 1000, 6)
-    job = replace(a_job(), id=issue(SECRET, "ab" * 32, created), created_at=created)
+    job = a_job(id=issue(SECRET, "ab" * 32, created), created_at=created, expires_at=created + 3600)
     return job.completed(Outcome.L1, None, NOW)
 
 
