@@ -22,6 +22,7 @@ EncoreError
 │   └── ReplicaDied           503  the process that worked on it died (internal: it is tried again)
 ├── RenderFailed              500  the model or the encoder failed
 │   ├── RenderCancelled       500  every waiter left, or the job was deleted
+│   ├── NotStored             503  it was made, but no storage could take it
 │   └── RenderCrashed         500  its renders ended in the death of their process, too often to try again
 ├── FingerprintMismatch       503  this replica runs other weights than the key was made for
 ├── CorruptEntry                   a stored value does not verify (internal: becomes a miss)
@@ -202,6 +203,13 @@ class RenderCancelled(RenderFailed):
     """The render was cancelled before it finished."""
 
     code = "render_cancelled"
+
+
+class NotStored(RenderFailed):
+    """The video was made, but no storage could take it, so nobody but its leader has it."""
+
+    status = 503
+    code = "not_stored"
 
 
 class RenderCrashed(RenderFailed):

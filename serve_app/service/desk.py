@@ -17,11 +17,11 @@ from typing import Any
 
 from serve_app.cache.detached import detached
 from serve_app.core import Progress, RenderEvent, Retried, Started
-from serve_app.errors import EncoreError, Unavailable
+from serve_app.errors import EncoreError, NotStored, Unavailable
 from serve_app.service.chores import Chore, Chores
 from serve_app.service.job import Job, Order, Page, unknown
 from serve_app.service.jobs import JobStore
-from serve_app.service.landing import Landing, VideoFlight
+from serve_app.service.landing import Landing, VideoFlight, not_stored
 from serve_app.service.ledger import Ledger
 from serve_app.service.repeats import Mark
 from serve_app.service.sweeper import Sweeper
@@ -32,6 +32,10 @@ logger = logging.getLogger(__name__)
 ADOPTED_AT_ONCE = 16
 """Orphans that one round adopts, so that the jobs of a dead router spread over those that live."""
 KEPT_FINISHED = 20_000
+UNSTORED_SECONDS = 3600.0
+"""For how long a job goes on whose video no storage takes; then it fails."""
+UNSTORED_PAUSES = (2.0, 60.0)
+"""Seconds before it is tried again: at first, and at most."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +47,12 @@ class _Following:
     led: bool
     deleted: bool = False
     task: asyncio.Task[None] = field(init=False)
+
+    def wait_on(self, flight: VideoFlight, led: bool) -> None:
+        """Take another flight of the same video, as one of its waiters; the last one has ended."""
+        self.flight.release()
+        self.flight, self.led = flight, led
+        flight.hold()
 
 
 class Desk:
@@ -260,7 +270,7 @@ class Desk:
         flight.watch(lambda event: self._hear(job.id, event))
         following.task = self._spawn(self._see_through(following))
         # Not in the task's own `finally`: one that is cancelled before its first step never gets there.
-        following.task.add_done_callback(lambda _: flight.release(at_once=following.deleted))
+        following.task.add_done_callback(lambda _: following.flight.release(at_once=following.deleted))
 
     def _hear(self, job_id: str, event: RenderEvent) -> None:
         following = self._followed.get(job_id)
@@ -283,7 +293,7 @@ class Desk:
         """Follow one job to its end. Cancelled means deleted, ended elsewhere, or closing."""
         landing = None
         try:
-            landing = await following.flight.result()
+            landing = await self._result(following)
         except Exception as error:
             job = self._failed(following.job, error)
         else:
@@ -297,10 +307,31 @@ class Desk:
             self._ended(job, landing)
         self._tell(job.id)
 
+    async def _result(self, following: _Following) -> Landing:
+        """Return how the job's flight ends. A video that no storage took is tried again for UNSTORED_SECONDS.
+
+        The next flight finds it in this router's memory, where the video still is, and has only to store it; elsewhere
+        it is rendered again.
+        """
+        pause, longest = UNSTORED_PAUSES
+        end = self._clock() + UNSTORED_SECONDS
+        while True:
+            unstored = not_stored()
+            try:
+                landing = await following.flight.result()
+                if landing.stored:
+                    return landing
+            except NotStored as error:
+                unstored = error
+            if self._clock() >= end:
+                raise unstored
+            logger.warning("no storage takes the video of job %s; trying again in %.0f s", following.job.id, pause)
+            await asyncio.sleep(pause)
+            pause = min(longest, 2 * pause)
+            following.wait_on(*self._board(following.job))
+            following.flight.watch(lambda event: self._hear(following.job.id, event))
+
     def _landed(self, following: _Following, landing: Landing) -> Job:
-        if not landing.stored:
-            message = "The video was made, but no storage could take it."
-            return following.job.failed("not_stored", message, self._clock())
         return following.job.completed(landing.outcome_for(following.led), landing.embedding, self._clock())
 
     def _failed(self, job: Job, error: Exception) -> Job:

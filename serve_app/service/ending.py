@@ -10,6 +10,7 @@ from serve_app.core import Outcome
 from serve_app.errors import (
     EncoreError,
     FingerprintMismatch,
+    NotStored,
     RenderCancelled,
     RenderCrashed,
     RenderFailed,
@@ -17,7 +18,8 @@ from serve_app.errors import (
 )
 
 _KINDS: dict[str, type[EncoreError]] = {
-    kind.__name__: kind for kind in (RenderFailed, RenderCancelled, RenderCrashed, Unavailable, FingerprintMismatch)
+    kind.__name__: kind
+    for kind in (RenderFailed, RenderCancelled, RenderCrashed, NotStored, Unavailable, FingerprintMismatch)
 }
 
 

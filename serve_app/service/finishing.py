@@ -16,9 +16,10 @@ from serve_app.cache.cache import Stored, TieredCache
 from serve_app.cache.flight import FlightRecords
 from serve_app.cache.invalidation import provenance
 from serve_app.core import Entry, Finished, Frames, Outcome, RenderRequest, described
-from serve_app.errors import RenderCancelled, RenderFailed, TierError, TierFull
+from serve_app.errors import RenderCancelled, TierError, TierFull
 from serve_app.media.media import encode_mp4
 from serve_app.service import ending
+from serve_app.service.landing import not_stored
 from serve_app.telemetry import Encoded, Telemetry, TierWritten, span
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class Finisher:
         """End a flight whose value L2 did not take; without L3 too nobody else can have it."""
         key, token = entry.key, request.token or 0
         if held is None:
-            await records.fail(key, token, ending.failed(RenderFailed("No storage could take the video.")))
+            await records.fail(key, token, ending.failed(not_stored()))
             return Stored((), entry)
         await records.land(key, token, None, ending.landed(outcome), ttl=request.ttl)
         return Stored(("l3",), held)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from serve_app.cache.single_flight import Flight
 from serve_app.core import Entry, Outcome, RenderEvent, RenderRequest, Rule, Urgency
+from serve_app.errors import NotStored
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,11 @@ class Landing:
     def outcome_for(self, led: bool) -> Outcome:
         """Return the outcome as one passenger should tell it: who only waited for a render `joined` it."""
         return self.outcome if led or self.outcome.is_hit else Outcome.JOINED
+
+
+def not_stored() -> NotStored:
+    """Return the error of a video that was made and that no durable tier could take."""
+    return NotStored("The video was made, but no storage could take it.", retry_after=5)
 
 
 VideoFlight = Flight[Landing, RenderEvent]

@@ -21,9 +21,9 @@ from typing import Any
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.detached import detached
 from serve_app.core import Outcome
-from serve_app.errors import Busy, EncoreError, NotFound, RenderFailed, Unavailable, Unprocessable
+from serve_app.errors import Busy, EncoreError, NotFound, Unavailable, Unprocessable
 from serve_app.schema.templates import MAX_TEXT_CHARS, Templates, located, parse_templates
-from serve_app.service.landing import Landing, VideoFlight
+from serve_app.service.landing import Landing, VideoFlight, not_stored
 from serve_app.service.plan import Plan, Planner
 from serve_app.service.source import VideoSource
 from serve_app.service.sweeper import Sweeper
@@ -267,7 +267,7 @@ class Warming:
         async with self._places:
             landing = await self._landing(run, wanted)
         if not landing.stored:
-            raise RenderFailed("The video was made, but no storage could take it.")
+            raise not_stored()
         if landing.outcome is Outcome.L1:  # this process remembered what L2 had forgotten
             await self._cache.put(landing.entry)
         await self._cache.extend(key, wanted.ttl)  # whoever led the flight may have stored it for less

@@ -119,7 +119,7 @@ def test_an_interactive_request_passes_waiting_batch_jobs(cluster: Cluster) -> N
         states = [http.get(f"/v1/videos/{job}").json()["status"] for job in jobs]
         assert states.count("completed") <= 10
         for job in jobs:
-            wait(lambda job=job: http.get(f"/v1/videos/{job}").json()["status"] == "completed", seconds=60)
+            wait(lambda job=job: http.get(f"/v1/videos/{job}").json()["status"] == "completed")
 
 
 def test_delete_ends_the_render(cluster: Cluster) -> None:
@@ -131,7 +131,7 @@ def test_delete_ends_the_render(cluster: Cluster) -> None:
         ).json()
         wait(lambda: http.get(f"/v1/videos/{job['id']}").json()["status"] == "in_progress")
         assert http.delete(f"/v1/videos/{job['id']}").json()["deleted"] is True
-        wait(lambda: http.get("/v1/stats").json()["renderer"]["running"] == 0, seconds=5)
+        wait(lambda: http.get("/v1/stats").json()["renderer"]["running"] == 0)
         assert http.get(f"/v1/videos/{job['id']}").status_code == 404
 
 
@@ -146,7 +146,7 @@ def test_metrics_reach_rays_endpoint(cluster: Cluster) -> None:
         wanted = ('outcome="rendered"', 'outcome="l1"', "ray_encore_tier_read", "ray_encore_render")
         return all(word in text for word in wanted)
 
-    wait(scraped, seconds=30)
+    wait(scraped)
 
 
 def test_a_killed_router_costs_no_render(cluster: Cluster) -> None:
@@ -157,9 +157,9 @@ def test_a_killed_router_costs_no_render(cluster: Cluster) -> None:
         wait(lambda: http.get(f"/v1/videos/{job['id']}").json()["progress"] > 0)
         before = len(stored(cluster, request) or b"")
         kill("CacheRouter")
-        wait(lambda: stored(cluster, request) is not None, seconds=60)
+        wait(lambda: stored(cluster, request) is not None)
         assert before == 0
-        wait(lambda: answers(http, f"/v1/videos/{job['id']}").get("status") == "completed", seconds=60)
+        wait(lambda: answers(http, f"/v1/videos/{job['id']}").get("status") == "completed")
         again = wait_for(lambda: sync(http, **request), 60)
         assert again.headers["x-encore-outcome"] in ("l1", "l2")
 
@@ -221,7 +221,7 @@ def wait_for(ask: Any, seconds: float) -> httpx.Response:
         time.sleep(0.2)
 
 
-def wait(condition: Any, seconds: float = 20) -> None:
+def wait(condition: Any, seconds: float = 300) -> None:
     """Wait until `condition` holds."""
     end = time.monotonic() + seconds
     while not condition():

@@ -50,7 +50,7 @@ async def rig(s3_server: Any, s3_prefix: str) -> AsyncIterator[S3Rig]:
     made = S3Rig(
         None,
         store=lambda: S3Store(
-            s3_server.bucket, s3_prefix, connect_timeout=5, timeout=20, plain=PlainCopies(SECRET), **where
+            s3_server.bucket, s3_prefix, connect_timeout=60, timeout=300, plain=PlainCopies(SECRET), **where
         ),
     )
     made.renderer.data, made.renderer.meta = FILM, {"content_type": "video/mp4"}

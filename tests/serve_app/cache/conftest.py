@@ -95,8 +95,8 @@ def s3_store(s3_server: Any, s3_prefix: str) -> Callable[..., S3Store]:
 
     def make(**options: Any) -> S3Store:
         where: dict[str, Any] = {
-            "connect_timeout": 5.0,
-            "timeout": 20.0,  # SeaweedFS takes seconds for conditional writes that race
+            "connect_timeout": 60.0,
+            "timeout": 300.0,  # a busy machine, and SeaweedFS takes seconds for conditional writes that race
             "endpoint_url": s3_server.endpoint_url,
             "region": s3_server.region,
             "access_key_id": s3_server.access_key_id,

@@ -173,7 +173,7 @@ def bucket(s3_server: Any, s3_prefix: str, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_access_key)
     monkeypatch.setenv("AWS_DEFAULT_REGION", s3_server.region)
     return lambda: S3Store(
-        s3_server.bucket, s3_prefix, endpoint_url=s3_server.endpoint_url, timeout=30, plain=PlainCopies(SECRET)
+        s3_server.bucket, s3_prefix, endpoint_url=s3_server.endpoint_url, timeout=300, plain=PlainCopies(SECRET)
     )
 
 

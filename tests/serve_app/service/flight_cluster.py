@@ -119,9 +119,11 @@ class Records(FlightModel):
         self._world = world
 
     def board(self, now: int, key: str, *args: Any) -> Boarded:
+        known = key in self.records
         boarded = super().board(now, key, *args)
         if isinstance(boarded, Leading):
-            assert boarded.token > self.newest.get(key, 0)
+            # A Redis that forgot the record and whose clock was set back gives a smaller one: tokens fence by equality.
+            assert boarded.token > self.newest.get(key, 0) or not known
             self.newest[key] = boarded.token
             self.leads[key] += 1
         return boarded

@@ -9,6 +9,7 @@ import pytest
 
 from serve_app.core import Outcome, Priority, Urgency
 from serve_app.errors import Busy, InvalidRequest, NotFound, RenderCancelled, RenderFailed, Unavailable
+from serve_app.service import desk
 from serve_app.telemetry import Answered
 from tests.serve_app.service.rig import Rig, ask, ended, until
 
@@ -245,8 +246,11 @@ async def test_no_durable_tier(bare: Rig) -> None:
     await service.aclose()
 
 
-async def test_unstored_is_stored_when_a_tier_is_back(rig: Rig, tmp_path: Path) -> None:
-    """A video that no tier could take is no completed job; when the tier is back, a job for it stores and completes."""
+async def test_unstored_is_stored_when_a_tier_is_back(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job whose video no tier takes goes on, for an hour at most; when the tier is back it stores and completes."""
+    monkeypatch.setattr(desk, "UNSTORED_PAUSES", (0.01, 0.01))
     service = rig.service()
     objects = tmp_path / "l3" / "objects"
     objects.rmdir()
@@ -256,15 +260,23 @@ async def test_unstored_is_stored_when_a_tier_is_back(rig: Rig, tmp_path: Path) 
     with pytest.raises(Unavailable):  # the renderer's process found out; this one believes it
         await service.submit(ask())
     rig.clock.now += 5  # worth another try
-    failed = await ended(service, await service.submit(ask()))
+    given_up = await service.submit(ask())
+    await until(lambda: "trying again" in caplog.text)
+    rig.clock.now += desk.UNSTORED_SECONDS
+    failed = await ended(service, given_up)
     assert (failed.status, failed.error_code) == ("failed", "not_stored")
     assert not (await service.generate(ask())).stored
     with pytest.raises(Unavailable):
         await service.submit(ask())
+    rig.clock.now += 5
+    accepted = await service.submit(ask())
     objects.unlink()
     objects.mkdir()
-    rig.clock.now += 5
-    job = await ended(service, await service.submit(ask()))
+    job = accepted
+    while not job.status.is_final:
+        rig.clock.now += 5
+        await asyncio.sleep(0.01)
+        job = await service.job(job.id)
     assert (job.status, job.outcome) == ("completed", Outcome.L1)
     assert (await service.generate(ask())).stored
     assert (await rig.service().generate(ask())).outcome is Outcome.L3
