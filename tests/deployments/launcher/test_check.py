@@ -137,7 +137,7 @@ def test_a_server_starts_without_streams_and_home(tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": "", "XDG_CACHE_HOME": str(tmp_path)}
     program = Path(sys.executable).with_name("encore")
     command = f"exec {program} serve --set synonyms_file=/nope <&- >&-"
-    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1, done.stderr
     assert "encore: Setting 'synonyms_file' (/nope)" in done.stderr
     assert "Traceback" not in done.stderr

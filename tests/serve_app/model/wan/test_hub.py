@@ -97,7 +97,7 @@ def start(url: str, home: Path, options: str = "") -> subprocess.CompletedProces
         "print(card.model_fingerprint, card.text_encoder_fingerprint)\n"
     )
     environment = os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(home), "XDG_CACHE_HOME": str(home)}
-    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_a_published_model_comes_from_the_hub(hub: Hub, wan_folder: Callable[..., Path], tmp_path: Path) -> None:
