@@ -67,7 +67,7 @@ async def test_unavailable() -> None:
     """Without any storage a job is a 503 with Retry-After; the sync answer carries the bytes and says unstored."""
     rig = Rig(folder=None)
     transport = httpx.ASGITransport(build_api(rig.service(), max_body_bytes=1000))
-    async with httpx.AsyncClient(transport=transport, base_url="http://encore") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         answer = await http.post("/v1/videos", json=ASK)
         assert error_of(answer, 503)["code"] == "unavailable"
         assert int(answer.headers["retry-after"]) >= 1
