@@ -26,9 +26,9 @@ PARAMETERS: list[dict[str, Any]] = [
         "name": "x-stainless-retry-count",
         "in": "header",
         "required": False,
-        "schema": {"type": "string", "pattern": "^[0-9]*$"},
-        "description": "sent by the OpenAI SDKs; above 0 the answer is the job of the same fields, if it came within "
-        "the last minute.",
+        "schema": {"type": "string"},
+        "description": "sent by the OpenAI SDKs; a number above 0: the answer is the job of the same fields, if it "
+        "came within the last minute.",
     },
 ]
 """The headers, for the OpenAPI document."""

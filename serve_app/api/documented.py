@@ -32,6 +32,7 @@ _TOLD = {
     503: "not now; see Retry-After",
     504: "`Cache-Control: only-if-cached`, and no tier has it",
 }
+_NULL = {"type": "null"}
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -44,6 +45,16 @@ EVERYWHERE = errors(400, 403, 405, 421, 422, 500, 503)
 """What each route can answer."""
 WITH_BODY = errors(408, 413, 415, 429)
 """What routes that read a body can answer too."""
+
+
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object's fields as a form has them: it cannot say null, an absent field is its null."""
+    made = copy.deepcopy(schema)
+    for each in made["properties"].values():
+        each.pop("default", None)
+        if "anyOf" in each:
+            each["anyOf"] = [kind for kind in each["anyOf"] if kind != _NULL]
+    return made
 
 
 def document(app: FastAPI, card: ModelCard, max_prompt_chars: int) -> None:
@@ -93,4 +104,4 @@ def _narrowed(schema: dict[str, Any], narrower: dict[str, Any]) -> dict[str, Any
     if "anyOf" not in schema:
         return kept | narrower
     others = narrower.get("anyOf") or [{"type": "string", **narrower}]
-    return kept | {"anyOf": [*others, {"type": "null"}]}
+    return kept | {"anyOf": [*others, *(each for each in schema["anyOf"] if each == _NULL)]}

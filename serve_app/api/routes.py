@@ -14,7 +14,7 @@ from serve_app.api.body import read_object, read_request
 from serve_app.api.cache_control import check_storable, only_if_cached
 from serve_app.api.cache_status import cache_status
 from serve_app.api.content import content_response, disposition, redirection
-from serve_app.api.documented import EVERYWHERE, WITH_BODY, Responses, errors
+from serve_app.api.documented import EVERYWHERE, WITH_BODY, Responses, errors, without_null
 from serve_app.api.event_stream import EventStream
 from serve_app.api.headers import header_fields, percent
 from serve_app.api.objects import model_object, video_object
@@ -30,14 +30,18 @@ from serve_app.service.service import VideoService
 
 router = APIRouter(responses=EVERYWHERE, route_class=StrictRoute)
 
-_FORM_SCHEMA = VideoRequest.model_json_schema()
-_REQUEST_SCHEMA = _FORM_SCHEMA | {"properties": _FORM_SCHEMA["properties"] | {"input_reference": JSON_IMAGE}}
+_REQUEST_SCHEMA = VideoRequest.model_json_schema()
+_FORM_SCHEMA = without_null(_REQUEST_SCHEMA)
+_REQUEST_SCHEMA["properties"]["input_reference"] = JSON_IMAGE
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {"schema": _REQUEST_SCHEMA, "example": {"prompt": "a red circle moves left"}},
-            "multipart/form-data": {"schema": _FORM_SCHEMA},
+            "multipart/form-data": {
+                "schema": _FORM_SCHEMA,
+                "encoding": {"input_reference": {"contentType": "image/png, image/jpeg, image/webp"}},
+            },
         },
     }
 }
@@ -235,7 +239,7 @@ async def invalidate(
     return await _service(request).invalidate(key)
 
 
-@router.post("/v1/cache/invalidate", responses=WITH_BODY | errors(409), openapi_extra=_INVALIDATE, tags=["cache"])
+@router.post("/v1/cache/invalidate", responses=WITH_BODY | errors(404, 409), openapi_extra=_INVALIDATE, tags=["cache"])
 async def invalidate_where(request: Request) -> dict[str, Any]:
     """Invalidate by key, prompt, model, fingerprint, tag or age: every tier, every replica within a second."""
     return await _service(request).invalidate_where(parse_invalidation(await read_object(request)))

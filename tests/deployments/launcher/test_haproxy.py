@@ -285,28 +285,10 @@ async def test_what_rays_http_server_says_is_in_the_openai_form(start: Callable[
     assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"}
 
 
-async def test_what_haproxy_refuses_is_in_the_openai_form(start: Callable[..., Proxy]) -> None:
-    """Proves that requests which are no HTTP, or ask for what HAProxy cannot do, are told so in JSON."""
-    proxy = start()
-    proxy.generate()
-    async with replica(proxy.replica, ours):
-        proxy.start()
-        await settled(proxy, 200)
-        for request in (
-            b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
-            b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 70_000 + b"\r\n\r\n", b"GET  HTTP/1.1\r\n\r\n",
-            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
-        ):  # fmt: skip
-            status, headers, body = await send(proxy.port, request)
-            assert 400 <= status < 502, (request[:30], status)
-            assert headers["content-type"] == "application/json"
-            assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"}
-
-
 def test_every_error_that_can_be_a_file_is_one(tmp_path: Path) -> None:
     """Proves that each status that HAProxy answers by itself has a file with JSON of the length that it says."""
     haproxy.write_error_files(tmp_path)
-    assert {400, 403, 405, 408, 413, 429, 500, 501, 502, 503, 504} <= haproxy.ERRORS.keys()
+    assert {400, 403, 405, 408, 413, 422, 429, 500, 501, 502, 503, 504} <= haproxy.ERRORS.keys()
     for status in haproxy.ERRORS:
         head, _, body = (tmp_path / f"{status}.http").read_bytes().partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 %d " % status)

@@ -69,7 +69,9 @@ async def test_unavailable() -> None:
     transport = httpx.ASGITransport(build_api(rig.service(), max_body_bytes=1000))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         answer = await http.post("/v1/videos", json=ASK)
-        assert error_of(answer, 503)["code"] == "unavailable"
+        error = error_of(answer, 503)
+        assert error["code"] == "unavailable"
+        assert "ENCORE_REDIS_URL or ENCORE_L3_URL" in error["message"]
         assert int(answer.headers["retry-after"]) >= 1
         sync = await http.post("/v1/videos/sync", json=ASK)
         assert (sync.status_code, sync.headers["x-encore-stored"]) == (200, "false")

@@ -9,7 +9,10 @@ from serve_app.schema import CacheInfo, VideoError, VideoObject
 def a_video(**fields: object) -> VideoObject:
     standard = {"id": "video_1", "model": "m", "status": "queued", "progress": 0, "created_at": 1, "size": "64x64"}
     return VideoObject.model_validate(
-        standard | {"seconds": "1", "seed": 42, "num_frames": 16, "fps": 16, "quality": 23} | fields
+        standard
+        | {"seconds": "1", "seed": 42, "num_frames": 16, "fps": 16, "quality": 23}
+        | {"num_inference_steps": 16, "guidance_scale": 2.0}
+        | fields
     )
 
 
