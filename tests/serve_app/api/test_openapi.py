@@ -140,7 +140,8 @@ def test_what_the_document_refuses(world: World, method: str, path: str) -> None
     """Requests that the document does not allow are refused, by an error that it has."""
 
     def checked(case: Any, response: Any) -> None:
-        case.validate_response(response, checks=[*CHECKS, negative_data_rejection])
+        is_refused = response.status_code == 413  # schemathesis does not count it as a refusal
+        case.validate_response(response, checks=[*CHECKS, *([] if is_refused else [negative_data_rejection])])
 
     cases(world, method, path, GenerationMode.NEGATIVE, checked)
 
