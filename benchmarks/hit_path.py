@@ -180,12 +180,12 @@ def prepare(server: Server, data: bytes, sent: Tally) -> list[Route]:
 
 def get(path: str) -> str:
     """Return a raw GET."""
-    return f"GET {path} HTTP/1.1\r\nHost: encore\r\n\r\n"
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def post(path: str, body: str) -> str:
     """Return a raw POST of JSON."""
-    head = f"POST {path} HTTP/1.1\r\nHost: encore\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return f"{head}\r\n\r\n{body}"
 
 

@@ -94,7 +94,7 @@ class Crowd:
     async def _request(self, port: int, fields: Fields) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         body = json.dumps(fields) if self.method == "POST" else ""
-        head = f"{self.method} {self.path} HTTP/1.1\r\nHost: encore\r\nConnection: close\r\n"
+        head = f"{self.method} {self.path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(f"{head}{body}".encode())
         await writer.drain()

@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.metrics import replica_telemetry
 from deployments.one_line import expected_errors_in_one_line
+from serve_app.api.access import own_names
 from serve_app.api.api import build_api
 from serve_app.cache.detached import detached
 from serve_app.core import Finished, Outcome, RenderEvent, RenderRequest, Rule, Urgency, VideoSpec
@@ -27,6 +28,7 @@ from serve_app.service.service import Answer
 from serve_app.service.settle import settle
 from serve_app.service.turnstile import Turnstile
 from serve_app.service.wiring import open_service
+from serve_app.setting_names import names
 from serve_app.settings import Settings
 from serve_app.steady import steady
 
@@ -56,6 +58,10 @@ class CacheRouter:
                 "idle_timeout": self._settings.client_idle_timeout_seconds,
                 "max_slow_bodies": self._settings.max_slow_bodies,
                 "max_event_streams": self._settings.max_event_streams,
+            },
+            access={
+                "hosts": (*own_names(), *names(self._settings.allowed_hosts)),
+                "origins": names(self._settings.allowed_origins),
             },
         )
 

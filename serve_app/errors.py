@@ -9,7 +9,10 @@ EncoreError
 │   │   └── KeyReused         422  an Idempotency-Key that came with other fields before
 │   ├── NotSupported          400  a call of OpenAI's API that this server does not have
 │   ├── UnsupportedImage      415  a picture in a format that is not read here
+│   ├── UnsupportedCoding     415  a body in a content coding that is not decoded here
 │   ├── ImageNotSupported     400  an image for a model that starts from text alone
+│   ├── OriginNotAllowed      403  a web page of another site asks
+│   ├── HostNotAllowed        421  the request is for a name that is none of this server's
 │   ├── NotFound              404  no such job, model or content
 │   │   └── ContentGone       404  a completed job whose video no tier holds any more
 │   ├── RequestTimeout        408  the body took too long to arrive
@@ -37,7 +40,9 @@ The wire form is `{"error": {"message", "type", "param", "code"}}`, as the OpenA
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 
 class EncoreError(Exception):
@@ -46,6 +51,8 @@ class EncoreError(Exception):
     status = 500
     type = "server_error"
     code = "internal_error"
+    headers: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Header fields of the answer, beside Retry-After."""
 
     def __init__(self, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -118,10 +125,32 @@ class UnsupportedImage(InvalidRequest):
     code = "unsupported_image"
 
 
+class UnsupportedCoding(InvalidRequest):
+    """The body is in a content coding that is not decoded; the answer names those that are (RFC 9110, 15.5.16)."""
+
+    status = 415
+    code = "unsupported_content_coding"
+    headers: ClassVar[Mapping[str, str]] = MappingProxyType({"Accept-Encoding": "gzip, deflate, identity"})
+
+
 class ImageNotSupported(InvalidRequest):
     """The model makes videos from text alone."""
 
     code = "image_not_supported"
+
+
+class OriginNotAllowed(InvalidRequest):
+    """A web page of another site asks."""
+
+    status = 403
+    code = "origin_not_allowed"
+
+
+class HostNotAllowed(InvalidRequest):
+    """The request is for a name that is none of this server's."""
+
+    status = 421
+    code = "host_not_allowed"
 
 
 class NotFound(InvalidRequest):

@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from serve_app.setting_names import check_names
 from serve_app.setting_sources import PREFIX, meant, of_environment, of_file, sources, unknown_variables, variable
 from serve_app.setting_urls import check_url
 from serve_app.urls import has_credentials, redacted
@@ -150,6 +151,16 @@ class Settings(BaseSettings):
     max_connections_per_address: PositiveInt | None = Field(
         None, description="of one address: more is a 429, twice as many are refused; none: gateways share one address"
     )
+    allowed_hosts: str | None = Field(
+        None,
+        description="names under which clients reach this server, between commas, `*.example.com` and `*` too; others "
+        "are a 421. Always allowed: addresses, localhost, the machine's own name",
+    )
+    allowed_origins: str | None = Field(
+        None,
+        description="web pages of other sites that may use this server: origins (https://app.example.com) between "
+        "commas, `https://*.example.com` and `*` too; others are a 403",
+    )
     max_event_streams: PositiveInt = Field(
         1_000, description="readers of jobs' events per router, below its `max_ongoing_requests`; more is a 503"
     )
@@ -242,6 +253,8 @@ class Settings(BaseSettings):
     def _check(cls, value: Any, info: ValidationInfo) -> Any:
         if info.field_name in SECRET_URLS and isinstance(value, str):
             check_url(info.field_name, value)
+        elif isinstance(value, str) and info.field_name is not None:
+            check_names(info.field_name, value)
         return value
 
     @model_serializer(mode="wrap")

@@ -9,6 +9,8 @@ the same process id. What changes:
 - only replicas of this very server are asked and believed: they show its instance id in the health check and in every
   answer, and refuse requests that carry another (`deployments/instance.py`). So a port that a dead replica left and
   another program took is never taken for ours;
+- errors of HAProxy and of the replicas' HTTP server have the OpenAI form. What is no HTTP at all, or has too large a
+  head, HAProxy refuses before any file or rule is looked at: a 400 in HTML;
 - as long as no route is known, and for what HAProxy itself cannot do, the answer is a 503 in the OpenAI form with
   Retry-After, never a 404 or a 500;
 - a HAProxy that starts anew while routes are not known yet goes on with the routes that were known last, and whatever
@@ -122,6 +124,11 @@ def _backend(expected: str, options: Options) -> list[str]:
         f"{_returned(503, 'http-response')} unless {{ res.hdr({HEADER}) -m str {options.instance} }}",
         # Ray's own proxy, asked while no replica is there, and before it has heard of a route
         f"{_returned(503, 'http-response')} if {{ status 404 }} {{ srv_name -m beg SERVE_PROXY_ACTOR }}",
+        # what the replica's HTTP server answers before the application, as text
+        *(
+            f"{_returned(status, 'http-response')} if {{ status {status} }} !{{ res.hdr(content-type) -m beg {_JSON} }}"
+            for status in _ANSWERED_BY_RAY
+        ),
         f"http-response del-header {HEADER} unless {{ var(txn.encore_asked) -m bool }}",
     ]
     return [f"    {line}" for line in lines]
@@ -134,11 +141,25 @@ ERRORS: dict[int, tuple[str, str, str, str]] = {
         "invalid_request",
         "The request is not valid HTTP, or its body ceased to arrive (setting client_idle_timeout_seconds).",
     ),
+    403: ("Forbidden", "invalid_request_error", "forbidden", "The request is not allowed here."),
+    405: ("Method Not Allowed", "invalid_request_error", "invalid_request", "The server has no such method."),
     408: (
         "Request Timeout",
         "invalid_request_error",
         "request_timeout",
         "The request took too long to arrive (settings client_header_timeout_seconds, client_body_timeout_seconds).",
+    ),
+    413: (
+        "Content Too Large",
+        "invalid_request_error",
+        "request_too_large",
+        "The request is larger than the server takes (settings max_body_bytes, max_image_bytes).",
+    ),
+    422: (
+        "Unprocessable Content",
+        "invalid_request_error",
+        "invalid_request",
+        "The request's Transfer-Encoding is not understood; send the body as it is, or chunked.",
     ),
     429: (
         "Too Many Requests",
@@ -147,12 +168,15 @@ ERRORS: dict[int, tuple[str, str, str, str]] = {
         "This address has too many connections (setting max_connections_per_address); close some and try again.",
     ),
     500: ("Internal Server Error", "server_error", "internal_error", "The server failed; its log says more."),
+    501: ("Not Implemented", "invalid_request_error", "not_supported", "The server does not know this part of HTTP."),
     502: ("Bad Gateway", "server_error", "unavailable", "The server broke off; ask again."),
     503: ("Service Unavailable", "server_error", "unavailable", "The server is starting or recovering; try again."),
     504: ("Gateway Timeout", "server_error", "unavailable", "The server did not answer in time; ask again."),
 }
 """By status: its reason, and type, code and message of the OpenAI form."""
 RETRY_AFTER = 1
+_ANSWERED_BY_RAY = (400, 408, 500, 502, 503, 504)
+_JSON = "application/json"
 _WORTH_ANOTHER_TRY = (429, 502, 503, 504)
 
 
@@ -163,7 +187,8 @@ def _body(status: int) -> str:
 
 def _returned(status: int, rule: str) -> str:
     text = _body(status).replace("\\", "\\\\").replace('"', '\\"')
-    return f'{rule} return status {status} content-type application/json string "{text}" hdr Retry-After {RETRY_AFTER}'
+    retry = f" hdr Retry-After {RETRY_AFTER}" if status in _WORTH_ANOTHER_TRY else ""
+    return f'{rule} return status {status} content-type {_JSON} string "{text}"{retry}'
 
 
 def write_error_files(folder: Path) -> None:

@@ -11,7 +11,9 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from serve_app import __version__
+from serve_app.api.access import Access
 from serve_app.api.body import BodyLimit
+from serve_app.api.documented import document
 from serve_app.api.failures import register_failures
 from serve_app.api.routes import router
 from serve_app.api.slow_clients import SlowClients
@@ -31,10 +33,11 @@ def build_api(
     max_body_bytes: int,
     max_image_bytes: int = MAX_BYTES,
     slow_clients: Mapping[str, Any] = MappingProxyType({}),
+    access: Mapping[str, Any] = MappingProxyType({}),
 ) -> FastAPI:
     """Return the ASGI application; bodies over `max_body_bytes`, apart from an image in them, are a 413.
 
-    slow_clients: arguments of SlowClients where the defaults will not do.
+    slow_clients, access: arguments of SlowClients and Access where the defaults will not do.
     Its start-up starts the service, so that jobs of a server that died are rendered without a request.
     """
 
@@ -50,7 +53,9 @@ def build_api(
     app.state.max_body_bytes = max_body_bytes
     # include_router would match every path twice, a quarter of a hit's time
     app.router.routes.extend([*router.routes, *warm_router.routes])
+    document(app, service.planner.card, service.planner.max_prompt_chars)
     register_failures(app)
     app.add_middleware(SlowClients, **slow_clients)
     app.add_middleware(BodyLimit, max_body_bytes=max_body_bytes, max_image_bytes=max_image_bytes)
+    app.add_middleware(Access, **access)
     return app

@@ -10,14 +10,15 @@ from starlette.requests import Request
 from serve_app.errors import InvalidRequest
 from serve_app.service.repeats import FIRST, Attempt
 
-_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+KEY_PATTERN = r"^[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?$"
+_KEY = re.compile(KEY_PATTERN)
 
 PARAMETERS: list[dict[str, Any]] = [
     {
         "name": "Idempotency-Key",
         "in": "header",
         "required": False,
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": KEY_PATTERN},
         "description": "a name of your own for this request: sent again with it within 24 hours, the answer is the "
         "first one's job. With other fields it is a 422, `idempotency_key_reused`.",
     },
@@ -25,9 +26,9 @@ PARAMETERS: list[dict[str, Any]] = [
         "name": "x-stainless-retry-count",
         "in": "header",
         "required": False,
-        "schema": {"type": "integer", "minimum": 0},
-        "description": "sent by the OpenAI SDKs; above 0 the answer is the job of the same fields, if it came within "
-        "the last minute.",
+        "schema": {"type": "string"},
+        "description": "sent by the OpenAI SDKs; a number above 0: the answer is the job of the same fields, if it "
+        "came within the last minute.",
     },
 ]
 """The headers, for the OpenAPI document."""

@@ -5,6 +5,8 @@ JSON, multipart (as the OpenAI SDK sends even without a file) and URL-encoded fo
 what a body may have otherwise, so that the room for it is no room for anything else. URL-encoded forms have none:
 undoing that encoding takes far longer than an image's bytes are worth.
 
+A compressed body is decoded on its way in (`coding`), and its limits are those of what it is decoded to.
+
 A body that is cut or malformed is refused as a whole, never read as the shorter request that is left of it. Bodies of
 more than a few pages are parsed and validated in a thread, away from the event loop.
 """
@@ -22,6 +24,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.api.coding import Decoder, codings_of
 from serve_app.api.failures import failure_response
 from serve_app.api.forms import UTF_8, content_type, multipart_fields, urlencoded_fields
 from serve_app.errors import Busy, InvalidRequest, TooLarge
@@ -34,6 +37,8 @@ MAX_VALUES = 100_000
 """In one JSON body: names, values, lists and objects; parsing so many takes about 10 ms."""
 _AT_HAND = 16_384
 """Bytes of a body that is parsed where it arrives: going to a thread would take longer."""
+_CODED_AT_HAND = 1_024
+"""The same of a coded body, whose bytes may each stand for a thousand."""
 _BASE64 = 4 / 3
 _AT_ONCE = 32
 """How many bodies of the largest size a router holds; smaller images are more: what counts is their bytes."""
@@ -70,19 +75,26 @@ class BodyLimit:
         except InvalidRequest as error:
             await failure_response(error)(scope, receive, send)
             return
-        seen = held = 0
+        seen = made = held = 0
+        decoder: Decoder | None = None
 
         async def counted() -> Message:
-            nonlocal seen, held
+            nonlocal seen, made, held, decoder
+            if decoder is None:  # a body that nobody reads may be in any coding
+                decoder = Decoder(codings_of(headers.getlist("content-encoding")), limit, lambda: _too_large(limit))
             message = await receive()
+            if message["type"] != "http.request":
+                return message
             seen += len(message.get("body", b""))
             if seen > limit:
                 raise _too_large(limit)
-            more = max(0, seen - self._max_body_bytes) - held
+            if declared is not None and not message.get("more_body"):
+                _check_whole(seen, declared)
+            message = await _decoded(message, decoder)
+            made += len(message["body"])
+            more = max(0, made - self._max_body_bytes) - held
             if more > self._room:
                 raise Busy("Too many images are being worked on; try again in 5 s.", retry_after=5)
-            if declared is not None and not message.get("more_body") and message["type"] == "http.request":
-                _check_whole(seen, declared)
             self._room -= more
             held += more
             return message
@@ -109,6 +121,18 @@ def _declared(headers: Headers, limit: int) -> int | None:
     if size > limit:
         raise _too_large(limit)
     return size
+
+
+async def _decoded(message: Message, decoder: Decoder) -> Message:
+    """Return a piece of a body without its content codings; a long one is decoded in a thread."""
+    data = message.get("body", b"")
+    if len(data) > _CODED_AT_HAND and decoder.has_codings:
+        data = await asyncio.get_running_loop().run_in_executor(_threads, decoder.feed, data)
+    else:
+        data = decoder.feed(data)
+    if not message.get("more_body"):
+        decoder.finish()
+    return {**message, "body": data}
 
 
 def _check_whole(seen: int, declared: int) -> None:
@@ -164,10 +188,14 @@ async def _aside(body: bytearray, read: Callable[[bytearray], T]) -> T:
 
 
 def _content_type(headers: Headers) -> tuple[str, dict[str, str]]:
-    """Return the media type and its parameters, JSON where none is named; raises InvalidRequest."""
+    """Return the media type and its parameters, JSON where a program names none; raises InvalidRequest."""
     given = headers.getlist("content-type")
     if len(given) > 1:
         raise InvalidRequest("Content-Type is given twice.", param="Content-Type")
+    if not given and any(name == "origin" or name.startswith("sec-fetch-") for name in headers):
+        raise InvalidRequest(
+            "The body has no Content-Type, which web pages must send: application/json.", param="Content-Type"
+        )  # else a page of another site could send JSON without asking first (CORS)
     kind, options = content_type(given[0]) if given else ("application/json", {})
     if options.get("charset", "utf-8").lower() not in UTF_8:
         raise InvalidRequest(f"The charset '{options['charset'][:40]}' is not read; send UTF-8.", param="Content-Type")

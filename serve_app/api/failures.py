@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from serve_app.api.headers import header_fields
 from serve_app.errors import EncoreError, InvalidRequest, NotFound, TooLarge, Unprocessable
@@ -20,8 +21,14 @@ _MADE_BY_STARLETTE: dict[int, type[EncoreError]] = {404: NotFound, 413: TooLarge
 
 def failure_response(error: EncoreError) -> JSONResponse:
     """Return the response for `error`, with Retry-After where it says when to come back."""
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    headers = dict(error.headers) | ({} if error.retry_after is None else {"Retry-After": str(error.retry_after)})
     return JSONResponse(_speakable(error.wire()), status_code=error.status, headers=header_fields(headers))
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods of a path: Starlette names those of the first route that has it alone."""
+    routes = [each for each in request.app.router.routes if each.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for each in routes for method in getattr(each, "methods", None) or ()}))
 
 
 def _speakable(body: dict[str, dict[str, str | None]]) -> dict[str, dict[str, str | None]]:
@@ -51,7 +58,9 @@ def register_failures(app: FastAPI) -> None:
             f"There is no {request.method} {request.url.path[:200]}." if error.status_code == 404 else error.detail
         )
         kind = _MADE_BY_STARLETTE.get(error.status_code, InvalidRequest)
-        headers = header_fields(error.headers or {})
+        headers = header_fields(error.headers or {}) | (
+            {"Allow": _allowed(request)} if error.status_code == 405 else {}
+        )
         return JSONResponse(_speakable(kind(message).wire()), status_code=error.status_code, headers=headers)
 
     @app.exception_handler(Exception)

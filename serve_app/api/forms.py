@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote_to_bytes
 
 from serve_app.errors import InvalidRequest
@@ -140,6 +140,8 @@ def _headers(start: bytes) -> tuple[_Head, int]:
             raise InvalidRequest("A part of the form has a header field that is malformed or given twice.")
         fields[found[1].lower()] = found[2].strip()
     head = _disposition(fields.get(b"content-disposition", b""))
+    if fields.get(b"content-type", b"").lower().startswith(b"image/"):
+        head = replace(head, is_file=True)  # RFC 7578 leaves the file name out where it likes
     _check_encoding(fields, head)
     return head, end + 4
 

@@ -5,44 +5,43 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.api.attempt import PARAMETERS, attempt_of
 from serve_app.api.body import read_object, read_request
-from serve_app.api.cache_control import only_if_cached
+from serve_app.api.cache_control import check_storable, only_if_cached
 from serve_app.api.cache_status import cache_status
 from serve_app.api.content import content_response, disposition, redirection
+from serve_app.api.documented import EVERYWHERE, WITH_BODY, Responses, errors, without_null
 from serve_app.api.event_stream import EventStream
 from serve_app.api.headers import header_fields, percent
 from serve_app.api.objects import model_object, video_object
 from serve_app.api.route import StrictRoute
 from serve_app.errors import NotSupported
 from serve_app.media.variant import Variant
-from serve_app.schema import ErrorBody, VideoEvent, VideoObject, VideoRequest
+from serve_app.schema import VideoEvent, VideoObject, VideoRequest
+from serve_app.schema.input_reference import JSON_IMAGE
 from serve_app.schema.invalidation import InvalidationRequest, parse_invalidation
 from serve_app.schema.resolve import no_such_model
 from serve_app.service.job import Job
 from serve_app.service.service import VideoService
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorBody, "description": "malformed"},
-    404: {"model": ErrorBody, "description": "no such thing"},
-    413: {"model": ErrorBody, "description": "too large"},
-    422: {"model": ErrorBody, "description": "not allowed; `param` names the field"},
-    429: {"model": ErrorBody, "description": "queue full; see Retry-After"},
-    503: {"model": ErrorBody, "description": "not now; see Retry-After"},
-}
-
-router = APIRouter(responses=_ERRORS, route_class=StrictRoute)
+router = APIRouter(responses=EVERYWHERE, route_class=StrictRoute)
 
 _REQUEST_SCHEMA = VideoRequest.model_json_schema()
+_FORM_SCHEMA = without_null(_REQUEST_SCHEMA)
+_REQUEST_SCHEMA["properties"]["input_reference"] = JSON_IMAGE
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {"schema": _REQUEST_SCHEMA, "example": {"prompt": "a red circle moves left"}},
-            "multipart/form-data": {"schema": _REQUEST_SCHEMA},
+            "multipart/form-data": {
+                "schema": _FORM_SCHEMA,
+                "encoding": {"input_reference": {"contentType": "image/png, image/jpeg, image/webp"}},
+            },
         },
     }
 }
@@ -56,10 +55,11 @@ _INVALIDATE: dict[str, Any] = {
         },
     }
 }  # fmt: skip
-_MP4: dict[int | str, dict[str, Any]] = {200: {"content": {"video/mp4": {}}, "description": "the MP4"}}
+_MP4: Responses = {200: {"content": {"video/mp4": {}}, "description": "the MP4"}}
+_VIDEO_ERRORS = WITH_BODY | errors(404)
 _EVENT_SCHEMA = VideoEvent.model_json_schema(ref_template="#/components/schemas/{model}")
 del _EVENT_SCHEMA["$defs"]  # VideoObject has them too
-_EVENTS: dict[int | str, dict[str, Any]] = {
+_EVENTS: Responses = {
     200: {
         "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}},
         "description": "events `queued`, `in_progress` (every denoising step), `completed`, `failed`, `deleted`; the "
@@ -67,10 +67,22 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
     },
     204: {"description": "the event that Last-Event-ID names was the last"},
 }
-_CONTENT: dict[int | str, dict[str, Any]] = {
-    200: {"content": {each.media_type: {} for each in Variant}, "description": "the MP4, or the picture of it"},
+_MEDIA: dict[str, Any] = {each.media_type: {} for each in Variant}
+_CONTENT: Responses = errors(404, 416) | {
+    200: {"content": _MEDIA, "description": "the MP4, or the picture of it"},
+    206: {"content": _MEDIA, "description": "the range that `Range` asks for; `Content-Range` says which"},
+    304: {"description": "it is what `If-None-Match` names"},
     307: {"description": "the MP4 is to be had from object storage (setting `s3_redirect`)"},
 }
+
+
+class _VideoId(StringConvertor):
+    """An id in a path: no name of another route beside it, so that their 405 names the methods they have."""
+
+    regex = "(?!(?:sync|edits|extensions|characters)$)[^/]+"
+
+
+register_url_convertor("video_id", _VideoId())
 
 
 def _service(request: Request) -> VideoService:
@@ -79,22 +91,34 @@ def _service(request: Request) -> VideoService:
 
 
 @router.post(
-    "/v1/videos", response_model=VideoObject, openapi_extra=_BODY | {"parameters": PARAMETERS}, tags=["videos"]
+    "/v1/videos",
+    response_model=VideoObject,
+    responses=_VIDEO_ERRORS | errors(504),
+    openapi_extra=_BODY | {"parameters": PARAMETERS},
+    tags=["videos"],
 )
 async def create(request: Request) -> Response:
     """Accept a video job; poll it, or follow its events, by its id. A request sent again gets its first job."""
+    check_storable(request)
     wanted = await read_request(request)
     if only_if_cached(request):
         await _service(request).check_cached(wanted)
     return _job_response(await _service(request).submit(wanted, attempt_of(request)))
 
 
-@router.post("/v1/videos/sync", responses=_MP4, response_class=Response, openapi_extra=_BODY, tags=["videos"])
+@router.post(
+    "/v1/videos/sync",
+    responses=_VIDEO_ERRORS | errors(504) | _MP4,
+    response_class=Response,
+    openapi_extra=_BODY,
+    tags=["videos"],
+)
 async def generate(request: Request) -> Response:
     """Wait for the video and return the MP4 itself.
 
     With `Cache-Control: only-if-cached` nothing is rendered: 504 where no tier has it (RFC 9111, section 5.2.1.7).
     """
+    check_storable(request)
     answer = await _service(request).generate(await read_request(request), only_if_cached=only_if_cached(request))
     headers = {
         "Cache-Status": cache_status(answer.outcome, stored=answer.stored),
@@ -114,7 +138,7 @@ async def generate(request: Request) -> Response:
     return Response(answer.entry.data, headers=header_fields(headers), media_type="video/mp4")
 
 
-@router.get("/v1/videos", tags=["videos"])
+@router.get("/v1/videos", responses=errors(404), tags=["videos"])
 async def list_videos(
     request: Request,
     after: Annotated[str | None, Query(description="the last id of the page before", max_length=200)] = None,
@@ -150,13 +174,13 @@ async def not_here(request: Request) -> Response:
     )
 
 
-@router.get("/v1/videos/{video_id}", response_model=VideoObject, tags=["videos"])
+@router.get("/v1/videos/{video_id:video_id}", response_model=VideoObject, responses=errors(404), tags=["videos"])
 async def retrieve(request: Request, video_id: str) -> Response:
     """Return a job's state; `progress` is the share of denoising steps really done."""
     return _job_response(await _service(request).job(video_id))
 
 
-@router.get("/v1/videos/{video_id}/events", responses=_EVENTS, response_class=Response, tags=["videos"])
+@router.get("/v1/videos/{video_id}/events", responses=errors(404) | _EVENTS, response_class=Response, tags=["videos"])
 async def events(
     request: Request,
     video_id: str,
@@ -167,7 +191,7 @@ async def events(
     return Response(status_code=204) if told is None else EventStream(told)
 
 
-@router.delete("/v1/videos/{video_id}", tags=["videos"])
+@router.delete("/v1/videos/{video_id:video_id}", responses=errors(404), tags=["videos"])
 async def delete(request: Request, video_id: str) -> dict[str, Any]:
     """Delete a job; a render nobody else waits for ends at its next step. Shared videos stay cached."""
     await _service(request).delete(video_id)
@@ -189,7 +213,7 @@ async def content(
     With the setting `s3_redirect` a video that only S3 has is answered with 307 to where it lies.
     """
     if variant is Variant.VIDEO and request.method == "GET" and "if-none-match" not in request.headers:
-        located = await _service(request).location(video_id)
+        located = await _service(request).location(video_id, disposition(video_id, variant.media_type))
         if located is not None:
             return redirection(*located)
     entry, job, outcome = await _service(request).content(video_id, variant)
@@ -201,19 +225,21 @@ async def content(
     return content_response(request, entry, variant.media_type, headers)
 
 
-@router.post("/v1/explain", openapi_extra=_BODY, tags=["cache"])
+@router.post("/v1/explain", responses=_VIDEO_ERRORS, openapi_extra=_BODY, tags=["cache"])
 async def explain(request: Request) -> dict[str, Any]:
     """Tell what a request means: normalised prompt, keys, and which tier holds its video. Renders nothing."""
     return await _service(request).explain(await read_request(request))
 
 
-@router.post("/invalidate", tags=["cache"])
-async def invalidate(request: Request, key: str) -> dict[str, Any]:
+@router.post("/invalidate", responses=errors(409), tags=["cache"])
+async def invalidate(
+    request: Request, key: Annotated[str, Query(json_schema_extra={"pattern": "^[0-9a-f]{64}$"})]
+) -> dict[str, Any]:
     """Delete the video of a key from every tier."""
     return await _service(request).invalidate(key)
 
 
-@router.post("/v1/cache/invalidate", openapi_extra=_INVALIDATE, tags=["cache"])
+@router.post("/v1/cache/invalidate", responses=WITH_BODY | errors(404, 409), openapi_extra=_INVALIDATE, tags=["cache"])
 async def invalidate_where(request: Request) -> dict[str, Any]:
     """Invalidate by key, prompt, model, fingerprint, tag or age: every tier, every replica within a second."""
     return await _service(request).invalidate_where(parse_invalidation(await read_object(request)))
@@ -233,7 +259,7 @@ async def models(request: Request) -> dict[str, Any]:
 
 
 @router.head("/v1/models/{model_id:path}", include_in_schema=False)
-@router.get("/v1/models/{model_id:path}", tags=["server"])
+@router.get("/v1/models/{model_id:path}", responses=errors(404), tags=["server"])
 async def model(request: Request, model_id: str) -> dict[str, Any]:
     """Return one model, by its name or an alias of it, with its ranges and defaults."""
     service = _service(request)

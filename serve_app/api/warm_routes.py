@@ -10,24 +10,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.api.body import read_object
+from serve_app.api.cache_control import check_storable
+from serve_app.api.documented import EVERYWHERE, WITH_BODY, errors
 from serve_app.api.route import StrictRoute
 from serve_app.errors import UnknownField, Unprocessable
-from serve_app.schema import ErrorBody, VideoRequest
-from serve_app.schema.templates import REFUSED
+from serve_app.schema import VideoRequest
+from serve_app.schema.templates import REFUSED, TTL_SCHEMA, VARIABLES_SCHEMA
 from serve_app.schema.warm_up import WarmEstimate, WarmUpError, WarmUpObject
 from serve_app.service.warm import MAX_ITEMS, Warming
 from serve_app.service.warm_up import WarmUp
 
 _FIELDS = ("templates", "ttl", "dry_run")
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorBody, "description": "malformed"},
-    404: {"model": ErrorBody, "description": "no such warm-up"},
-    422: {"model": ErrorBody, "description": "not allowed; `param` names the template and its field"},
-    429: {"model": ErrorBody, "description": "too many warm-ups are running; see Retry-After"},
-    503: {"model": ErrorBody, "description": "not now; see Retry-After"},
-}
-_TTL = {
-    "anyOf": [{"type": "string"}, {"type": "number"}],
+_TTL = TTL_SCHEMA | {
     "description": "how long L2 keeps a video that nobody asks for: seconds, or 90s, 12h, 3d; absent: 3d",
 }
 _TEMPLATE = {
@@ -38,8 +32,12 @@ _TEMPLATE = {
         name: schema for name, schema in VideoRequest.model_json_schema()["properties"].items() if name not in REFUSED
     }
     | {
-        "prompt": {"type": "string", "description": "may name variables in braces; a brace is written twice"},
-        "variables": {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}}},
+        "prompt": {
+            "type": "string",
+            "pattern": r"\S",
+            "description": "may name variables in braces; a brace is written twice",
+        },
+        "variables": VARIABLES_SCHEMA,
         "ttl": _TTL,
     },
 }
@@ -53,7 +51,7 @@ _BODY: dict[str, Any] = {
                     "additionalProperties": False,
                     "required": ["templates"],
                     "properties": {
-                        "templates": {"type": "array", "items": _TEMPLATE},
+                        "templates": {"type": "array", "minItems": 1, "items": _TEMPLATE},
                         "ttl": _TTL,
                         "dry_run": {"type": "boolean", "description": "count what is there, render nothing"},
                     },
@@ -68,7 +66,7 @@ _BODY: dict[str, Any] = {
     }
 }
 
-router = APIRouter(responses=_ERRORS, tags=["cache"], route_class=StrictRoute)
+router = APIRouter(responses=EVERYWHERE, tags=["cache"], route_class=StrictRoute)
 
 
 def _warming(request: Request) -> Warming:
@@ -80,13 +78,14 @@ def _warming(request: Request) -> Warming:
     "/v1/cache/warm",
     status_code=202,
     response_model=WarmUpObject,
-    responses={200: {"model": WarmEstimate, "description": "of a dry run"}},
+    responses=WITH_BODY | errors(404) | {200: {"model": WarmEstimate, "description": "of a dry run"}},
     openapi_extra=_BODY,
     description=f"Make and store every video that templates stand for, at most {MAX_ITEMS:,} combinations a call, "
     "while nothing more urgent is to be rendered. With `dry_run` only tell what is there and what the rest takes.",
 )
 async def warm(request: Request) -> Response:
     """Begin a warm-up, or estimate it."""
+    check_storable(request)
     fields = await read_object(request)
     for name in fields:
         if name not in _FIELDS:
@@ -100,13 +99,13 @@ async def warm(request: Request) -> Response:
     return _json(warm_up_object(await _warming(request).begin(fields)), 202)
 
 
-@router.get("/v1/cache/warm/{warm_up_id}", response_model=WarmUpObject)
+@router.get("/v1/cache/warm/{warm_up_id}", response_model=WarmUpObject, responses=errors(404))
 async def progress(request: Request, warm_up_id: str) -> Response:
     """Tell how far a warm-up is."""
     return _json(warm_up_object(await _warming(request).get(warm_up_id)), 200)
 
 
-@router.delete("/v1/cache/warm/{warm_up_id}", response_model=WarmUpObject)
+@router.delete("/v1/cache/warm/{warm_up_id}", response_model=WarmUpObject, responses=errors(404))
 async def cancel(request: Request, warm_up_id: str) -> Response:
     """End a warm-up; what it has made stays, and one that has ended stays as it is."""
     return _json(warm_up_object(await _warming(request).cancel(warm_up_id)), 200)

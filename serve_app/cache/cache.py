@@ -322,13 +322,16 @@ class TieredCache:
         here: dict[str, bool | None] = {} if self._l1 is None else {"l1": self._l1.contains_now(key)}
         return here | {remote.tier: has for remote, has in zip(self._remotes, found, strict=True)}
 
-    async def location(self, key: str) -> str | None:
-        """Return where a client finds the value in L3 by itself; None when it does not, or a tier above has it."""
+    async def location(self, key: str, disposition: str | None = None) -> str | None:
+        """Return where a client finds the value in L3 by itself; None when it does not, or a tier above has it.
+
+        disposition: the Content-Disposition that it is to find there.
+        """
         if not any(l3.locates for l3 in self._only("l3")) or self.contains_now(key) or not await self.rules.ready():
             return None
         for remote in self._remotes:
             if remote.tier == "l3":
-                return await remote.location(key, self._is_covered)
+                return await remote.location(key, self._is_covered, disposition)
             if await remote.contains(key):
                 return None
         return None

@@ -138,7 +138,7 @@ class RemoteTier:
         """Whether the store may send clients to its values."""
         return isinstance(self._store, Locating) and self._store.locates
 
-    async def location(self, key: str, stale: Stale) -> str | None:
+    async def location(self, key: str, stale: Stale, disposition: str | None = None) -> str | None:
         """Return a URL of the payload of `key` itself; None when there is none to trust, or the value is `stale`."""
         store = self._store
         if not isinstance(store, Locating):
@@ -150,7 +150,7 @@ class RemoteTier:
             return None  # told and deleted when it is read
         if entry is None or stale(replace(entry, key=key)):
             return None
-        url = await self._ask(lambda name: store.location(name, entry.digest), key)
+        url = await self._ask(lambda name: store.location(name, entry.digest, disposition), key)
         self._counts["redirect"] += url is not None
         return url
 

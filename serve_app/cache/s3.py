@@ -109,8 +109,11 @@ class S3Store:
         """Whether clients can be sent to this store at all."""
         return self._plain is not None
 
-    async def location(self, name: str, digest: str) -> str | None:
-        """Return a URL, good for an hour, whose GET gives the video of that digest; None without one to trust."""
+    async def location(self, name: str, digest: str, disposition: str | None = None) -> str | None:
+        """Return a URL, good for an hour, whose GET gives the video of that digest; None without one to trust.
+
+        disposition: the Content-Disposition of that answer, which tells the name to save the file under.
+        """
         if self._plain is None:
             return None
         async with self._call(name) as (client, where):
@@ -119,7 +122,8 @@ class S3Store:
             if copy is None or not self._plain.may_be_sent_to(name, digest, copy):
                 return None
             signing = await self._signing(client)
-            url: str = await signing.generate_presigned_url("get_object", Params=plain, ExpiresIn=LIFE_SECONDS)
+            wanted = plain | ({} if disposition is None else {"ResponseContentDisposition": disposition})
+            url: str = await signing.generate_presigned_url("get_object", Params=wanted, ExpiresIn=LIFE_SECONDS)
             return url
 
     async def head(self, name: str, length: int) -> bytes | None:

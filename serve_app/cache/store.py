@@ -95,8 +95,9 @@ class Locating(Peeking, Protocol):
         """Whether asking for locations is worth it."""
         ...
 
-    async def location(self, name: str, digest: str) -> str | None:
-        """Return a URL whose GET answers with the payload of that digest alone; None when there is none to trust."""
+    async def location(self, name: str, digest: str, disposition: str | None = None) -> str | None:
+        """Return a URL whose GET answers with the payload of that digest alone, and `disposition` as its
+        Content-Disposition; None when there is none to trust."""
         ...
 
 

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 _DATA_URL = re.compile(r"data:[^,]{0,200}; *base64,", re.IGNORECASE | re.ASCII)
+_DATA_URL_PATTERN = r"^[\t\n\f\r ]*[Dd][Aa][Tt][Aa]:[^,]{0,200}; *[Bb][Aa][Ss][Ee]64,"
 _BLANKS = "\t\n\f\r "
 
 
@@ -63,6 +64,18 @@ def _forgiving_base64(text: str) -> bytes:
     return binascii.a2b_base64(data + b"=" * (-len(data) % 4), strict_mode=True)
 
 
+_OBJECT = {
+    "type": "object",
+    "properties": {"image_url": {"type": "string", "description": "a data: URL, base64", "pattern": _DATA_URL_PATTERN}},
+    "required": ["image_url"],
+    "additionalProperties": False,
+}
+JSON_IMAGE = {
+    "anyOf": [{"type": "string", "pattern": _DATA_URL_PATTERN}, _OBJECT, {"type": "null"}],
+    "description": "an image (PNG, JPEG, WebP) that the video starts from: a data: URL; scaled and cut in the middle "
+    "to the video's size",
+}
+"""The schema of an image in JSON, which has no files."""
 InputReference = Annotated[
     bytes,
     BeforeValidator(image_bytes),
@@ -71,12 +84,7 @@ InputReference = Annotated[
         {
             "anyOf": [
                 {"type": "string", "format": "binary"},
-                {
-                    "type": "object",
-                    "properties": {"image_url": {"type": "string", "description": "a data: URL, base64"}},
-                    "required": ["image_url"],
-                    "additionalProperties": False,
-                },
+                _OBJECT,
             ]
         }
     ),

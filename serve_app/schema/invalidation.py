@@ -5,19 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from serve_app.errors import UnknownField, Unprocessable
-from serve_app.schema.request import Number, Tag, Text
+from serve_app.schema.request import Tag, Text
+from serve_app.schema.scalar import Number, number_schema
 
 MAX_AGE_SECONDS = 10 * 365 * 86_400.0
 Name = Annotated[Text, Field(min_length=1, max_length=200)]
 
 
+def _one_way(schema: dict[str, Any]) -> None:
+    """Say that exactly one field is given, or a prompt with a model; null is not given."""
+    names = list(schema["properties"])
+    schema["anyOf"] = [_only(names, "prompt", "model"), *(_only(names, name) for name in names)]
+
+
+def _only(names: list[str], *given: str) -> dict[str, Any]:
+    return {
+        "required": list(given),
+        "properties": {name: {"not": {"type": "null"}} if name in given else {"type": "null"} for name in names},
+    }
+
+
 class InvalidationRequest(BaseModel):
     """One way to choose stored videos, with all that they were made from."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, json_schema_extra=_one_way)
 
     key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(None, description="one video's key")
     prompt: Text | None = Field(None, description="a prompt, in any form that means the same: all sizes, all seeds")
@@ -26,9 +40,14 @@ class InvalidationRequest(BaseModel):
         None, description="what videos were made by: the weights, a text encoder, a decoder, a video encoder"
     )
     tag: Tag | None = Field(None, description="a tag that videos were asked for with")
-    older_than_seconds: Annotated[Number, Field(ge=0, le=MAX_AGE_SECONDS)] | None = Field(
-        None, description="whatever was begun longer ago than this; 0: everything"
-    )
+    older_than_seconds: (
+        Annotated[
+            Number,
+            Field(ge=0, le=MAX_AGE_SECONDS),
+            WithJsonSchema(number_schema(minimum=0, maximum=MAX_AGE_SECONDS)),
+        ]
+        | None
+    ) = Field(None, description="whatever was begun longer ago than this; 0: everything")
 
 
 def parse_invalidation(fields: Mapping[str, Any]) -> InvalidationRequest:

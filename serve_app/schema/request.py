@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -17,18 +17,13 @@ from pydantic_core import PydanticCustomError
 from serve_app.core import IntRange, Priority, Urgency
 from serve_app.errors import UnknownField, Unprocessable
 from serve_app.schema.input_reference import InputReference
+from serve_app.schema.scalar import Number, Truth, WholeNumber, number_schema, whole_schema
 
 MAX_SEED = 2**63 - 1
 DEFAULT_SEED = 42
 QUALITY = IntRange(0, 51, 23)
 """x264's constant rate factor, as `media.encode_mp4` takes it."""
 MAX_DEADLINE_SECONDS = 86_400
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise PydanticCustomError("bool", "Input should be a number, not true or false")
-    return value
 
 
 def _is_text(value: str) -> str:
@@ -48,8 +43,17 @@ def has_only_characters(text: str) -> bool:
 
 
 Text = Annotated[str, AfterValidator(_is_text)]
-WholeNumber = Annotated[int, BeforeValidator(_no_bool)]
-Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Seed = Annotated[
+    Annotated[WholeNumber, Field(ge=0, le=MAX_SEED)] | Literal["random"],
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
+                {"type": "string", "pattern": r"^([0-9]{1,19}(\.0{1,6})?|random)$"},
+            ]
+        }
+    ),
+]
 InlinePriority = Annotated[Priority, WithJsonSchema({"type": "string", "enum": [each.value for each in Priority]})]
 """Its schema in place: a reference would dangle where this model is part of an OpenAPI document."""
 MAX_TAGS, MAX_TAG_CHARS = 8, 64
@@ -83,12 +87,27 @@ def _tag(value: str) -> str:
     return tag
 
 
-Tag = Annotated[str, AfterValidator(_is_text), AfterValidator(_tag)]
+_TAG_CHARS = r"[^,\s\x00-\x1f\x7f-\x9f]([^,\x00-\x1f\x7f-\x9f]{0,62}[^,\s\x00-\x1f\x7f-\x9f])?"
+_TAG_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_TAG_CHARS, "pattern": f"^{_TAG_CHARS}$"}
+Tag = Annotated[str, AfterValidator(_is_text), AfterValidator(_tag), WithJsonSchema(_TAG_SCHEMA)]
 Tags = Annotated[
     tuple[Tag, ...],
     BeforeValidator(_tags),
     Field(max_length=MAX_TAGS),
     AfterValidator(lambda tags: tuple(dict.fromkeys(tags))),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "maxItems": MAX_TAGS, "items": _TAG_SCHEMA},
+                {
+                    "type": "string",
+                    "description": "tags between commas",
+                    "maxLength": MAX_TAGS * (_MOST_TYPED + 1),
+                    "pattern": f"^{_TAG_CHARS}(,{_TAG_CHARS}){{0,{MAX_TAGS - 1}}}$",
+                },
+            ]
+        }
+    ),
 ]
 MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_CHARS = 16, 64, 512
 """As OpenAI bounds them."""
@@ -100,7 +119,21 @@ Metadata = Annotated[
     ],
     Field(max_length=MAX_METADATA),
 ]
-Deadline = Annotated[Number, Field(gt=0, le=MAX_DEADLINE_SECONDS)]
+Deadline = Annotated[
+    Number,
+    Field(gt=0, le=MAX_DEADLINE_SECONDS),
+    WithJsonSchema(number_schema(exclusiveMinimum=0, maximum=MAX_DEADLINE_SECONDS)),
+]
+SIZE_PATTERN = r"^\s*[0-9]{1,6}[x\u00d7X*][0-9]{1,6}\s*$"
+
+
+def _narrowed(**schema: Any) -> Callable[[dict[str, Any]], None]:
+    """Return what adds to the JSON Schema of a text that may be null; the check itself is made elsewhere."""
+
+    def narrow(whole: dict[str, Any]) -> None:
+        next(each for each in whole.get("anyOf", [whole]) if each["type"] == "string").update(schema)
+
+    return narrow
 
 
 class VideoRequest(BaseModel):
@@ -108,24 +141,26 @@ class VideoRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    prompt: Text = Field(description="what the video shows")
+    prompt: Text = Field(description="what the video shows", json_schema_extra={"pattern": r"\S"})
     negative_prompt: Text | None = Field(None, description="what it should not show")
     model: Text | None = Field(None, description="a model this server has; absent: its own")
-    seed: WholeNumber | Literal["random"] | None = Field(
-        None, description="0 to 2^63-1, or `random`, which draws one and returns it; absent: 42"
+    seed: Seed | None = Field(None, description="0 to 2^63-1, or `random`, which draws one and returns it; absent: 42")
+    size: Text | None = Field(
+        None, description="WIDTHxHEIGHT in pixels", json_schema_extra=_narrowed(pattern=SIZE_PATTERN)
     )
-    size: Text | None = Field(None, description="WIDTHxHEIGHT in pixels")
     width: WholeNumber | None = Field(None, description="pixels; together with height, instead of size")
     height: WholeNumber | None = Field(None, description="pixels; together with width, instead of size")
     num_frames: WholeNumber | None = Field(None, description="frames; or give seconds")
-    seconds: Number | None = Field(None, description="playing time; without fps, a frame rate that fits is picked")
+    seconds: Annotated[Number, WithJsonSchema(number_schema(minimum=0.0001, maximum=3600))] | None = Field(
+        None, description="playing time; without fps, a frame rate that fits is picked"
+    )
     fps: WholeNumber | None = Field(None, description="frames per second")
     num_inference_steps: WholeNumber | None = Field(None, description="denoising steps")
     guidance_scale: Number | None = Field(None, description="how closely to follow the prompt; 1 is no guidance")
-    quality: WholeNumber | None = Field(
-        None, description="of the file: x264's constant rate factor, 0 (lossless) to 51; absent: 23"
-    )
-    correct_typos: bool | None = Field(
+    quality: (
+        Annotated[WholeNumber, WithJsonSchema(whole_schema(minimum=QUALITY.minimum, maximum=QUALITY.maximum))] | None
+    ) = Field(None, description="of the file: x264's constant rate factor, 0 (lossless) to 51; absent: 23")
+    correct_typos: Truth | None = Field(
         None, description="false: a mistyped word stays as it is; absent: corrected, and the answer says so"
     )
     priority: InlinePriority | None = Field(
@@ -148,7 +183,9 @@ class VideoRequest(BaseModel):
     safety_identifier: Annotated[Text, Field(max_length=MAX_METADATA_NAME)] | None = Field(
         None, description="as `user`, under OpenAI's newer name for it"
     )
-    n: WholeNumber | None = Field(None, description="1: a request is one video, and so is a seed")
+    n: Annotated[WholeNumber, WithJsonSchema({"enum": [1, "1"]})] | None = Field(
+        None, description="1: a request is one video, and so is a seed"
+    )
 
     input_reference: InputReference | None = Field(
         None,

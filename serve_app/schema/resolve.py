@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from serve_app.core import IntRange, ModelCard, VideoSpec
 from serve_app.errors import Contradiction, ImageNotSupported, NotFound, Unprocessable
-from serve_app.schema.request import MAX_SEED, QUALITY, VideoRequest
+from serve_app.schema.request import QUALITY, VideoRequest
 
 _SIZE = re.compile(r"(\d{1,6})[x\u00d7X*](\d{1,6})", re.ASCII)
 
@@ -34,7 +34,7 @@ def resolve(request: VideoRequest, card: ModelCard) -> VideoSpec:
         model=card.name,
         prompt=request.prompt,
         negative_prompt=card.default_negative_prompt if request.negative_prompt is None else request.negative_prompt,
-        seed=_seed(request),
+        seed=request.drawn_seed(),
         width=width,
         height=height,
         num_frames=num_frames,
@@ -48,13 +48,6 @@ def resolve(request: VideoRequest, card: ModelCard) -> VideoSpec:
 def no_such_model(model: str, card: ModelCard) -> NotFound:
     """Return the error for a model that is not the one of `card`."""
     return NotFound(f"There is no model '{model[:100]}' here; this server has {card.name}.", param="model")
-
-
-def _seed(request: VideoRequest) -> int:
-    seed = request.drawn_seed()
-    if not 0 <= seed <= MAX_SEED:
-        raise Unprocessable("'seed' must be from 0 to 2^63-1.", param="seed")
-    return seed
 
 
 def _guidance_scale(request: VideoRequest, card: ModelCard) -> float:

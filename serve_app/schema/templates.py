@@ -152,16 +152,37 @@ def _combinations(template: object) -> int:
 
 def parse_ttl(value: object, where: str) -> float:
     """Return seconds: a number of them, or a number with `s`, `m`, `h`, `d` or `w`. Raises Unprocessable."""
-    is_text = isinstance(value, str) and len(value) <= 40
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TTL
-    found = _TTL.fullmatch(str(value).strip()) if is_text or is_number else None
-    seconds = 0.0 if found is None else float(found[1]) * _UNITS[found[2] or "s"]
+    seconds = 0.0
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = min(value, MAX_TTL + 1)  # a whole number may be too large for a float
+    elif isinstance(value, str) and len(value) <= 40 and (found := _TTL.fullmatch(value.strip())):
+        seconds = float(found[1]) * _UNITS[found[2] or "s"]
     if not 1 <= seconds <= MAX_TTL:
         raise Unprocessable(
             f"'{where}' must be a number of seconds, or one like 90s, 12h or 3d; at least 1 s, at most 366 days.",
             param=where,
         )
     return seconds
+
+
+TTL_SCHEMA = {
+    "anyOf": [
+        {"type": "number", "minimum": 1, "maximum": MAX_TTL},
+        {"type": "string", "maxLength": 40, "pattern": r"^\s*[0-9]{1,12}(\.[0-9]{1,6})?\s*[smhdw]?\s*$"},
+        {"type": "null"},
+    ]
+}
+"""What `parse_ttl` takes, and null for absent."""
+VARIABLES_SCHEMA = {
+    "anyOf": [
+        {
+            "type": "object",
+            "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$"},
+            "additionalProperties": {"type": "array", "minItems": 1, "items": {"type": ["string", "number"]}},
+        },
+        {"type": "null"},
+    ]
+}
 
 
 def located(error: EncoreError, where: str) -> Unprocessable:

@@ -305,15 +305,15 @@ class VideoService:
         entry, job, outcome = await self._video(job_id)
         return await self._pictures.get(entry, variant), job, outcome
 
-    async def location(self, job_id: str) -> tuple[str, Job] | None:
+    async def location(self, job_id: str, disposition: str | None = None) -> tuple[str, Job] | None:
         """Return a URL where the client itself finds a completed job's video, None when it is to ask for `content`.
 
-        Raises NotFound for an unknown job.
+        disposition: the Content-Disposition of the answer there. Raises NotFound for an unknown job.
         """
         job = await self._known(job_id)
         if job.error_code is not None or job.outcome is None:
             return None
-        url = await self._cache.location(job.keys.video)
+        url = await self._cache.location(job.keys.video, disposition)
         return None if url is None else (url, job)
 
     async def explain(self, request: VideoRequest) -> dict[str, Any]:

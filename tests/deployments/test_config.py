@@ -9,6 +9,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from deployments import app
 from serve_app.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,16 @@ def test_settings_accept_its_args(path: Path) -> None:
     """Every key under `args` is a setting with an allowed value, and none is a secret."""
     args = load(path)["applications"][0].get("args", {})
     assert Settings.model_validate(args)
+
+
+def test_a_server_without_storage_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serve run deployments/config/local.yaml` alone warns at start that jobs are refused, and which settings help."""
+    for name in ("REDIS_URL", "REDIS_URL_FILE", "L3_URL", "L3_URL_FILE", "JOBS_URL"):
+        monkeypatch.delenv(f"ENCORE_{name}", raising=False)
+    told: list[str] = []
+    monkeypatch.setattr(app.logger, "warning", lambda text, *args: told.append(text % args if args else text))
+    app.build(Settings.model_validate(load(ROOT / "deployments/config/local.yaml")["applications"][0]["args"]))
+    assert any("ENCORE_REDIS_URL or ENCORE_L3_URL" in each and "503" in each for each in told)
 
 
 @each_config

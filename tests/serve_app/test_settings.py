@@ -254,13 +254,10 @@ def test_misspelt_names_are_told_with_the_right_ones(monkeypatch: pytest.MonkeyP
     assert "ENCORE_REDIS_ULR is no setting and has no effect; did you mean ENCORE_REDIS_URL" in told[0]
 
 
-READ_BY_W1 = {"l3_timeout_seconds"}  # issue 19.5: remove this line and its use below once wiring passes it to S3Store
-
-
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_read(name: str) -> None:
     """Each setting is an attribute that code beside settings.py takes; one that nobody reads would do nothing."""
-    assert name in READ or name in READ_BY_W1
+    assert name in READ
 
 
 def _attributes() -> set[str]:

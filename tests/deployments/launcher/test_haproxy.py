@@ -259,6 +259,43 @@ async def test_unknown_routes_are_no_404(start: Callable[..., Proxy]) -> None:
         assert body == b"no such job"
 
 
+@pytest.mark.parametrize("status", [400, 408, 500, 502, 503, 504])
+async def test_what_rays_http_server_says_is_in_the_openai_form(start: Callable[..., Proxy], status: int) -> None:
+    """Proves that an error which a replica's HTTP server answers as text, before the application, arrives as JSON with
+    its status, and that the application's own passes as it is."""
+    proxy = start()
+    proxy.generate()
+
+    async def fails(head: str, body: bytes) -> bytes:
+        if "/-/healthz" in head:
+            return reply()
+        told = b'{"error": "own"}' if "/own" in head else b"Request dropped."
+        kind = "application/json; charset=utf-8" if "/own" in head else "text/plain"
+        return reply(told, status=f"{status} Failed", kind=kind)
+
+    async with replica(proxy.replica, fails):
+        proxy.start()
+        end = time.monotonic() + 30
+        while (own := await send(proxy.port, get("/own")))[2] != b'{"error": "own"}':
+            assert time.monotonic() < end, own
+        told, headers, body = await send(proxy.port, get("/other"))
+    assert (own[0], told) == (status, status)
+    assert headers["content-type"] == "application/json"
+    assert ("retry-after" in headers) == (status in (502, 503, 504))
+    assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"}
+
+
+def test_every_error_that_can_be_a_file_is_one(tmp_path: Path) -> None:
+    """Proves that each status that HAProxy answers by itself has a file with JSON of the length that it says."""
+    haproxy.write_error_files(tmp_path)
+    assert {400, 403, 405, 408, 413, 422, 429, 500, 501, 502, 503, 504} <= haproxy.ERRORS.keys()
+    for status in haproxy.ERRORS:
+        head, _, body = (tmp_path / f"{status}.http").read_bytes().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert b"Content-Length: %d\r\n" % len(body) in head
+        assert json.loads(body)["error"]["message"]
+
+
 async def _not_found(head: str) -> bytes:
     return reply() if "/-/healthz" in head else reply(b"no such job", status="404 Not Found", kind="application/json")
 

@@ -67,9 +67,11 @@ async def test_unavailable() -> None:
     """Without any storage a job is a 503 with Retry-After; the sync answer carries the bytes and says unstored."""
     rig = Rig(folder=None)
     transport = httpx.ASGITransport(build_api(rig.service(), max_body_bytes=1000))
-    async with httpx.AsyncClient(transport=transport, base_url="http://encore") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         answer = await http.post("/v1/videos", json=ASK)
-        assert error_of(answer, 503)["code"] == "unavailable"
+        error = error_of(answer, 503)
+        assert error["code"] == "unavailable"
+        assert "ENCORE_REDIS_URL or ENCORE_L3_URL" in error["message"]
         assert int(answer.headers["retry-after"]) >= 1
         sync = await http.post("/v1/videos/sync", json=ASK)
         assert (sync.status_code, sync.headers["x-encore-stored"]) == (200, "false")

@@ -88,7 +88,7 @@ async def test_the_openai_sdk(app: FastAPI, tmp_path: Path) -> None:
     assert anyio.Path  # imported on use, and Python 3.11 cannot always compile it that deep in a stack
     (tmp_path / "photo.jpg").write_bytes(photo := picture(3, "JPEG", size=(300, 200)))
     client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app, raise_app_exceptions=False))
-    sdk = openai.AsyncOpenAI(base_url="http://encore/v1", api_key="none", http_client=client, max_retries=0)
+    sdk = openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", http_client=client, max_retries=0)
     fields: Any = {"prompt": "a cat", "size": "96x64", "extra_body": {"num_frames": 9}}
     async with sdk:
         videos: Any = sdk.videos
@@ -179,7 +179,7 @@ async def test_bodies_are_bounded_together() -> None:
     register_failures(limited)
     limited.add_middleware(BodyLimit, max_body_bytes=1_000, max_image_bytes=3_000)
     transport = httpx.ASGITransport(limited, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://encore") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         posts = [asyncio.create_task(http.post("/v1/videos/sync", content=bytes(5_000))) for _ in range(32)]
         await until(lambda: waiting == 32)
         refused = await http.post("/v1/videos", content=bytes(1_001))
@@ -196,7 +196,7 @@ async def test_models_say_whether_they_take_one(http: httpx.AsyncClient, rig: Ri
     """GET /v1/models tells it; a model of text alone answers 400 whatever the image is."""
     assert (await http.get("/v1/models")).json()["data"][0]["takes_image"] is True
     demo = httpx.ASGITransport(build_api(rig.service(), max_body_bytes=2_000), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=demo, base_url="http://encore") as client:
+    async with httpx.AsyncClient(transport=demo, base_url="http://localhost") as client:
         assert (await client.get("/v1/models")).json()["data"][0]["takes_image"] is False
         for path in PATHS:
             for image in (picture(1), b"junk", picture(1, compress_level=0)):

@@ -88,6 +88,8 @@ async def test_what_only_s3_has_is_answered_by_a_redirect(addresses: tuple[str, 
         assert "hit" in sent.headers["cache-status"]
         there = await http.get(sent.headers["location"], headers={"Range": "bytes=0-99"})
         assert (there.status_code, there.headers["content-type"], there.content) == (206, "video/mp4", FILM[:100])
+        assert there.headers["content-disposition"] == served.headers["content-disposition"]
+        assert f'filename="{path.split("/")[3]}.mp4"' in there.headers["content-disposition"]
         followed = await http.get(two + path, follow_redirects=True)
         assert followed.content == FILM
 

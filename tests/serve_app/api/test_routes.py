@@ -15,6 +15,7 @@ from serve_app.core import Priority, Urgency
 from serve_app.media import spritesheet, thumbnail
 from serve_app.schema import VideoRequest
 from tests.serve_app.api.conftest import FILM
+from tests.serve_app.api.test_body import error_of
 from tests.serve_app.service.rig import Rig, until
 
 ASK = {"prompt": "a red circle moves left"}
@@ -251,7 +252,7 @@ def _references(node: Any) -> list[str]:
 @pytest.fixture
 def sdk(app: FastAPI) -> openai.AsyncOpenAI:
     client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app, raise_app_exceptions=False))
-    return openai.AsyncOpenAI(base_url="http://encore/v1", api_key="none", http_client=client, max_retries=0)
+    return openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", http_client=client, max_retries=0)
 
 
 @pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
@@ -433,3 +434,15 @@ async def test_stats_say_whose_they_are(http: httpx.AsyncClient) -> None:
     stats = (await http.get("/v1/stats")).json()
     assert stats["router"] == {"id": "router-1", "of": 1}
     assert stats["all_routers"]["outcomes"] == stats["outcomes"]
+
+
+@pytest.mark.parametrize("path", ["/v1/videos", "/v1/videos/sync", "/v1/cache/warm"])
+@pytest.mark.parametrize("value", ["no-store", "No-Store", "no-cache, no-store", "max-age=0,no-store "])
+async def test_no_store_is_refused(rig: Rig, http: httpx.AsyncClient, path: str, value: str) -> None:
+    """`no-store` (RFC 9111, 5.2.1.5), which a shared render cannot obey, is a 422 that names it; nothing is made."""
+    body = {"templates": [ASK]} if path.endswith("warm") else ASK
+    error = error_of(await http.post(path, json=body, headers={"Cache-Control": value}), 422)
+    assert error["param"] == "Cache-Control"
+    assert "no-store" in error["message"]
+    assert rig.renderer.asked == []
+    assert (await http.get("/v1/videos", headers={"Cache-Control": value})).status_code == 200

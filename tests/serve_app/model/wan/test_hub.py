@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from serve_app.model.model import load_family
 from serve_app.model.wan.published import PUBLISHED
@@ -26,10 +28,12 @@ COMMIT = "c0ffee" + 34 * "0"
 
 
 class Hub:
-    """One repository out of a folder; `asked` is what was downloaded."""
+    """One repository out of a folder; `asked` is what was downloaded, `others` are revisions: commits and folders."""
 
     def __init__(self, repository: str, folder: Path) -> None:
         self.asked: list[str] = []
+        self.others: dict[str, tuple[str, Path]] = {}
+        self._folder = folder
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,7 +46,11 @@ class Hub:
                 self._answer(True)
 
             def _answer(self, body: bool) -> None:
-                path, resolve = urlsplit(self.path).path, f"/{repository}/resolve/{COMMIT}/"
+                path = urlsplit(self.path).path
+                told = path.removeprefix(f"/api/models/{repository}").removeprefix(f"/{repository}").split("/")
+                commit, folder = hub.revision(told[2] if len(told) > 2 else "main")
+                self.commit = commit
+                resolve = f"/{repository}/resolve/{commit}/"
                 if path.startswith(f"/api/models/{repository}/tree/"):
                     listed = [
                         {"type": "file", "path": str(each.relative_to(folder)), "size": each.stat().st_size, "oid": "0"}
@@ -51,7 +59,7 @@ class Hub:
                     ]
                     self._send(json.dumps(listed).encode(), body)
                 elif path.startswith(f"/api/models/{repository}"):
-                    self._send(json.dumps({"id": repository, "sha": COMMIT}).encode(), body)
+                    self._send(json.dumps({"id": repository, "sha": commit}).encode(), body)
                 elif path.startswith(resolve) and (folder / path.removeprefix(resolve)).is_file():
                     hub.asked += [path.removeprefix(resolve)] if body else []
                     self._send((folder / path.removeprefix(resolve)).read_bytes(), body)
@@ -65,7 +73,7 @@ class Hub:
                 self.send_response(200)
                 self.send_header("content-length", str(len(data)))
                 self.send_header("etag", f'"{hashlib.sha1(data).hexdigest()}"')
-                self.send_header("x-repo-commit", COMMIT)
+                self.send_header("x-repo-commit", self.commit)
                 self.end_headers()
                 if body:
                     self.wfile.write(data)
@@ -76,6 +84,11 @@ class Hub:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def revision(self, name: str) -> tuple[str, Path]:
+        """Return the commit and the files of a branch, a tag or a commit."""
+        by_commit = {commit: (commit, folder) for commit, folder in self.others.values()}
+        return (self.others | by_commit).get(name, (COMMIT, self._folder))
 
     def close(self) -> None:
         self._server.shutdown()
@@ -113,6 +126,21 @@ def test_a_published_model_comes_from_the_hub(hub: Hub, wan_folder: Callable[...
     assert hub.asked == downloaded
     hub.close()
     assert start(hub.url, tmp_path).stdout.split() == known
+
+
+def test_the_revision_is_what_is_downloaded(hub: Hub, wan_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """The setting `revision` picks what is downloaded, and other weights there make another model fingerprint."""
+    changed = Path(shutil.copytree(wan_folder(), tmp_path / "changed"))
+    weights = next((changed / "transformer").glob("*.safetensors"))
+    tensors = load_file(weights)
+    name = min(tensors)
+    save_file(tensors | {name: tensors[name] + 1}, weights)
+    hub.others["v2"] = ("beef" + 36 * "0", changed)
+    here = load_family(NAME, checkpoint=str(wan_folder())).card
+    told = start(hub.url, tmp_path / "home", ", revision='v2'")
+    model, text_encoder = told.stdout.split() or pytest.fail(told.stderr)
+    assert model == load_family(NAME, checkpoint=str(changed)).card.model_fingerprint != here.model_fingerprint
+    assert text_encoder == here.text_encoder_fingerprint
 
 
 def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path) -> None:
