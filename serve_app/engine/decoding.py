@@ -6,6 +6,9 @@ import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+from einops import rearrange
 from torch import Tensor
 
 from serve_app.core import Frames
@@ -17,6 +20,19 @@ from serve_app.model.model import Decoder
 
 Decoded = tuple[Frames, Tensor]
 """The frames, and their latents on the CPU."""
+
+
+def scaled(frames: Frames, width: int, height: int) -> Frames:
+    """Return uint8 frames [num_frames, height, width, 3], by bicubic interpolation where a model makes one size alone.
+
+    Each number depends on its own frame alone, so that any number of threads makes the same bytes.
+    """
+    if frames.shape[1:3] == (height, width):
+        return frames
+    pixels = rearrange(torch.from_numpy(frames), "n h w c -> n c h w").float()
+    made = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True).round_().clamp_(0, 255)
+    found: Frames = rearrange(made.to(torch.uint8), "n c h w -> n h w c").contiguous().numpy()
+    return found
 
 
 class Decoding:
@@ -49,6 +65,6 @@ class Decoding:
         try:
             if not latents.isfinite().all():
                 raise RenderFailed("The latents of this video are out of range.")
-            return self._decoder.decode(latents), latents.cpu()
+            return scaled(self._decoder.decode(latents), *job.size), latents.cpu()
         finally:
             job.decode_seconds = self._clock() - began

@@ -208,6 +208,7 @@ class StepEngine:
             on_step,
             queued_at=self._clock(),
             asked_at=min(self._wall(), self._wall() if asked_at is None else asked_at),
+            size=(spec.width, spec.height),
             urgency=urgency or Urgency(),
             checkpoints=checkpoints,
             on_begin=on_begin,
@@ -225,8 +226,8 @@ class StepEngine:
             raise ValueError(f"latents of shape {tuple(latents.shape)}, not {trajectory.shape}")
         now = self._clock()
         job = Job(
-            job_id, trajectory, lambda step, total: None, queued_at=now, asked_at=self._wall(), started_at=now,
-            denoised_at=now, active=False,
+            job_id, trajectory, lambda step, total: None, queued_at=now, asked_at=self._wall(),
+            size=(spec.width, spec.height), started_at=now, denoised_at=now, active=False,
         )  # fmt: skip
         self._admit(job)
         return await self._answered(job, self._decoded(job, latents))

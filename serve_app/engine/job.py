@@ -48,6 +48,8 @@ class Job:
     on_step: OnStep
     queued_at: float
     asked_at: float
+    size: tuple[int, int]
+    """Width and height of the frames that are asked for."""
     urgency: Urgency = field(default_factory=Urgency)
     checkpoints: Checkpoints = NO_CHECKPOINTS
     on_begin: OnBegin | None = None

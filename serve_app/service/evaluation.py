@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from serve_app.core import Frames, VideoSpec
+from serve_app.engine.decoding import scaled
 from serve_app.engine.denoising import Trajectory, advance
 from serve_app.model.model import Decoder, Denoiser, Family, TextEncoder
 from serve_app.model.training.judging import Verdict, judge
@@ -41,30 +42,37 @@ class Evaluation:
         num_inference_steps: int,
         *,
         guidance_scale: float | None = None,
+        size: tuple[int, int] | None = None,
         report: Callable[[int, int], None] = lambda done, of: None,
     ) -> Iterator[Answer]:
-        """Yield each question's answer; `report` gets the denoising steps done and to do, over all questions."""
+        """Yield each question's answer; `report` gets the denoising steps done and to do, over all questions.
+
+        size: width and height of the clips, the card's default where there is none.
+        """
+        size = size or (self._card.width.default, self._card.height.default)
         total = len(questions) * num_inference_steps
         done = 0
         for start in range(0, len(questions), self._batch_size):
             part = questions[start : start + self._batch_size]
-            batch = [self._start(question, num_inference_steps, guidance_scale) for question in part]
+            batch = [self._start(question, num_inference_steps, guidance_scale, size) for question in part]
             for _ in range(num_inference_steps):
                 batch = advance(self._denoiser, batch)
                 done += len(batch)
                 report(done, total)
             for question, trajectory in zip(part, batch, strict=True):
-                frames = self._decoder.decode(trajectory.final_latents())
+                frames = scaled(self._decoder.decode(trajectory.final_latents()), *size)
                 yield Answer(question, frames, judge(question.scene, frames))
 
-    def _start(self, question: Question, num_inference_steps: int, guidance_scale: float | None) -> Trajectory:
+    def _start(
+        self, question: Question, num_inference_steps: int, guidance_scale: float | None, size: tuple[int, int]
+    ) -> Trajectory:
         card = self._card
         spec = VideoSpec(
             model=card.name,
             prompt=question.prompt,
             negative_prompt="",
-            width=card.width.default,
-            height=card.height.default,
+            width=size[0],
+            height=size[1],
             num_frames=card.num_frames.default,
             fps=card.fps.default,
             num_inference_steps=num_inference_steps,

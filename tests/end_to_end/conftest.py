@@ -70,7 +70,12 @@ def cluster(valkey_of_cluster: ValkeyServer, tmp_path_factory: pytest.TempPathFa
     try:  # 8 logical CPUs: a replica takes one unless a config says less
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
         settings = Settings(
-            redis_url=valkey_of_cluster.url, l3_url=l3.as_uri(), device="cpu", torch_threads=1, linger_seconds=1.0
+            redis_url=valkey_of_cluster.url,
+            redis_timeout_seconds=10.0,
+            l3_url=l3.as_uri(),
+            device="cpu",
+            torch_threads=1,
+            linger_seconds=1.0,
         )
         handle = serve.run(build(settings), name="encore")
         yield Cluster(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}", settings, handle)

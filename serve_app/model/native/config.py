@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DENOISER_REVISION = 3
+DENOISER_REVISION = 4
 TEXT_ENCODER_REVISION = 3
 DECODER_REVISION = 3
 
@@ -70,6 +70,7 @@ class NativeConfig:
     """One preset: its three parts, the dtype of the weights, the sampler's timestep shift, the size it is made for.
 
     denoiser_dtype: what the denoiser computes in, where the device can (`NativeDenoiser`); None: the weights' own.
+    one_size: it was trained at width x height alone. A clip of another size is that one, scaled by the engine.
     """
 
     name: str
@@ -81,6 +82,7 @@ class NativeConfig:
     sampler_shift: float = 3.0
     width: int = 64
     height: int = 64
+    one_size: bool = True
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> NativeConfig:
@@ -117,4 +119,5 @@ FIVE_B = NativeConfig(
     dtype="bfloat16",
     width=640,
     height=480,
+    one_size=False,
 )

@@ -139,10 +139,11 @@ class NativeDenoiser:
         return FlowMatchEulerSampler(num_inference_steps, self.sampler_shift)
 
     def latent_shape(self, spec: VideoSpec) -> tuple[int, int, int, int]:
-        """Return [channels, frames, height, width]: the autoencoder works frame by frame."""
-        downscale = self._config.autoencoder.downscale
-        channels = self._config.denoiser.latent_channels
-        return channels, spec.num_frames, spec.height // downscale, spec.width // downscale
+        """Return [channels, frames, height, width]: the autoencoder works frame by frame, the denoiser at its size."""
+        config = self._config
+        height, width = (config.height, config.width) if config.one_size else (spec.height, spec.width)
+        downscale = config.autoencoder.downscale
+        return config.denoiser.latent_channels, spec.num_frames, height // downscale, width // downscale
 
     @torch.inference_mode()
     def prepare(self, prompt_embeds: Tensor) -> Prompts:

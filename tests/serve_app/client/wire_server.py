@@ -200,7 +200,9 @@ def application(world: World) -> FastAPI:
 def serving(world: World) -> Iterator[str]:
     """Serve `world` on a free loopback port and yield the address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(application(world), ws="none", lifespan="off", log_level="critical")
+        config = uvicorn.Config(
+            application(world), ws="none", lifespan="off", log_level="critical", timeout_keep_alive=600
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
