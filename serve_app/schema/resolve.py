@@ -100,8 +100,21 @@ def _size(request: VideoRequest, card: ModelCard) -> tuple[int, int]:
         if width is not None and (width, height) != from_size:
             raise Contradiction(f"'size' says {request.size} and 'width' x 'height' say otherwise.", param="size")
         width, height = from_size
+    if width is not None and height is not None and card.sizes is not None:
+        return _offered(width, height, card.sizes, card.name)
+    if request.size is not None and width is not None and height is not None:
         _sizes_on_grid(width, height, card)
     return _on_grid("width", width, card.width), _on_grid("height", height, card.height)
+
+
+def _offered(width: int, height: int, sizes: tuple[tuple[int, int], ...], model: str) -> tuple[int, int]:
+    if (width, height) not in sizes:
+        *others, last = (f"{each[0]}x{each[1]}" for each in sizes)
+        names = f"{', '.join(others)} and {last}" if others else last
+        raise Unprocessable(
+            f"'size' {_shown(width)}x{_shown(height)} is not offered by {model}; its sizes are {names}.", param="size"
+        )
+    return width, height
 
 
 def _sizes_on_grid(width: int, height: int, card: ModelCard) -> None:
