@@ -17,6 +17,8 @@ from serve_app.schema.request import MAX_SEED, QUALITY, VideoRequest
 
 _SIZE = re.compile(r"(\d{1,6})[x\u00d7X*](\d{1,6})", re.ASCII)
 
+_SHOWN = 10**12
+
 
 def resolve(request: VideoRequest, card: ModelCard) -> VideoSpec:
     """Return the spec that `request` means on the model of `card`.
@@ -84,7 +86,7 @@ def _describe(allowed: IntRange, value: int) -> str:
 
 
 def _shown(value: int) -> str:
-    return str(value) if abs(value) < 10**12 else "of that magnitude"
+    return str(value) if abs(value) < _SHOWN else "of that magnitude"
 
 
 def _size(request: VideoRequest, card: ModelCard) -> tuple[int, int]:
@@ -111,9 +113,8 @@ def _offered(width: int, height: int, sizes: tuple[tuple[int, int], ...], model:
     if (width, height) not in sizes:
         *others, last = (f"{each[0]}x{each[1]}" for each in sizes)
         names = f"{', '.join(others)} and {last}" if others else last
-        raise Unprocessable(
-            f"'size' {_shown(width)}x{_shown(height)} is not offered by {model}; its sizes are {names}.", param="size"
-        )
+        shown = f"{width}x{height}" if max(abs(width), abs(height)) < _SHOWN else "of that magnitude"
+        raise Unprocessable(f"'size' {shown} is not offered by {model}; its sizes are {names}.", param="size")
     return width, height
 
 

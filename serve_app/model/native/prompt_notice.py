@@ -90,7 +90,7 @@ def prompt_notice(prompt: str) -> tuple[str, ...]:
         sentences.append(f"It shows one shape and cannot count: {_listed(numbers)}.")
     if negations := _unique(_negated(phrases)):
         sentences.append(f"It does not understand negation: {_listed(negations)}.")
-    if _is_other_language(unknown):
+    if _is_other_language(unknown, any(phrase.kind in ATTRIBUTES for phrase in phrases)):
         sentences.append("It reads English and Chinese only.")
     return tuple(sentences)
 
@@ -234,13 +234,13 @@ def _to_first_content(phrases: Iterable[_Phrase]) -> Iterator[_Phrase]:
             return
 
 
-def _is_other_language(unknown: Sequence[str]) -> bool:
+def _is_other_language(unknown: Sequence[str], is_understood_in_part: bool) -> bool:
     """Tell another script by its letters, and another language in Latin ones by what no English dictionary has."""
     letters = {char for word in unknown for char in word if char > "\x7f" and char.isalpha()}
     if any(not unicodedata.name(char, "").startswith(_READ) for char in letters):
         return True
     latin = [word.lower() for word in unknown if word.isalpha() and not _ONE_CHAR.match(word)]
-    if len(latin) < _FOREIGN_WORDS:
+    if is_understood_in_part or len(latin) < _FOREIGN_WORDS:
         return False
     foreign = [word for word in latin if word not in english()]
     return len(foreign) >= _FOREIGN_WORDS and 2 * len(foreign) >= len(latin)
