@@ -101,7 +101,7 @@ class Tally:
 
 def static_video() -> bytes:
     """Return 24 frames of coloured static as MP4, about 300 kB."""
-    pixels = np.random.default_rng(0).integers(0, 2, (24, 128, 128, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 2, (24, *map(int, LARGEST.split("x")[::-1]), 3), dtype=np.uint8)
     return encode_mp4(pixels * np.uint8(255), fps=16, quality=20)
 
 

@@ -25,12 +25,13 @@ from serve_app.service.wiring import open_cache, open_flights, open_latents, ope
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
 
-FIELDS = {"size": "x".join(map(str, min(DEMO_SIZES))), "num_frames": 8, "num_inference_steps": 2}
+WIDTH, HEIGHT = min(DEMO_SIZES)
+FIELDS = {"size": f"{WIDTH}x{HEIGHT}", "num_frames": 8, "num_inference_steps": 2}
 
 
 def frames_of(keys: Keys) -> Frames:
     """Return the frames that the render of these keys gives: black and white dots."""
-    dots = np.random.default_rng(int(keys.latents[:15], 16)).integers(0, 2, (8, 32, 32, 1), dtype=np.uint8)
+    dots = np.random.default_rng(int(keys.latents[:15], 16)).integers(0, 2, (8, HEIGHT, WIDTH, 1), dtype=np.uint8)
     return np.repeat(dots * np.uint8(255), 3, axis=3)
 
 
