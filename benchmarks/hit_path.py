@@ -34,6 +34,7 @@ from form import Goal, Result, Row, main
 from load import Run, Task, load
 from pydantic import SecretStr
 from server import Server, cpu_seconds, encore_server, local_config
+from sizes import LARGEST
 
 from serve_app.core import Entry
 from serve_app.media.media import encode_mp4
@@ -42,7 +43,7 @@ from serve_app.service.wiring import open_cache, open_planner, open_tiers
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
 
-FIELDS = {"prompt": "television static", "size": "128x128", "num_frames": 24, "fps": 16}
+FIELDS = {"prompt": "television static", "size": LARGEST, "num_frames": 24, "fps": 16}
 BARE, CONTENT, SYNC, SUBMIT = "bare route", "GET content", "POST /v1/videos/sync", "POST /v1/videos"
 CONNECTIONS = (1, 16)
 PAUSE_SECONDS = 0.4
@@ -100,7 +101,7 @@ class Tally:
 
 def static_video() -> bytes:
     """Return 24 frames of coloured static as MP4, about 300 kB."""
-    pixels = np.random.default_rng(0).integers(0, 2, (24, 128, 128, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 2, (24, *map(int, LARGEST.split("x")[::-1]), 3), dtype=np.uint8)
     return encode_mp4(pixels * np.uint8(255), fps=16, quality=20)
 
 

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sizes import SMALLEST
+
 MIB = 2**20
 JSON, URL_ENCODED = "application/json", "application/x-www-form-urlencoded"
 VIDEO_ROUTES = ("/v1/videos", "/v1/videos/sync", "/v1/explain")
-SMALL: dict[str, Any] = {"size": "32x32", "num_frames": 8, "num_inference_steps": 2}
+SMALL: dict[str, Any] = {"size": SMALLEST, "num_frames": 8, "num_inference_steps": 2}
 NUMBERS = (
     "seed",
     "width",

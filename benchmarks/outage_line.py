@@ -16,6 +16,7 @@ import torch
 
 from serve_app.core import Frames, Keys, Progress, RenderEvent, RenderRequest, Rule, Started, Urgency, VideoSpec
 from serve_app.media.media import encode_mp4
+from serve_app.model.native.config import DEMO_SIZES
 from serve_app.service.embedding import PromptEmbedder
 from serve_app.service.finishing import Finisher
 from serve_app.service.latents import LatentsCache
@@ -24,12 +25,13 @@ from serve_app.service.wiring import open_cache, open_flights, open_latents, ope
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
 
-FIELDS = {"size": "32x32", "num_frames": 8, "num_inference_steps": 2}
+WIDTH, HEIGHT = min(DEMO_SIZES)
+FIELDS = {"size": f"{WIDTH}x{HEIGHT}", "num_frames": 8, "num_inference_steps": 2}
 
 
 def frames_of(keys: Keys) -> Frames:
     """Return the frames that the render of these keys gives: black and white dots."""
-    dots = np.random.default_rng(int(keys.latents[:15], 16)).integers(0, 2, (8, 32, 32, 1), dtype=np.uint8)
+    dots = np.random.default_rng(int(keys.latents[:15], 16)).integers(0, 2, (8, HEIGHT, WIDTH, 1), dtype=np.uint8)
     return np.repeat(dots * np.uint8(255), 3, axis=3)
 
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from outage_servers import S3, seaweedfs, valkey
+from sizes import SMALLEST
 
 from serve_app.cache.bloom import BloomFilter
 from serve_app.cache.bloom_builder import BloomBuilder
@@ -206,7 +207,7 @@ def _deployments(
 
 def _plan(prompt: str) -> Plan:
     planner = Planner(_FAMILY, "encoder", max_prompt_chars=100)
-    return planner.plan(parse_request({"prompt": prompt, "width": 32, "height": 32, "num_frames": 8}))
+    return planner.plan(parse_request({"prompt": prompt, "size": SMALLEST, "num_frames": 8}))
 
 
 async def _ask(router: VideoSource, plan: Plan, counts: Counts, line: Line) -> None:

@@ -34,12 +34,13 @@ from form import Goal, Result, Row, main
 from scenario_replay import HITS, Replay, percentile, replayed, saturated
 from scenario_stream import Fields, Request, Stream
 from server import ROOT
+from sizes import SMALLEST
 from storm import teller
 from storm_reference import reference
 from storm_server import TORCH_THREADS, StormServer, storm_server
 
 COLD, WARMED = "not warmed", "warmed"
-VIDEO: Fields = {"size": "32x32", "num_frames": 8, "fps": 8, "num_inference_steps": 2, "guidance_scale": 1}
+VIDEO: Fields = {"size": SMALLEST, "num_frames": 8, "fps": 8, "num_inference_steps": 2, "guidance_scale": 1}
 PRODUCTS = (
     "a red heart growing", "a yellow star spinning", "a blue circle bouncing", "a green triangle rising slowly",
     "a purple square shrinking", "a pink heart bouncing", "an orange star falling slowly", "a cyan cross spinning",

@@ -30,6 +30,7 @@ import scenario_stream
 from form import Goal, Result, Row, main
 from scenario_replay import CONCURRENCY, PRICE, Replay, Simulated, percentile, replayed, row, saturated, simulated
 from scenario_stream import Fields, Request, Stream
+from sizes import SMALLEST
 from storm import teller
 from storm_reference import reference
 from storm_server import DIFFUSIONS, TORCH_THREADS, StormServer, storm_server
@@ -39,7 +40,7 @@ from serve_app.client import AsyncEncore, WarmUp
 ENCORE, NONE, EXACT, WARMED = "Encore", "no cache", "exact strings", "Encore, warmed"
 LOAD = 0.5
 """Of what the server can render, over the day's mean; at noon it is half as much again."""
-VIDEO: Fields = {"size": "32x32", "num_frames": 8, "fps": 8, "num_inference_steps": 2, "guidance_scale": 1}
+VIDEO: Fields = {"size": SMALLEST, "num_frames": 8, "fps": 8, "num_inference_steps": 2, "guidance_scale": 1}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from form import Row
+from sizes import LONG, SMALLEST
 from storm_app import Note
 from storm_clients import Answer, Crowd, Fields
 from storm_server import StormServer
@@ -42,12 +43,12 @@ class Extent:
 
 
 FULL = Extent(
-    1_000, {"size": "96x96", "num_frames": 24, "num_inference_steps": 50},
-    {"size": "32x32", "num_frames": 8, "num_inference_steps": 40}, 1_000, 50, 60,
+    1_000, {"size": LONG, "num_frames": 24, "num_inference_steps": 50},
+    {"size": SMALLEST, "num_frames": 8, "num_inference_steps": 40}, 1_000, 50, 60,
 )  # fmt: skip
 QUICK = Extent(
     200, {"size": "64x64", "num_frames": 16, "num_inference_steps": 40},
-    {"size": "32x32", "num_frames": 8, "num_inference_steps": 40}, 60, 6, 8,
+    {"size": SMALLEST, "num_frames": 8, "num_inference_steps": 40}, 60, 6, 8,
 )  # fmt: skip
 
 

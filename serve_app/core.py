@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal
@@ -112,6 +112,15 @@ class PromptRules:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """What a model's videos were judged with, smallest and largest; a request beyond gets a notice, no refusal."""
+
+    num_frames: tuple[int, int]
+    num_inference_steps: tuple[int, int]
+    guidance_scale: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What a model accepts and how it is identified; validation, defaults and keys come from here.
 
@@ -138,6 +147,12 @@ class ModelCard:
     aliases: tuple[str, ...] = ()
     prompt_rules: PromptRules = field(default_factory=PromptRules)
     created: int = 0
+    sizes: tuple[tuple[int, int], ...] | None = None
+    """Width and height of every size offered; None: any on the grid of `width` and `height`."""
+    judged: Judged | None = None
+    """None: the card does not say."""
+    prompt_notice: Callable[[str], tuple[str, ...]] | None = None
+    """From a normalised prompt to sentences on what of it the model does not understand; None: it cannot tell."""
 
     @property
     def takes_image(self) -> bool:

@@ -13,12 +13,18 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
+_PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
 def percent(text: str) -> str:
     """Return `text` in letters, digits and `-._~%` alone; `urllib.parse.unquote` gives it back."""
     return quote(text, safe="", errors="surrogatepass" if _has_surrogates(text) else "strict")
+
+
+def sentence(text: str) -> str:
+    """Return `text` for people to read, encoded only where it must be, so that `urllib.parse.unquote` gives it back."""
+    return quote(text, safe=_PRINTABLE)
 
 
 def header_fields(fields: Mapping[str, str]) -> dict[str, str]:

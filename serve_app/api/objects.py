@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from serve_app.core import IntRange, ModelCard
@@ -39,6 +40,7 @@ def video_object(job: Job) -> VideoObject:
         tags=list(job.tags),
         metadata=dict(job.metadata),
         corrected=[each.wire() for each in job.corrected],
+        notice=job.notice,
         cache=None
         if job.outcome is None
         else CacheInfo(outcome=job.outcome.value, key=job.keys.video, embedding=job.embedding),
@@ -54,7 +56,11 @@ def event_object(event: JobEvent) -> VideoEvent:
 
 
 def model_object(card: ModelCard) -> dict[str, Any]:
-    """Return a model with its ranges and defaults."""
+    """Return a model with its ranges and defaults.
+
+    sizes: those offered, null for any on the grid; judged: what notices go by, null for none; notices_prompts: whether
+    a prompt that the model does not understand gets a notice.
+    """
 
     def whole(allowed: IntRange) -> dict[str, int]:
         return {
@@ -74,6 +80,9 @@ def model_object(card: ModelCard) -> dict[str, Any]:
         "fingerprint": card.model_fingerprint,
         "max_prompt_tokens": card.max_prompt_tokens,
         "takes_image": card.takes_image,
+        "sizes": None if card.sizes is None else [f"{width}x{height}" for width, height in card.sizes],
+        "judged": None if card.judged is None else asdict(card.judged),
+        "notices_prompts": card.prompt_notice is not None,
         "parameters": {name: whole(getattr(card, name)) for name in names}
         | {
             "quality": whole(QUALITY),

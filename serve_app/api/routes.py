@@ -16,7 +16,7 @@ from serve_app.api.cache_status import cache_status
 from serve_app.api.content import content_response, disposition, redirection
 from serve_app.api.documented import EVERYWHERE, WITH_BODY, Responses, errors, without_null
 from serve_app.api.event_stream import EventStream
-from serve_app.api.headers import header_fields, percent
+from serve_app.api.headers import header_fields, percent, sentence
 from serve_app.api.objects import model_object, video_object
 from serve_app.api.route import StrictRoute
 from serve_app.errors import NotSupported
@@ -55,7 +55,18 @@ _INVALIDATE: dict[str, Any] = {
         },
     }
 }  # fmt: skip
-_MP4: Responses = {200: {"content": {"video/mp4": {}}, "description": "the MP4"}}
+_MP4: Responses = {
+    200: {
+        "content": {"video/mp4": {}},
+        "description": "the MP4",
+        "headers": {
+            "X-Encore-Notice": {
+                "description": "what the model may not do as it was asked, percent-encoded; a job's `notice`",
+                "schema": {"type": "string"},
+            }
+        },
+    }
+}
 _VIDEO_ERRORS = WITH_BODY | errors(404)
 _EVENT_SCHEMA = VideoEvent.model_json_schema(ref_template="#/components/schemas/{model}")
 del _EVENT_SCHEMA["$defs"]  # VideoObject has them too
@@ -135,6 +146,8 @@ async def generate(request: Request) -> Response:
         headers["X-Encore-Corrected"] = ", ".join(
             f"{percent(each.found)}={percent(each.used)}" for each in answer.corrected
         )
+    if answer.notice is not None:
+        headers["X-Encore-Notice"] = sentence(answer.notice)
     return Response(answer.entry.data, headers=header_fields(headers), media_type="video/mp4")
 
 

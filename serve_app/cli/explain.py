@@ -59,7 +59,7 @@ def _explained(line: bytes, planner: Planner, fields: Fields) -> dict[str, Any]:
     except EncoreError as error:
         return {"prompt": prompt, **error.wire()}
     told = {name: explanation[name] for name in ("prompt", "normalised", "keys")}
-    return told | ({"corrected": explanation["corrected"]} if explanation["corrected"] else {})
+    return told | {name: explanation[name] for name in ("corrected", "notice") if explanation[name]}
 
 
 def _settings(fields: Fields) -> Settings:
@@ -81,6 +81,7 @@ def _from_server(prompt: str, fields: Fields, url: str | None) -> dict[str, Any]
         "normalised": answer.normalised,
         "changes": answer.extra.get("changes", []),
         "corrected": answer.extra.get("corrected", []),
+        "notice": answer.notice,
         "keys": {"prompt": answer.keys.prompt, "latents": answer.keys.latents, "video": answer.keys.video},
         "spec": dict(answer.spec),
         "tiers": dict(answer.tiers),
@@ -94,6 +95,7 @@ def _told(explanation: dict[str, Any]) -> list[str]:
     lines += [_row("", f"{change.get('step')}: {change.get('after')!r}") for change in explanation["changes"]]
     lines += [_row("corrected", f"{each['from']!r} to {each['to']!r}") for each in explanation["corrected"]]
     lines.append(_row("normalised", repr(explanation["normalised"])))
+    lines += [_row("notice", explanation["notice"])] if explanation["notice"] else []
     spec = {name: value for name, value in explanation["spec"].items() if name != "prompt"}
     lines.append(_row("spec", ", ".join(f"{name}={value!r}" for name, value in spec.items())))
     lines += [_row(f"key({stage})", key) for stage, key in explanation["keys"].items()]

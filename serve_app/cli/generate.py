@@ -58,6 +58,8 @@ def generate(
         waited = time.monotonic() - began
         name = save(data, _key(job))
         beside = {each: keep(encore.content(job.id, variant=each), _key(job)) for each, keep in saves.items()}
+    if job.notice is not None:
+        typer.echo(f"encore: {job.notice}", err=True)
     report = _report(job, name, len(data), waited) | beside
     typer.echo(json.dumps(report) if as_json else _told(report), err=None in (name, *beside.values()))
 
@@ -193,6 +195,7 @@ def _report(job: Job, name: str | None, size: int, waited: float) -> dict[str, A
         "num_frames": job.extra.get("num_frames"),
         "fps": job.extra.get("fps"),
         "corrected": job.extra.get("corrected", []),
+        "notice": job.notice,
     }
 
 

@@ -275,7 +275,7 @@ def _failure(job: Job) -> EncoreError:
 def _generated(job: Job, data: bytes, seconds: float) -> Generated:
     if job.cache is None or job.cache.outcome is None or job.cache.key is None:
         raise EncoreError(f"Job {job.id} is completed but does not say how it was made.")
-    return Generated(data, job.cache.outcome, job.cache.key, job.cache.embedding, seconds, job)
+    return Generated(data, job.cache.outcome, job.cache.key, job.cache.embedding, seconds, job, notice=job.notice)
 
 
 def _video(video_id: str) -> str:

@@ -35,7 +35,10 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job. `progress` is in percent, times are Unix seconds, `seconds` is playing time, `size` is WIDTHxHEIGHT."""
+    """One job. `progress` is in percent, times are Unix seconds, `seconds` is playing time, `size` is WIDTHxHEIGHT.
+
+    notice: what the model may not do as it was asked, in sentences; None where nothing is to be said.
+    """
 
     id: str
     model: str
@@ -50,6 +53,7 @@ class Job:
     seed: int | None
     error: JobError | None
     cache: CacheInfo | None
+    notice: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
@@ -87,6 +91,7 @@ class Generated:
     """A finished video. `seconds` is how long the caller waited; `job` is None when there was one call and no job.
 
     corrected: (as typed, as read) of each word that was taken for a typing mistake, where there was one call.
+    notice: as a job's.
     """
 
     data: bytes
@@ -96,6 +101,7 @@ class Generated:
     seconds: float
     job: Job | None
     corrected: tuple[tuple[str, str], ...] = ()
+    notice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,7 @@ class StageKeys:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """What a request means and where it is: `spec` is the resolved VideoSpec, `tiers` maps l1, l2, l3 to whether they
-    hold the finished video (None: not known).
+    hold the finished video (None: not known), `notice` is what the job's would be.
     """
 
     prompt: str
@@ -118,6 +124,7 @@ class Explanation:
     spec: Mapping[str, Any]
     keys: StageKeys
     tiers: Mapping[str, bool | None]
+    notice: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
@@ -221,6 +228,7 @@ def job_of(body: Mapping[str, Any]) -> Job:
         seed=body.get("seed"),
         error=JobError(error["code"], error["message"]) if error else None,
         cache=_cache(cache) if cache else None,
+        notice=body.get("notice"),
         extra=_others(body, Job, "object"),
     )
 
@@ -266,6 +274,7 @@ def video(response: httpx.Response) -> Generated:
         seconds=0.0,
         job=None,
         corrected=_corrected(response.headers.get("x-encore-corrected", "")),
+        notice=unquote(response.headers.get("x-encore-notice", "")) or None,
     )
 
 
@@ -285,6 +294,7 @@ def explanation(response: httpx.Response) -> Explanation:
         spec=dict(body["spec"]),
         keys=StageKeys(keys["prompt"], keys["latents"], keys["video"]),
         tiers=dict(body["tiers"]),
+        notice=body.get("notice"),
         extra=_others(body, Explanation),
     )
 

@@ -17,6 +17,8 @@ from serve_app.schema.request import QUALITY, VideoRequest
 
 _SIZE = re.compile(r"(\d{1,6})[x\u00d7X*](\d{1,6})", re.ASCII)
 
+_SHOWN = 10**12
+
 
 def resolve(request: VideoRequest, card: ModelCard) -> VideoSpec:
     """Return the spec that `request` means on the model of `card`.
@@ -77,7 +79,7 @@ def _describe(allowed: IntRange, value: int) -> str:
 
 
 def _shown(value: int) -> str:
-    return str(value) if abs(value) < 10**12 else "of that magnitude"
+    return str(value) if abs(value) < _SHOWN else "of that magnitude"
 
 
 def _size(request: VideoRequest, card: ModelCard) -> tuple[int, int]:
@@ -93,8 +95,20 @@ def _size(request: VideoRequest, card: ModelCard) -> tuple[int, int]:
         if width is not None and (width, height) != from_size:
             raise Contradiction(f"'size' says {request.size} and 'width' x 'height' say otherwise.", param="size")
         width, height = from_size
+    if width is not None and height is not None and card.sizes is not None:
+        return _offered(width, height, card.sizes, card.name)
+    if request.size is not None and width is not None and height is not None:
         _sizes_on_grid(width, height, card)
     return _on_grid("width", width, card.width), _on_grid("height", height, card.height)
+
+
+def _offered(width: int, height: int, sizes: tuple[tuple[int, int], ...], model: str) -> tuple[int, int]:
+    if (width, height) not in sizes:
+        *others, last = (f"{each[0]}x{each[1]}" for each in sizes)
+        names = f"{', '.join(others)} and {last}" if others else last
+        shown = f"{width}x{height}" if max(abs(width), abs(height)) < _SHOWN else "of that magnitude"
+        raise Unprocessable(f"'size' {shown} is not offered by {model}; its sizes are {names}.", param="size")
+    return width, height
 
 
 def _sizes_on_grid(width: int, height: int, card: ModelCard) -> None:

@@ -68,6 +68,11 @@ class VideoObject(BaseModel):
     tags: list[str] = []
     metadata: dict[str, str] = Field({}, description="as it was sent")
     corrected: list[dict[str, str]] = Field([], description="mistyped words, each `from` what it was `to` what is used")
+    notice: str | None = Field(
+        None,
+        description="what the model may not do as it was asked: words that it does not understand, settings that it "
+        "was not judged with; at most 500 characters, null where nothing is to be said",
+    )
     cache: CacheInfo | None = None
 
 

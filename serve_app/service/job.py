@@ -45,6 +45,7 @@ class Job:
     attempts: int = 0
     """How many renders of its video ended in the death of their process."""
     metadata: tuple[tuple[str, str], ...] = ()
+    notice: str | None = None
 
     def started(self, embedding: str | None) -> Job:
         """Return this job with its render under way."""

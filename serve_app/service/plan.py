@@ -21,6 +21,7 @@ from serve_app.prompt.prompt import Change, Normalised, Normaliser
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest, resolve
 from serve_app.schema.resolve import no_such_model
+from serve_app.service.notice import notice_of
 from serve_app.steady import steady
 
 KEPT_PROMPTS, KEPT_CHARS = 4_096, 1_000
@@ -46,6 +47,8 @@ class Plan:
     image: bytes | None = field(default=None, repr=False)
     """The pixels that the spec's `input_reference` names, as a PNG; None when the video starts from text."""
     metadata: tuple[tuple[str, str], ...] = ()
+    notice: str | None = None
+    """What the model may not do as it was asked, see `notice`."""
 
     def explained(self) -> dict[str, Any]:
         """Return the JSON-able explanation: prompt, normalised form, each step, corrections, spec and keys."""
@@ -54,6 +57,7 @@ class Plan:
             "normalised": self.spec.prompt,
             "changes": [asdict(change) for change in self.changes],
             "corrected": [correction.wire() for correction in self.corrected],
+            "notice": self.notice,
             "keys": {"prompt": self.keys.prompt, "latents": self.keys.latents, "video": self.keys.video},
             "spec": asdict(self.spec),
         }
@@ -82,6 +86,8 @@ class Planner:
         self._normaliser = normaliser or Normaliser(family.card.prompt_rules)
         self._trace = functools.lru_cache(maxsize=KEPT_PROMPTS)(self._normaliser.trace)
         self._card = replace(family.card, prompt_rules=self._normaliser.rules)
+        told = self._card.prompt_notice
+        self._prompt_notice = None if told is None else functools.lru_cache(maxsize=KEPT_PROMPTS)(told)
         self._encoder_fingerprint = encoder_fingerprint
         self._max_prompt_chars = max_prompt_chars
         self._max_image_bytes = max_image_bytes
@@ -126,7 +132,14 @@ class Planner:
         urgency = request.urgency(self._clock())
         tags = request.tags or ()
         metadata = tuple((request.metadata or {}).items())
-        return Plan(request.prompt, spec, keys, prompt.changes, tuple(corrected), urgency, tags, image, metadata)
+        return Plan(
+            request.prompt, spec, keys, prompt.changes, tuple(corrected), urgency, tags, image, metadata,
+            self.notice(spec),
+        )  # fmt: skip
+
+    def notice(self, spec: VideoSpec) -> str | None:
+        """Return what the model may not do as `spec` says, None where nothing is known; an empty prompt is not told."""
+        return notice_of(spec, self.card, self._prompt_notice if len(spec.prompt) <= KEPT_CHARS else None)
 
     def prompt_forms(self, prompt: str) -> frozenset[str]:
         """Return the normal forms of `prompt`: as it is asked for, and with its typos kept; raises Unprocessable."""

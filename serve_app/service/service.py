@@ -69,7 +69,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished video and how it came; `seconds` is what the caller waited, `corrected` what was taken for slips."""
+    """A finished video and how it came; `seconds` is what the caller waited, `corrected` what was taken for slips.
+
+    notice: what the model may not have done as it was asked.
+    """
 
     entry: Entry
     outcome: Outcome
@@ -79,6 +82,7 @@ class Answer:
     stored: bool
     seconds: float
     corrected: tuple[Correction, ...] = ()
+    notice: str | None = None
 
 
 class VideoService:
@@ -260,6 +264,7 @@ class VideoService:
             id=new_job_id(now), prompt=plan.asked, spec=plan.spec, keys=plan.keys,
             created_at=now, updated_at=now, expires_at=now + self._limits.job_ttl_seconds,
             corrected=plan.corrected, urgency=plan.urgency, tags=plan.tags, metadata=plan.metadata,
+            notice=plan.notice,
         )  # fmt: skip
         return await self.job(await self._accepted(job, mark or first, plan.image))
 
@@ -464,7 +469,10 @@ class VideoService:
         job = self._receipt_job(
             issue(self._secret, plan.keys.video, now), plan.asked, plan.spec, plan.keys, now, found.outcome
         )
-        job = replace(job, corrected=plan.corrected, urgency=plan.urgency, tags=plan.tags, metadata=plan.metadata)
+        job = replace(
+            job, corrected=plan.corrected, urgency=plan.urgency, tags=plan.tags, metadata=plan.metadata,
+            notice=plan.notice,
+        )  # fmt: skip
         if mark is None:
             self._desk.file(job)
         elif (accepted := await self._desk.accept_complete(job, mark)) != job.id:
@@ -562,7 +570,7 @@ class VideoService:
     ) -> Job:
         job = Job(
             id=job_id, prompt=prompt, spec=spec, keys=keys, created_at=created_at, updated_at=created_at,
-            expires_at=created_at + self._limits.job_ttl_seconds,
+            expires_at=created_at + self._limits.job_ttl_seconds, notice=self.planner.notice(spec),
         )  # fmt: skip
         return job.completed(outcome, None, created_at)
 
@@ -577,8 +585,9 @@ class VideoService:
         outcome = landing.outcome_for(led)
         seconds = self._count(outcome, began, landing.entry.size)
         return Answer(
-            landing.entry, outcome, plan.keys, plan.spec, landing.embedding, landing.stored, seconds, plan.corrected
-        )
+            landing.entry, outcome, plan.keys, plan.spec, landing.embedding, landing.stored, seconds, plan.corrected,
+            plan.notice,
+        )  # fmt: skip
 
     def _count(self, outcome: Outcome, began: float, size: int) -> float:
         seconds = time.perf_counter() - began

@@ -15,12 +15,20 @@ from serve_app.cache.cache import TieredCache
 from serve_app.client import Encore
 from serve_app.core import Outcome
 from serve_app.media import probe
+from serve_app.model.native.config import DEMO_SIZES
 from serve_app.schema import parse_request
 from serve_app.service.wiring import open_cache, open_planner, open_tiers
 from serve_app.telemetry import Telemetry
 from tests.end_to_end.conftest import Cluster
 
 pytestmark = pytest.mark.cluster
+SMALLEST, LARGEST, LONG = (
+    f"{width}x{height}"
+    for width, height in (
+        min(DEMO_SIZES), max(DEMO_SIZES), min(DEMO_SIZES, key=lambda size: abs(size[0] * size[1] - 96 * 96))
+    )
+)  # fmt: skip
+"""Of what the demo offers; LONG lasts some seconds, but not a minute."""
 
 
 def sync(http: httpx.Client, prompt: str, **fields: Any) -> httpx.Response:
@@ -109,7 +117,7 @@ def test_another_frame_rate_is_decoded_from_latents(cluster: Cluster) -> None:
 
 def test_an_interactive_request_passes_waiting_batch_jobs(cluster: Cluster) -> None:
     """With more batch jobs than a replica takes, a request that somebody waits for is answered before most of them."""
-    small = {"size": "32x32", "num_frames": 8, "num_inference_steps": 30}
+    small = {"size": SMALLEST, "num_frames": 8, "num_inference_steps": 30}
     with cluster.http() as http:
         jobs = [
             http.post("/v1/videos", json={"prompt": f"batch job {i}", "priority": "batch", **small}).json()["id"]
@@ -127,7 +135,7 @@ def test_delete_ends_the_render(cluster: Cluster) -> None:
     with cluster.http() as http:
         job = http.post(
             "/v1/videos",
-            json={"prompt": "never finished", "num_inference_steps": 50, "num_frames": 24, "size": "128x128"},
+            json={"prompt": "never finished", "num_inference_steps": 50, "num_frames": 24, "size": LARGEST},
         ).json()
         wait(lambda: http.get(f"/v1/videos/{job['id']}").json()["status"] == "in_progress")
         assert http.delete(f"/v1/videos/{job['id']}").json()["deleted"] is True
@@ -151,7 +159,7 @@ def test_metrics_reach_rays_endpoint(cluster: Cluster) -> None:
 
 def test_a_killed_router_costs_no_render(cluster: Cluster) -> None:
     """The router that started a render is killed; the render finishes, is stored, and the job is found completed."""
-    request = {"prompt": "the router dies", "num_inference_steps": 50, "num_frames": 24, "size": "96x96"}
+    request = {"prompt": "the router dies", "num_inference_steps": 50, "num_frames": 24, "size": LONG}
     with cluster.http() as http:
         job = http.post("/v1/videos", json=request).json()
         wait(lambda: http.get(f"/v1/videos/{job['id']}").json()["progress"] > 0)
@@ -166,7 +174,7 @@ def test_a_killed_router_costs_no_render(cluster: Cluster) -> None:
 
 def test_a_killed_diffusion_replica_is_asked_anew(cluster: Cluster) -> None:
     """The replica that renders is killed; the waiting request is rendered by its successor and answered."""
-    request = {"prompt": "the renderer dies", "num_inference_steps": 50, "num_frames": 24, "size": "96x96"}
+    request = {"prompt": "the renderer dies", "num_inference_steps": 50, "num_frames": 24, "size": LONG}
     with cluster.http() as http, ThreadPoolExecutor(1) as thread:
         answer = thread.submit(http.post, "/v1/videos/sync", json=request, timeout=120)
         wait(lambda: http.get("/v1/stats").json()["renderer"].get("running", 0) > 0)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve_app.core import Judged
+
 DENOISER_REVISION = 4
 TEXT_ENCODER_REVISION = 3
 DECODER_REVISION = 3
@@ -98,6 +100,11 @@ class NativeConfig:
 
 
 DEMO = NativeConfig(name="demo", denoiser_dtype="bfloat16")
+DEMO_SIZES = ((48, 48), (64, 64), (96, 96), (128, 128))
+"""Width and height of what the served demo offers: the one place that says so. A trained folder takes its whole grid.
+"""
+DEMO_JUDGED = Judged(num_frames=(8, 24), num_inference_steps=(4, 30), guidance_scale=(1.0, 5.0))
+"""As the demo's model card tells it."""
 
 # Sixteen pixels a latent, like Wan2.2-TI2V-5B's autoencoder: at eight, every pass has four times the tokens.
 FIVE_B = NativeConfig(

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve_app.core import FloatRange, IntRange, ModelCard
+from serve_app.core import FloatRange, IntRange, Judged, ModelCard
 from serve_app.errors import NotFound
 from serve_app.model import batch_invariant as invariance
 from serve_app.model.fingerprint import fingerprint
@@ -22,10 +22,13 @@ from serve_app.model.native import tokenizer as tokenizers
 from serve_app.model.native.config import (
     DECODER_REVISION,
     DEMO,
+    DEMO_JUDGED,
+    DEMO_SIZES,
     DENOISER_REVISION,
     TEXT_ENCODER_REVISION,
     NativeConfig,
 )
+from serve_app.model.native.prompt_notice import prompt_notice
 from serve_app.model.native.tokenizer import Tokenizer
 from serve_app.model.native.weights import Checkpoint, Weights
 
@@ -42,7 +45,8 @@ CHECKPOINT_FOLDER = "checkpoint"
 @functools.cache
 def demo(batch_invariant: bool | None = None) -> Family:
     """Return `native/demo`, one instance per process and choice."""
-    return from_checkpoint(DEMO, Path(__file__).parent / "demo", batch_invariant)
+    family = from_checkpoint(DEMO, Path(__file__).parent / "demo", batch_invariant)
+    return replace(family, sizes=DEMO_SIZES, judged=DEMO_JUDGED)
 
 
 def from_checkpoint(config: NativeConfig, folder: Path, batch_invariant: bool | None = None) -> NativeFamily:
@@ -76,17 +80,22 @@ def _config(path: Path) -> NativeConfig:
 
 @dataclass(frozen=True)
 class NativeFamily:
-    """One preset with its weights and its tokenizer, as a Family; `batch_invariant` is as somebody chose, or None."""
+    """One preset with its weights and its tokenizer, as a Family; `batch_invariant` is as somebody chose, or None.
+
+    sizes, judged: as the card has them. Every such model is trained on one world, so every card tells its words.
+    """
 
     config: NativeConfig
     weights: Weights
     tokenizer: Tokenizer
     batch_invariant: bool | None = None
+    sizes: tuple[tuple[int, int], ...] | None = None
+    judged: Judged | None = None
 
     @functools.cached_property
     def card(self) -> ModelCard:
         """The grid of the brief; fingerprints of what this preset and these weights compute."""
-        side = IntRange(minimum=32, maximum=128, default=64, step=16)
+        widths, heights = zip(*(self.sizes or ((32, 32), (128, 128))), strict=True)
         return ModelCard(
             name=f"native/{self.config.name}",
             family="native",
@@ -94,8 +103,8 @@ class NativeFamily:
             model_fingerprint=self._model_fingerprint(),
             text_encoder_fingerprint=self._text_encoder_fingerprint(),
             decoder_fingerprint=self._decoder_fingerprint(),
-            width=side,
-            height=side,
+            width=IntRange(minimum=min(widths), maximum=max(widths), default=64, step=16),
+            height=IntRange(minimum=min(heights), maximum=max(heights), default=64, step=16),
             num_frames=IntRange(minimum=8, maximum=24, default=16),
             fps=IntRange(minimum=1, maximum=30, default=16),
             num_inference_steps=IntRange(minimum=1, maximum=50, default=16),
@@ -103,6 +112,9 @@ class NativeFamily:
             max_prompt_tokens=self.config.text_encoder.max_tokens,
             aliases=(f"encore-{self.config.name}",),
             created=1_795_305_600,
+            sizes=self.sizes,
+            judged=self.judged,
+            prompt_notice=prompt_notice,
         )
 
     def count_tokens(self, prompt: str) -> int:

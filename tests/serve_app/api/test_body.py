@@ -55,7 +55,7 @@ async def test_no_json_object(http: httpx.AsyncClient, path: str, body: bytes) -
         (b'{"prompt": "p", "\\udfff": 1}', "?"), (b'{"prompt": "p", "model": ["m"]}', "model"),
         (b'{"prompt": "p", "seed": 1000000000000000000000000000000}', "seed"), (b'{"prompt": null}', "prompt"),
         (b'{"prompt": "p", "num_frames": true}', "num_frames"), (b"{}", "prompt"), (b'{"prompt": {}}', "prompt"),
-        (b'{"prompt": "p", "width": -1, "height": 64}', "width"), (b'{"prompt": "p", "size": "\\ud800"}', "size"),
+        (b'{"prompt": "p", "width": -1, "height": 64}', "size"), (b'{"prompt": "p", "size": "\\ud800"}', "size"),
         (b'{"prompt": "p", "seconds": 0.00001, "num_frames": 8}', "seconds"), (b'{"prompt": " "}', "prompt"),
         (b'{"prompt": "p", "negative_prompt": "a\\udc00"}', "negative_prompt"), (b'{"prompt":"p","":1}', ""),
     ],

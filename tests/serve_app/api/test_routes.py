@@ -16,7 +16,7 @@ from serve_app.media import spritesheet, thumbnail
 from serve_app.schema import VideoRequest
 from tests.serve_app.api.conftest import FILM
 from tests.serve_app.api.test_body import error_of
-from tests.serve_app.service.rig import Rig, until
+from tests.serve_app.service.rig import LARGEST, Rig, until
 
 ASK = {"prompt": "a red circle moves left"}
 
@@ -109,9 +109,11 @@ async def test_random_seed_comes_back(http: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize("form", ["json", "data", "files"])
 async def test_all_body_forms_mean_the_same(rig: Rig, http: httpx.AsyncClient, form: str) -> None:
     """JSON, URL-encoded and multipart give one key."""
-    fields = {"prompt": "p", "seconds": "4", "size": "64x80", "seed": "7"}
+    fields = {"prompt": "p", "seconds": "4", "size": LARGEST, "seed": "7"}
+    width, height = map(int, LARGEST.split("x"))
     await http.post(
-        "/v1/videos/sync", json={"prompt": "p", "num_frames": 24, "fps": 6, "width": 64, "height": 80, "seed": 7}
+        "/v1/videos/sync",
+        json={"prompt": "p", "num_frames": 24, "fps": 6, "width": width, "height": height, "seed": 7},
     )
     body: Any = {name: (None, value) for name, value in fields.items()} if form == "files" else fields
     answer = await http.post("/v1/videos/sync", **{form: body})

@@ -50,6 +50,15 @@ def test_without_a_server_all_but_the_tiers(encore: Encore) -> None:
     assert "No Encore server answers" in result.stderr
 
 
+def test_a_notice_is_shown(encore: Encore) -> None:
+    """Proves that one prompt and a line of many tell what the model does not understand, and nothing where it does."""
+    told = "The model did not understand: piano."
+    assert f"notice        {told}" in encore("explain", "a red piano", *NOWHERE).stdout
+    assert "notice" not in encore("explain", "a red circle", *NOWHERE).stdout
+    lines = encore("explain", "-", stdin="a red piano\na red circle\n").stdout.splitlines()
+    assert [json.loads(line).get("notice") for line in lines] == [told, None]
+
+
 def test_fields_change_the_keys(encore: Encore) -> None:
     """Proves that options are part of the explanation, with and without `-`."""
     plan = open_planner(Settings()).plan(VideoRequest(prompt="x", seed=7, fps=8))

@@ -87,6 +87,14 @@ def test_a_corrected_word_is_told(encore: Encore, world: World) -> None:
     assert "--no-correct-typos" in result.stdout
 
 
+def test_a_notice_is_told_beside_the_report(encore: Encore, world: World) -> None:
+    """Proves that what the model may not do as asked stands on standard error, and in the report for programs."""
+    world.script = [now | {"notice": "The model did not understand: cat."} for now in RENDERING]
+    result = encore("generate", "A cat", "-o", "out.mp4", "--json")
+    assert "encore: The model did not understand: cat." in result.stderr
+    assert json.loads(result.stdout)["notice"] == "The model did not understand: cat."
+
+
 def test_every_field_is_an_option(encore: Encore, world: World) -> None:
     """Proves that each option arrives under its wire name, and that absent ones are not sent."""
     options = {

@@ -22,15 +22,15 @@ from serve_app.errors import InvalidRequest, RenderFailed
 from serve_app.schema.templates import parse_templates
 from tests.serve_app.api.uvicorn_server import serving
 from tests.serve_app.cli.test_generate import Start
-from tests.serve_app.service.rig import Rig
+from tests.serve_app.service.rig import SMALLEST, Rig
 
 Encore = Callable[..., Result]
-FILE = """\
-- prompt: a {color} star for {shop}
+FILE = f"""\
+- prompt: a {{color}} star for {{shop}}
   variables:
     color: [red, blue]
     shop: [Anna, Bert, anna]
-  size: 32x32
+  size: {SMALLEST}
 - prompt: a plain heart
   num_inference_steps: 2
 """

@@ -16,7 +16,11 @@ from serve_app.model.model import load_family
 from serve_app.schema import parse_request, resolve
 from serve_app.schema.request import QUALITY
 
-DEMO = load_family("native/demo").card
+OFFERED = load_family("native/demo").card
+DEMO = dataclasses.replace(
+    OFFERED, sizes=None, width=IntRange(32, 128, 64, step=16), height=IntRange(32, 128, 64, step=16)
+)
+"""The demo's card with every size on the grid, as a card has that declares none."""
 WIDE = dataclasses.replace(
     DEMO,
     name="test/wide",
@@ -320,6 +324,33 @@ def test_refused(fields: dict[str, Any], param: str) -> None:
         spec_of({"prompt": "p"} | fields)
     assert refused.value.param == param
     assert str(refused.value).isprintable()
+
+
+@given(st.sampled_from(OFFERED.sizes), st.sampled_from(["size", "sides", "both"]))
+def test_every_offered_size_is_accepted(size: tuple[int, int], form: str) -> None:
+    """Each size that the demo declares is accepted in each form, and so is its default."""
+    width, height = size
+    fields: dict[str, Any] = {"prompt": "p"}
+    fields |= {} if form == "sides" else {"size": f"{width}x{height}"}
+    fields |= {} if form == "size" else {"width": width, "height": height}
+    spec = spec_of(fields, OFFERED)
+    default = spec_of({"prompt": "p"}, OFFERED)
+    assert (spec.width, spec.height) == size
+    assert (default.width, default.height) in OFFERED.sizes
+
+
+@given(st.integers(-(10**6), 10**13) | st.integers(32, 160), st.integers(1, 10**13) | st.integers(32, 160))
+def test_another_size_is_refused_with_those_offered(width: int, height: int) -> None:
+    """Whatever size is not declared, in either form, is a 422 on `size` that names all that are, briefly."""
+    assume((width, height) not in OFFERED.sizes)
+    forms: list[dict[str, Any]] = [{"width": width, "height": height}]
+    forms += [{"size": f"{width}x{height}"}] if 0 <= width < 10**6 > height else []
+    for form in forms:
+        with pytest.raises(Unprocessable) as refused:
+            spec_of({"prompt": "p"} | form, OFFERED)
+        assert refused.value.param == "size"
+        assert all(f"{each[0]}x{each[1]}" in str(refused.value) for each in OFFERED.sizes)
+        assert len(str(refused.value)) < 200
 
 
 @pytest.mark.parametrize("name", ["sora-2", "", "native", "x" * 10_000])

@@ -39,6 +39,7 @@ from serve_app.core import (
 )
 from serve_app.errors import RenderCancelled
 from serve_app.model.model import Family, load_family
+from serve_app.model.native.config import DEMO_SIZES
 from serve_app.schema import VideoRequest, parse_request, resolve
 from serve_app.service.images import ImageStore, MemoryImages
 from serve_app.service.job import Job
@@ -52,7 +53,9 @@ from serve_app.service.warm_ups import MemoryWarmUps, WarmStore
 from serve_app.telemetry import Event, Telemetry
 
 SECRET = b"a test's secret"
-TINY = {"width": 32, "height": 32, "num_frames": 8, "num_inference_steps": 2}
+SMALLEST, LARGEST = (f"{width}x{height}" for width, height in (min(DEMO_SIZES), max(DEMO_SIZES)))
+"""Of the sizes that the demo offers."""
+TINY = {"size": SMALLEST, "num_frames": 8, "num_inference_steps": 2}
 
 
 def ask(prompt: str = "a red circle moves left", **fields: Any) -> VideoRequest:

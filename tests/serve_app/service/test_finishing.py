@@ -20,7 +20,9 @@ from serve_app.service.finishing import Finisher
 from serve_app.service.plan import Planner
 from serve_app.telemetry import Encoded
 from tests.conftest import ValkeyServer
-from tests.serve_app.service.rig import SECRET, TINY, Rig, ask
+from tests.serve_app.service.rig import SECRET, SMALLEST, TINY, Rig, ask
+
+WIDTH, HEIGHT = map(int, SMALLEST.split("x"))
 
 
 def a_request() -> RenderRequest:
@@ -29,7 +31,7 @@ def a_request() -> RenderRequest:
 
 
 def frames(value: int) -> Frames:
-    return np.full((8, 32, 32, 3), value, np.uint8)
+    return np.full((8, HEIGHT, WIDTH, 3), value, np.uint8)
 
 
 async def test_encoded_stored_and_told(tmp_path: Path) -> None:
@@ -37,9 +39,9 @@ async def test_encoded_stored_and_told(tmp_path: Path) -> None:
     rig, request = Rig(tmp_path), a_request()
     finished = await Finisher(rig.cache(l1=False), rig.telemetry).finish(request, frames(90), 1.5)
     info = probe(finished.entry.data)
-    assert (info.width, info.height, info.num_frames, info.fps) == (32, 32, 8, 16)
+    assert (info.width, info.height, info.num_frames, info.fps) == (WIDTH, HEIGHT, 8, 16)
     assert (finished.stored, finished.render_seconds) == (("l3",), 1.5)
-    assert finished.entry.meta["spec"]["width"] == 32
+    assert finished.entry.meta["spec"]["width"] == WIDTH
     told = json.dumps(dict(finished.entry.meta))
     assert not [word for word in ("circle", *asdict(request.keys).values()) if word in told]
     found = await rig.cache().get(request.keys.video)

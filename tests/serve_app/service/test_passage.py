@@ -34,7 +34,7 @@ from serve_app.service.rendering import RenderWorker
 from serve_app.service.source import VideoSource
 from serve_app.telemetry import TierRead
 from tests.conftest import ValkeyServer
-from tests.serve_app.service.rig import SECRET, Rig, ask, until
+from tests.serve_app.service.rig import SECRET, SMALLEST, Rig, ask, until
 
 FAMILY = load_family("native/demo")
 EMBEDS = PromptEmbeds(np.zeros((1, 4), np.float32), np.zeros((1, 4), np.float32), "hit")
@@ -131,7 +131,7 @@ class Cluster:
         self.rig = rig
         self.records: list[RedisFlights] = []
         self.replicas = [Replica(rig, self.flights()) for _ in range(replicas)]
-        self.plan = Planner(FAMILY, "encoder", max_prompt_chars=100).plan(ask(width=32, height=32, num_frames=8))
+        self.plan = Planner(FAMILY, "encoder", max_prompt_chars=100).plan(ask(size=SMALLEST, num_frames=8))
 
     @property
     def renders(self) -> int:

@@ -27,8 +27,9 @@ from serve_app.media.probe import probe
 from serve_app.model.model import load_family
 from serve_app.service.plan import Planner
 from tests.serve_app.service.local_renderer import LocalRenderer
-from tests.serve_app.service.rig import TINY, Rig, ask, ended, reached, until
+from tests.serve_app.service.rig import SMALLEST, TINY, Rig, ask, ended, reached, until
 
+WIDTH, HEIGHT = map(int, SMALLEST.split("x"))
 FAMILY = load_family("native/demo")
 
 
@@ -55,7 +56,7 @@ async def test_a_prompt_in_an_mp4_out(rig: Rig, local: LocalRenderer) -> None:
     service = rig.service(renderer=local)
     first = await service.generate(ask(**TINY))
     info = probe(first.entry.data)
-    assert (info.width, info.height, info.num_frames, info.codec) == (32, 32, 8, "h264")
+    assert (info.width, info.height, info.num_frames, info.codec) == (WIDTH, HEIGHT, 8, "h264")
     assert (first.outcome, first.embedding, first.stored) == (Outcome.RENDERED, "miss", True)
     other = await service.generate(ask(seed=7, **TINY))
     assert (other.outcome, other.embedding) == (Outcome.RENDERED, "hit")
@@ -103,7 +104,7 @@ async def test_latents_that_are_no_use_cost_a_render_and_no_more(rig: Rig, local
         await local.latents.settled()
         kept = await local.latents.find(request.keys.latents)
         assert kept is not None
-        assert kept.shape == (8, 8, 4, 4)
+        assert kept.shape == (8, 8, HEIGHT // 8, WIDTH // 8)
 
 
 async def test_a_job_over_the_real_line(rig: Rig, local: LocalRenderer) -> None:
