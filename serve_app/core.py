@@ -149,6 +149,8 @@ class ModelCard:
     created: int = 0
     sizes: tuple[tuple[int, int], ...] | None = None
     """Width and height of every size offered; None: any on the grid of `width` and `height`."""
+    made_at: tuple[int, int] | None = None
+    """The one size that the model makes, where the engine scales its frames to the others."""
     judged: Judged | None = None
     """None: the card does not say."""
     prompt_notice: Callable[[str], tuple[str, ...]] | None = None

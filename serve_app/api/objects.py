@@ -80,6 +80,7 @@ def model_object(card: ModelCard) -> dict[str, Any]:
         "fingerprint": card.model_fingerprint,
         "max_prompt_tokens": card.max_prompt_tokens,
         "takes_image": card.takes_image,
+        "made_at": None if card.made_at is None else f"{card.made_at[0]}x{card.made_at[1]}",
         "sizes": None if card.sizes is None else [f"{width}x{height}" for width, height in card.sizes],
         "judged": None if card.judged is None else asdict(card.judged),
         "notices_prompts": card.prompt_notice is not None,

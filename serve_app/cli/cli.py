@@ -325,6 +325,12 @@ def evaluate(
     guidance: Annotated[
         float | None, typer.Option(help="The guidance scale. Absent: the model's default.", show_default=False)
     ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            help="Other sizes to ask for as well, between commas, or `all` that are offered.", show_default=False
+        ),
+    ] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write all figures there; `-`: print nothing else.")
@@ -345,6 +351,7 @@ def evaluate(
         guidance=guidance,
         device=device,
         seed=seed,
+        sizes=sizes,
         json_file=json_file,
         sheet=sheet,
         card=card,

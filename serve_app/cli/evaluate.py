@@ -24,7 +24,7 @@ from serve_app.errors import InvalidRequest, NotFound
 from serve_app.model.native.native import NativeFamily, demo, from_folder
 from serve_app.model.native.weights import Checkpoint
 from serve_app.model.training import model_card
-from serve_app.model.training.goals import MOST_STEPS, Goal, ceiling_goals, model_goals
+from serve_app.model.training.goals import MOST_STEPS, Goal, ceiling_goals, model_goals, size_goals
 from serve_app.model.training.judging import ALL, Table, ceiling, tabulate
 from serve_app.model.training.questions import Question, questions
 
@@ -61,33 +61,47 @@ def evaluate_model(
     guidance: float | None,
     device: str,
     seed: int,
+    sizes: str | None = None,
     json_file: str | None = None,
     sheet: str | None = None,
     card: bool = False,
 ) -> bool:
     """Print the tables, or with `json_file` "-" the figures; returns whether every goal is met.
 
-    Raises NotFound for what is no checkpoint or has no card, BadParameter for steps or guidance that the model does
-    not allow, InvalidRequest for what cannot be written and a device that is not here.
+    sizes: `48x48,96x96` or `all` that are offered, asked beside the model's default at the goal's steps.
+
+    Raises NotFound for what is no checkpoint or has no card, BadParameter for steps, guidance or sizes that the model
+    does not allow, InvalidRequest for what cannot be written and a device that is not here.
     """
     family = _family(checkpoint)
     rounds_of = _steps(steps, family)
     guidance = _guidance(guidance, family)
+    others = _sizes(sizes, family)
     _check_device(device)
     with ExitStack() as stack:
         to_json, to_sheet = (_opened(stack, name) for name in (None if json_file == "-" else json_file, sheet))
         readme = _card(family) if card else None
         with bars() as shown:
             ceilings = _ceilings(family, count, seed, device, shown)
-            rounds = _rounds(family, questions(count, seed), rounds_of, guidance, device, shown)
-        goal_steps = max((each for each in rounds_of if each <= MOST_STEPS), default=None)
+            goal_steps = max((each for each in rounds_of if each <= MOST_STEPS), default=None)
+            evaluation = _evaluation(family, device)
+            asked_for = questions(count, seed)
+            rounds = {each: _round(evaluation, asked_for, each, guidance, shown) for each in rounds_of}
+            by_size = {
+                f"{width}x{height}": _round(
+                    evaluation, asked_for, goal_steps or max(rounds_of), guidance, shown, (width, height)
+                )
+                for width, height in others
+            }
         goals = [*ceiling_goals(ceilings), *(model_goals(rounds[goal_steps].tables[ALL]) if goal_steps else ())]
+        goals += size_goals({size: each.tables[ALL] for size, each in by_size.items()})
         asked = {"model": family.card.name, "weights": family.weights.identity, "count": count, "seed": seed}
         figures = asked | {"guidance_scale": guidance, "device": device} | _figures(ceilings, rounds, goals, goal_steps)
+        figures["sizes"] = {size: each.tables[ALL].as_dict() for size, each in by_size.items()}
         if json_file == "-":
             typer.echo(json.dumps(figures))
         else:
-            print_evaluation(family.card.name, ceilings, rounds, goals, goal_steps)
+            print_evaluation(family.card.name, ceilings, rounds, goals, goal_steps, by_size)
         if to_json is not None:
             to_json((json.dumps(figures, indent=1) + "\n").encode(), "")
         if to_sheet is not None:
@@ -115,6 +129,21 @@ def _steps(text: str, family: NativeFamily) -> tuple[int, ...]:
     if not all(each in allowed for each in found):
         raise typer.BadParameter(f"{allowed.minimum} to {allowed.maximum} steps, not {text}.", param_hint="--steps")
     return found
+
+
+def _sizes(text: str | None, family: NativeFamily) -> tuple[tuple[int, int], ...]:
+    card = family.card
+    offered = card.sizes or ((card.width.default, card.height.default),)
+    named = {f"{width}x{height}": (width, height) for width, height in offered}
+    if text is None:
+        return ()
+    if text == "all":
+        return tuple(size for size in offered if size != (card.width.default, card.height.default))
+    try:
+        return tuple(named[each.strip()] for each in text.split(","))
+    except KeyError as error:
+        message = f"{error.args[0]} is not offered; there are {', '.join(named)}."
+        raise typer.BadParameter(message, param_hint="--sizes") from None
 
 
 def _guidance(scale: float | None, family: NativeFamily) -> float:
@@ -175,21 +204,25 @@ def _counted(reconstruct: Callable[[Tensor], Tensor], name: str, count: int, sho
     return counted
 
 
-def _rounds(
-    family: NativeFamily, asked: Sequence[Question], steps: Sequence[int], guidance: float, device: str, shown: Bars
-) -> dict[int, Round]:
+def _evaluation(family: NativeFamily, device: str) -> Evaluation:
     from serve_app.service.evaluation import Evaluation
 
-    evaluation = Evaluation(family, device=device)
-    return {each: _round(evaluation, asked, each, guidance, shown) for each in steps}
+    return Evaluation(family, device=device)
 
 
-def _round(evaluation: Evaluation, asked: Sequence[Question], steps: int, guidance: float, shown: Bars) -> Round:
+def _round(
+    evaluation: Evaluation,
+    asked: Sequence[Question],
+    steps: int,
+    guidance: float,
+    shown: Bars,
+    size: tuple[int, int] | None = None,
+) -> Round:
     def report(done: int, of: int) -> None:
-        shown.show(f"{steps} steps", done, of)
+        shown.show(f"{steps} steps" if size is None else f"{size[0]}x{size[1]}, {steps} steps", done, of)
 
     began = time.monotonic()
-    answers = evaluation.ask(asked, steps, guidance_scale=guidance, report=report)
+    answers = evaluation.ask(asked, steps, guidance_scale=guidance, size=size, report=report)
     kept = list(islice(answers, SHEET_ROWS))
     judged = [(answer.question, answer.verdict) for answer in kept]
     judged += [(answer.question, answer.verdict) for answer in answers]

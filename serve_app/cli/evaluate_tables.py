@@ -36,13 +36,17 @@ def print_evaluation(
     rounds: Mapping[int, Round],
     goals: Sequence[Goal],
     goal_steps: int | None,
+    by_size: Mapping[str, Round],
 ) -> None:
-    """Print the ceilings, a table per number of steps, and whether each goal is met."""
+    """Print the ceilings, a table per number of steps, one over other sizes, and whether each goal is met."""
     console = Console(markup=False, width=None if sys.stdout.isatty() else _WIDE)
     console.print(_grid("The oracle's ceiling, % and 95% interval", ceilings))
     for steps, each in rounds.items():
         title = f"{model} at {steps} steps, % and 95% interval, {each.seconds_per_clip:.2f} s a clip"
         console.print(_grid(title, each.tables))
+    if by_size:
+        title = f"{model} at other sizes, {goal_steps or max(rounds)} steps, % and 95% interval"
+        console.print(_grid(title, {size: each.tables[ALL] for size, each in by_size.items()}))
     at = f"ceilings only: the model's are for {MOST_STEPS} steps or fewer"
     console.print(f"Goals, {at if goal_steps is None else f'at {goal_steps} steps'}")
     for goal in goals:

@@ -25,6 +25,9 @@ def notice_of(
     told = prompt_notice or card.prompt_notice
     sentences = list(told(spec.prompt)) if told is not None and spec.prompt else []
     sentences += _beyond_judged(spec, card)
+    if card.made_at is not None and card.made_at != (spec.width, spec.height):
+        made, asked = (f"{width}x{height}" for width, height in (card.made_at, (spec.width, spec.height)))
+        sentences.append(f"{card.name} makes {made}; this is that, scaled to {asked}.")
     text = " ".join(sentences)
     if len(text) > MAX_CHARS:
         text = f"{text[: MAX_CHARS - 1]}…"

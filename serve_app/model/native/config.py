@@ -101,8 +101,7 @@ class NativeConfig:
 
 DEMO = NativeConfig(name="demo", denoiser_dtype="bfloat16")
 DEMO_SIZES = ((48, 48), (64, 64), (96, 96), (128, 128))
-"""Width and height of what the served demo offers: the one place that says so. A trained folder takes its whole grid.
-"""
+"""Width and height of what a model of one size offers: the one place that says so."""
 DEMO_JUDGED = Judged(num_frames=(8, 24), num_inference_steps=(4, 30), guidance_scale=(1.0, 5.0))
 """As the demo's model card tells it."""
 

@@ -46,7 +46,7 @@ CHECKPOINT_FOLDER = "checkpoint"
 def demo(batch_invariant: bool | None = None) -> Family:
     """Return `native/demo`, one instance per process and choice."""
     family = from_checkpoint(DEMO, Path(__file__).parent / "demo", batch_invariant)
-    return replace(family, sizes=DEMO_SIZES, judged=DEMO_JUDGED)
+    return replace(family, judged=DEMO_JUDGED)
 
 
 def from_checkpoint(config: NativeConfig, folder: Path, batch_invariant: bool | None = None) -> NativeFamily:
@@ -54,7 +54,8 @@ def from_checkpoint(config: NativeConfig, folder: Path, batch_invariant: bool | 
     weights, tokenizer = folder / WEIGHTS_FILE, folder / tokenizers.FILE
     if not (weights.is_file() and tokenizer.is_file()):
         raise NotFound(f"{folder} is not a checkpoint: it needs {WEIGHTS_FILE} and {tokenizers.FILE}.")
-    return NativeFamily(config, Checkpoint(weights), Tokenizer(tokenizer), batch_invariant)
+    sizes = DEMO_SIZES if config.one_size else None
+    return NativeFamily(config, Checkpoint(weights), Tokenizer(tokenizer), batch_invariant, sizes)
 
 
 def from_folder(folder: Path, batch_invariant: bool | None = None) -> NativeFamily:
@@ -99,7 +100,7 @@ class NativeFamily:
         return ModelCard(
             name=f"native/{self.config.name}",
             family="native",
-            description="Moving shapes at 64x64 pixels: 8 million weights, for laptops and tests.",
+            description="Moving shapes at 64x64 pixels, scaled to others: 8 million weights, for laptops and tests.",
             model_fingerprint=self._model_fingerprint(),
             text_encoder_fingerprint=self._text_encoder_fingerprint(),
             decoder_fingerprint=self._decoder_fingerprint(),
@@ -113,6 +114,7 @@ class NativeFamily:
             aliases=(f"encore-{self.config.name}",),
             created=1_795_305_600,
             sizes=self.sizes,
+            made_at=(self.config.width, self.config.height) if self.config.one_size else None,
             judged=self.judged,
             prompt_notice=prompt_notice,
         )

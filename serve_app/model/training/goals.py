@@ -47,6 +47,12 @@ def model_goals(table: Table) -> Iterator[Goal]:
         yield Goal("all five" if name == ALL else name, wanted, table.scores[name].share)
 
 
+def size_goals(tables: Mapping[str, Table]) -> Iterator[Goal]:
+    """Yield the goal of each other size that is offered: every attribute of a clip at once."""
+    for size, table in tables.items():
+        yield Goal(f"all five, {size}", GOALS[ALL], table.scores[ALL].share)
+
+
 def ceiling_goals(tables: Mapping[str, Table]) -> Iterator[Goal]:
     """Yield the goals of the ceilings that could be measured."""
     for name, table in tables.items():

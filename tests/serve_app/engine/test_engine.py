@@ -155,7 +155,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_render_returns_frames_and_where_its_time_went(bench: Bench) -> None:
     """Frames of the spec's shape, the steps done, and one event per pass and per job."""
     rendering = await bench.render("a", steps=3)
-    assert rendering.frames.shape == (8, 2, 2, 3)
+    assert rendering.frames.shape == (8, 32, 32, 3)
     assert rendering.frames.dtype == np.uint8
     assert rendering.steps == 3
     assert [event for event in bench.events if isinstance(event, StepRun)] == [StepRun(1, 0.0)] * 3
@@ -357,7 +357,7 @@ async def test_a_decode_without_memory_runs_again_between_passes(bench: Bench) -
         return real(latents)
 
     bench.decoder.decode = decode  # type: ignore[method-assign]
-    assert (await bench.render("a")).frames.shape == (8, 2, 2, 3)
+    assert (await bench.render("a")).frames.shape == (8, 32, 32, 3)
     assert bench.decoder.threads == ["encore-decode_0", "encore-denoise_0"]
     fails[:] = [torch.OutOfMemoryError("1"), torch.OutOfMemoryError("2")]
     with pytest.raises(RenderFailed, match="too little memory"):
