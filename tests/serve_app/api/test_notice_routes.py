@@ -78,6 +78,6 @@ async def test_openapi_documents_it(http: httpx.AsyncClient) -> None:
 async def test_the_client_reads_it(app: FastAPI, http: httpx.AsyncClient) -> None:
     """The Python client's video, job and explanation have the notice as text."""
     assert TOLD in str(replies.video(await http.post("/v1/videos/sync", json=CAT)).notice)
-    async with AsyncEncore("http://encore", transport=httpx.ASGITransport(app)) as encore:
+    async with AsyncEncore("http://localhost", transport=httpx.ASGITransport(app)) as encore:
         assert TOLD in str((await encore.create(**CAT)).notice)
         assert TOLD in str((await encore.explain(**CAT)).notice)

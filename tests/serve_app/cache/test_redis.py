@@ -114,7 +114,7 @@ async def test_it_survives_a_restart_of_the_server(start_valkey) -> None:
         started = time.monotonic()
         with pytest.raises(TierError):
             await call
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 4.5
     server.restart()
     await tier.set("k", b"v2")
     assert await tier.get("k") == b"v2"
@@ -139,7 +139,7 @@ async def test_a_silent_server_times_out(hanging_port: int) -> None:
     started = time.monotonic()
     with pytest.raises(TierError):
         await tier.get("k")
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 4.5
     await tier.close()
 
 
@@ -150,7 +150,7 @@ async def test_a_trickling_server_meets_the_deadline(talking) -> None:
     started = time.monotonic()
     with pytest.raises(TierError):
         await tier.get("k")
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 4.5
     await tier.close()
 
 

