@@ -36,7 +36,8 @@ tags:
 
 _LIMITS = """- It knows nothing outside its world: other words are ignored at best; such prompts give some moving shape.
 - One shape, one motion, one background: counts, several objects, negation and the order of events mean nothing to it.
-- It was trained at {width}x{height} pixels and makes that alone; other sizes are that clip, scaled. Lengths were {lengths} frames.
+- It was trained at {width}x{height} pixels and makes that alone; other sizes are that clip, scaled.
+- Lengths were {lengths} frames.
 - English and Chinese only: captions in other languages were never seen.
 - It is a demonstration for tests and laptops. It shows no people and no real things, and it must not be taken for a
   measure of what its architecture can do."""
