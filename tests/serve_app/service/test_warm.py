@@ -452,7 +452,7 @@ async def test_a_warm_up_that_no_release_understands_any_more_is_ended(shared_ri
         await store.add(Held(warm_up, {"templates": templates}), "somebody of yesterday")
     shared_rig.clock.now += 5
     await service.warming._sweeper.round()
-    for number, told in enumerate(("Unknown field 'mood'", "'size' 1x1 is not allowed")):
+    for number, told in enumerate(("Unknown field 'mood'", "'size' 1x1 is not offered")):
         ended = await finished(service, await service.warming.get(f"warm_{number}"))
         assert ended.status is WarmStatus.CANCELLED
         assert told in ended.errors[0].message
