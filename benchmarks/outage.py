@@ -292,6 +292,7 @@ async def count_while_open(bench: Bench, outage: Outage) -> int:
     breakers = bench.breakers(outage.tiers, name)
     came: Counter[frozenset[int]] = Counter()
     before, since = 0, None
+    ever: frozenset[int] = frozenset()
     try:
         while True:
             now = tuple(breaker.opened_at for breaker in breakers)
@@ -301,6 +302,7 @@ async def count_while_open(bench: Bench, outage: Outage) -> int:
                 if tier in outage.tiers
             )
             opened = frozenset(number for number, at in enumerate(now) if at is not None)
+            ever |= opened
             still = all(breakers[number].state is State.OPEN for number in opened)
             still &= time.monotonic() - max((now[number] or 0.0 for number in opened), default=0.0) > ON_THE_WAY
             if still and since == now:
@@ -308,7 +310,7 @@ async def count_while_open(bench: Bench, outage: Outage) -> int:
             before, since = count, now if still else None
             await asyncio.sleep(0.005)
     except asyncio.CancelledError:
-        return came[max(came, key=len, default=frozenset())]
+        return came[ever]
 
 
 async def warm(bench: Bench) -> None:
