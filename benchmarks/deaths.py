@@ -33,8 +33,8 @@ import httpx
 from deaths_server import Server, is_small_disk, server, until
 from form import Goal, Result, Row, main
 
-from deployments.launcher.processes import allow_many_files
-from deployments.launcher.watch import EXIT_STATUS
+from deployments.launcher.host.processes import allow_many_files
+from deployments.launcher.supervisor import EXIT_STATUS
 from serve_app.media import probe
 
 ASK = {"prompt": "a red circle moves left", "num_inference_steps": 30}

@@ -20,7 +20,7 @@ import httpx
 import redis
 from server import free_port
 
-from deployments.launcher.processes import Process, descendants, end, spawn
+from deployments.launcher.host.processes import Process, descendants, end, spawn
 
 ANSWER_SECONDS = 180.0
 """Longest that anything may take on a busy machine before it counts as never."""

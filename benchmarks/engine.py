@@ -44,7 +44,7 @@ from engine_traffic import (
 )
 from form import Goal, Result, Row, main
 
-from serve_app.engine.pace import Pace, Shape
+from serve_app.engine.pass_times import PassTimes, Shape
 
 SHORT_P95, MEAN, THROUGHPUT, DECISION_MS = 0.35, 0.7, 0.97, 1.0
 NUM_FRAMES = (16, 8)
@@ -84,7 +84,7 @@ class Local:
 
     parts: Parts
     threads: int
-    pace: Pace = field(default_factory=lambda: Pace(2 * MAX_JOBS))
+    pace: PassTimes = field(default_factory=lambda: PassTimes(2 * MAX_JOBS))
     lags: list[dict[str, Any]] = field(default_factory=list)
 
     @property

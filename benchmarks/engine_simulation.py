@@ -1,4 +1,4 @@
-"""What the step engine's policy does on many GPUs: the real BatchScheduler and Pace under a clock that is only counted.
+"""What the step engine's policy does on many GPUs: the real BatchScheduler and PassTimes under a counted clock.
 
 Nothing is decided here that the product decides: `due`, `next_batch` and `limit` are the engine's. What no replica has
 room for waits in one queue. The step engine's next job goes to the emptiest of those that `deployments.placement` asks,
@@ -37,7 +37,7 @@ from engine_traffic import (
 
 from deployments.placement import PROBED
 from serve_app.core import Priority
-from serve_app.engine.pace import Pace, Shape
+from serve_app.engine.pass_times import PassTimes, Shape
 from serve_app.engine.scheduler import BatchScheduler, due
 
 GPUS = 64
@@ -64,9 +64,9 @@ class Device:
         tokens = rows * math.prod(shape[1:]) // 4  # patches of 1x2x2
         return self.fixed + self.per_token * max(tokens, self.full)
 
-    def pace(self) -> Pace:
+    def pace(self) -> PassTimes:
         """Return what the engine would find by measuring this device."""
-        pace = Pace(2 * MAX_JOBS)
+        pace = PassTimes(2 * MAX_JOBS)
         for shape in SHAPES:
             pace.measured(shape, {rows: self.seconds(shape, rows) for rows in (1, 2, 4, 8)})
         return pace

@@ -23,7 +23,7 @@ from engine_traffic import SEQUENTIAL, STEP_ENGINE, Arrival, Kind, Served
 from serve_app.core import ModelCard, VideoSpec
 from serve_app.engine.denoising import Trajectory, advance
 from serve_app.engine.engine import StepEngine
-from serve_app.engine.pace import Pace, Shape
+from serve_app.engine.pass_times import PassTimes, Shape
 from serve_app.engine.threads import torch_thread
 from serve_app.model.model import Decoder, Denoiser, load_family
 from serve_app.telemetry.telemetry import Telemetry
@@ -165,7 +165,7 @@ class WholeRequests:
 
 
 @asynccontextmanager
-async def serving(engine: str, parts: Parts, pace: Pace, torch_threads: int) -> AsyncIterator[Server]:
+async def serving(engine: str, parts: Parts, pace: PassTimes, torch_threads: int) -> AsyncIterator[Server]:
     """Run one of the three for the length of a `with`."""
     if engine == STEP_ENGINE:
         steps = step_engine(parts, pace, torch_threads)
@@ -184,7 +184,7 @@ async def serving(engine: str, parts: Parts, pace: Pace, torch_threads: int) -> 
         await asyncio.gather(task, return_exceptions=True)
 
 
-def step_engine(parts: Parts, pace: Pace, torch_threads: int) -> StepEngine:
+def step_engine(parts: Parts, pace: PassTimes, torch_threads: int) -> StepEngine:
     """Return the product's engine, not started."""
     return StepEngine(
         parts.denoiser,

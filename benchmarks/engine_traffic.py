@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from serve_app.engine.pace import Shape
+from serve_app.engine.pass_times import Shape
 
 STEPS = (4, 8, 16, 50)
 SHORT, LONG = min(STEPS), max(STEPS)

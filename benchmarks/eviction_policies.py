@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from serve_app.cache.gdsf import GHOSTS_PER_VALUE, POWER, Gdsf
+from serve_app.cache.objects.gdsf import GHOSTS_PER_VALUE, POWER, Gdsf
 
 Ask = Callable[[int, float, int], bool]
 """Whether the object is held, given its number, its seconds and the place of its next use (Belady alone looks)."""

@@ -46,7 +46,7 @@ class FaultProxy:
         self.attempts = 0
         """Connections made, and messages sent over them, since the proxy began."""
         self.values = 0
-        """Frames of stored values (serve_app/cache/entry.py) among what was sent."""
+        """Frames of stored values (serve_app/cache/envelope.py) among what was sent."""
         self._target = target
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)

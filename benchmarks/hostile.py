@@ -37,9 +37,9 @@ from hostile_cases import MIB, Case, all_cases, largest_images
 from outage_line import Alone, Line
 
 from serve_app.api.api import build_api
-from serve_app.service import wiring
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
+from serve_app.wiring import wiring
 
 HOLD_SECONDS, GROWTH, IMAGE_GROWTH = 0.05, 64 * MIB, 650 * MIB
 _PIECE = 65_536

@@ -37,7 +37,7 @@ from outage_servers import S3, Child, seaweedfs, valkey
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from serve_app.cache.breaker import Breaker, State
+from serve_app.cache.breaker import Breaker, BreakerState
 from serve_app.errors import EncoreError, Unavailable
 from serve_app.schema import parse_request
 from serve_app.service.service import Answer, VideoService
@@ -47,7 +47,7 @@ from serve_app.telemetry import Telemetry
 BUCKET = "encore-outage"
 L2_CALLS, L3_CALLS = 9, 5
 """What one miss asks of a tier, one after the other. Of L2: the router's look and its filter's, the text encoder's look
-and its filter's, diffusion's filter, the video encoder's look, its filter, its landing and its write. Of L3: the
+and its filter's, diffusion's filter, the video encoder's look, its filter, its flight_result and its write. Of L3: the
 router's look, the text encoder's, diffusion's, and the video encoder's look and write."""
 BOUND = {"l2": 0.5, "l3": 1.0, "l2 slow": 2.0, "l3 slow": 5.0}
 """Seconds for one of them: a silence at the default timeouts; a trickle ends with the whole call's deadline."""
@@ -303,7 +303,7 @@ async def count_while_open(bench: Bench, outage: Outage) -> int:
             )
             opened = frozenset(number for number, at in enumerate(now) if at is not None)
             ever |= opened
-            still = all(breakers[number].state is State.OPEN for number in opened)
+            still = all(breakers[number].state is BreakerState.OPEN for number in opened)
             still &= time.monotonic() - max((now[number] or 0.0 for number in opened), default=0.0) > ON_THE_WAY
             if still and since == now:
                 came[opened] += count - before

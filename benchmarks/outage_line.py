@@ -17,13 +17,13 @@ import torch
 from serve_app.core import Frames, Keys, Progress, RenderEvent, RenderRequest, Rule, Started, Urgency, VideoSpec
 from serve_app.media.media import encode_mp4
 from serve_app.model.native.config import DEMO_SIZES
-from serve_app.service.embedding import PromptEmbedder
-from serve_app.service.finishing import Finisher
-from serve_app.service.latents import LatentsCache
+from serve_app.render.latents import LatentsCache
+from serve_app.render.text_encoding import PromptEmbedder
+from serve_app.render.video_encoding import VideoWriter
 from serve_app.service.service import VideoService
-from serve_app.service.wiring import open_cache, open_flights, open_latents, open_service, open_tiers
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
+from serve_app.wiring.wiring import open_cache, open_flights, open_latents, open_service, open_tiers
 
 WIDTH, HEIGHT = min(DEMO_SIZES)
 FIELDS = {"size": f"{WIDTH}x{HEIGHT}", "num_frames": 8, "num_inference_steps": 2}
@@ -51,7 +51,7 @@ class Line:
         latents = open_latents(settings, diffusion, telemetry)
         self._latents = None if latents is None else LatentsCache(latents)
         self._videos = open_cache("video", settings, video, telemetry)
-        self._finisher = Finisher(self._videos, telemetry, open_flights(settings, video))
+        self._finisher = VideoWriter(self._videos, telemetry, open_flights(settings, video))
         self._caches = [embeddings, self._videos, *([] if latents is None else [latents])]
 
     async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:

@@ -20,16 +20,16 @@ from outage_planted import planted_frames
 from outage_servers import Child, SteppingClock, valkey
 from redis.asyncio import Redis
 
-from serve_app.cache.name import redis_name, storage_name
+from serve_app.cache.storage_name import redis_name, storage_name
 from serve_app.core import Progress, RenderEvent, RenderRequest
 from serve_app.errors import EncoreError, ReplicaDied, TierError
+from serve_app.flight.heartbeat import Heartbeat
 from serve_app.schema import parse_request
-from serve_app.service.job import Job
-from serve_app.service.keeper import Keeper
+from serve_app.service.jobs.job import Job
 from serve_app.service.service import VideoService
-from serve_app.service.wiring import open_flights
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
+from serve_app.wiring.wiring import open_flights
 
 POLICIES = ("noeviction", "volatile-lru", "volatile-ttl", "volatile-random")
 MEMORY = "40mb"
@@ -93,7 +93,7 @@ class GatedLine(Line):
     def _heartbeat(self, request: RenderRequest) -> asyncio.Task[None] | None:
         if self._records is None or request.token is None:
             return None
-        keeper = Keeper(
+        keeper = Heartbeat(
             self._records,
             request.keys.video,
             request.token,

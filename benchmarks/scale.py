@@ -30,16 +30,16 @@ from form import Goal, Result, Row, main
 from scale_s3 import requests_to_s3
 from storm_valkey import valkey
 
-from serve_app.cache.bloom import FALSE_POSITIVES, BloomFilter
-from serve_app.cache.bloom_builder import BloomBuilder
-from serve_app.cache.entry import Envelope
-from serve_app.cache.flight import Found, Leading
-from serve_app.cache.lease import Lease
+from serve_app.cache.envelope import Envelope
 from serve_app.cache.memory import MemoryTier
-from serve_app.cache.name import SHARDS, redis_name, storage_name, tag
-from serve_app.cache.redis import RedisTier
-from serve_app.cache.redis_flights import RedisFlights
+from serve_app.cache.redis.bloom import FALSE_POSITIVES, BloomFilter
+from serve_app.cache.redis.bloom_builder import BloomBuilder
+from serve_app.cache.redis.lease import Lease
+from serve_app.cache.redis.redis import RedisTier
+from serve_app.cache.storage_name import SHARDS, redis_name, storage_name, tag
 from serve_app.core import Entry, Urgency
+from serve_app.flight.record import Found, Leading
+from serve_app.flight.redis_record import RedisFlightRecords
 
 SECRET = b"a benchmark's secret"
 PAYLOAD = 256
@@ -61,7 +61,7 @@ class Store:
 
     size: int
     tier: RedisTier
-    flights: RedisFlights
+    flights: RedisFlightRecords
     bloom: BloomFilter
     bytes_of_values: int = 0
     empty: int = 0
@@ -109,7 +109,7 @@ class Store:
 
     async def _timed(self, key: str, wanted: type) -> float:
         began = time.perf_counter()
-        boarded = await self.flights.board(key, "benchmark", Urgency())
+        boarded = await self.flights.join_or_lead(key, "benchmark", Urgency())
         seconds = time.perf_counter() - began
         if not isinstance(boarded, wanted):
             raise RuntimeError(f"{type(boarded).__name__} instead of {wanted.__name__}")
@@ -201,7 +201,7 @@ async def _store(stack: AsyncExitStack, size: int) -> Store:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="encore-")))
     tier = RedisTier(f"redis://127.0.0.1:{stack.enter_context(valkey(folder))}", **_PATIENCE)
     bloom = BloomFilter(tier)
-    flights = RedisFlights(tier, secret=SECRET, linger_seconds=1, bloom=bloom)
+    flights = RedisFlightRecords(tier, secret=SECRET, linger_seconds=1, bloom=bloom)
     stack.push_async_callback(tier.close)
     stack.push_async_callback(flights.aclose)
     return Store(size, tier, flights, bloom)

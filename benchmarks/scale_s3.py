@@ -22,25 +22,25 @@ import torch
 from outage_servers import S3, seaweedfs, valkey
 from sizes import SMALLEST
 
-from serve_app.cache.bloom import BloomFilter
-from serve_app.cache.bloom_builder import BloomBuilder
 from serve_app.cache.cache import TieredCache
-from serve_app.cache.lease import Lease
 from serve_app.cache.memory import MemoryTier
-from serve_app.cache.name import redis_name, storage_name
-from serve_app.cache.redis import RedisTier
-from serve_app.cache.redis_flights import RedisFlights
-from serve_app.cache.s3 import S3Store
+from serve_app.cache.objects.s3 import S3Store
+from serve_app.cache.redis.bloom import BloomFilter
+from serve_app.cache.redis.bloom_builder import BloomBuilder
+from serve_app.cache.redis.lease import Lease
+from serve_app.cache.redis.redis import RedisTier
+from serve_app.cache.storage_name import redis_name, storage_name
 from serve_app.core import RenderEvent, RenderRequest, Urgency
 from serve_app.engine.engine import Rendering
+from serve_app.flight.redis_record import RedisFlightRecords
 from serve_app.model.model import load_family
+from serve_app.render.latents import LatentsCache
+from serve_app.render.text_encoding import PromptEmbedder
+from serve_app.render.video_encoding import VideoWriter
+from serve_app.render.worker import RenderWorker
 from serve_app.schema import parse_request
-from serve_app.service.embedding import PromptEmbedder
-from serve_app.service.finishing import Finisher
-from serve_app.service.latents import LatentsCache
+from serve_app.service.loader import VideoLoader
 from serve_app.service.plan import Plan, Planner
-from serve_app.service.rendering import RenderWorker
-from serve_app.service.source import VideoSource
 from serve_app.telemetry import Telemetry, TierRead
 
 SECRET = b"a benchmark's secret"
@@ -174,7 +174,7 @@ async def _replay(url: str, endpoint: str, count: int, *, with_filter: bool) -> 
 
 def _deployments(
     stack: AsyncExitStack, counts: Counts, redis: RedisTier, store: S3Store, bloom: BloomFilter | None
-) -> tuple[list[VideoSource], Line]:
+) -> tuple[list[VideoLoader], Line]:
     def note(event: object) -> None:
         if isinstance(event, TierRead) and event.tier == "l3" and event.result == "miss":
             counts.vain += 1
@@ -187,19 +187,19 @@ def _deployments(
             kind, secret=SECRET, l1=memory, l2=redis if l2 else None, l3=store, bloom=bloom, telemetry=telemetry
         )
 
-    def flights() -> RedisFlights:
-        records = RedisFlights(redis, secret=SECRET, linger_seconds=1, bloom=bloom)
+    def flights() -> RedisFlightRecords:
+        records = RedisFlightRecords(redis, secret=SECRET, linger_seconds=1, bloom=bloom)
         stack.push_async_callback(records.aclose)
         return records
 
     model: Any = _NoModel()
     latents = LatentsCache(cache("latents", l2=False))
     fingerprint = _FAMILY.card.model_fingerprint
-    finisher = Finisher(cache("video"), telemetry, flights())
+    finisher = VideoWriter(cache("video"), telemetry, flights())
     worker = RenderWorker(model, finisher.finish, fingerprint, latents, flights())
     line = Line(worker, PromptEmbedder(model, cache("embedding", l1=True), telemetry), latents, counts)
     routers = [
-        VideoSource(cache("video", l1=True), line, fingerprint, max_queued=64, linger_seconds=1, flights=flights())
+        VideoLoader(cache("video", l1=True), line, fingerprint, max_queued=64, linger_seconds=1, flights=flights())
         for _ in range(2)
     ]
     return routers, line
@@ -210,16 +210,16 @@ def _plan(prompt: str) -> Plan:
     return planner.plan(parse_request({"prompt": prompt, "size": SMALLEST, "num_frames": 8}))
 
 
-async def _ask(router: VideoSource, plan: Plan, counts: Counts, line: Line) -> None:
+async def _ask(router: VideoLoader, plan: Plan, counts: Counts, line: Line) -> None:
     counts.requests += 1
     if router.now(plan.keys) is None:
-        flight, _ = router.board(plan.spec, plan.keys, plan.urgency)
+        flight, _ = router.join_or_lead(plan.spec, plan.keys, plan.urgency)
         await flight.wait()
     await line.embedder.settled()
     await line.latents.settled()
 
 
-async def _drop_from_redis(redis: RedisTier, routers: list[VideoSource], plan: Plan) -> None:
+async def _drop_from_redis(redis: RedisTier, routers: list[VideoLoader], plan: Plan) -> None:
     """Let a video be as if nobody had asked for it in a week; that is not counted."""
     name = storage_name(SECRET, "video", plan.keys.video)
     await redis.client.unlink(*(redis_name(name, of) for of in ("value", "flight", "waiters")))

@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
+from deployments.launcher.host.processes import descendants, end, spawn
 from deployments.launcher.launcher import LOCAL_CONFIG
-from deployments.launcher.processes import descendants, end, spawn
 
 ROOT = Path(__file__).parents[1]
 _START_SECONDS = 180.0

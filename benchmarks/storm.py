@@ -33,7 +33,7 @@ from storm_reference import reference
 from storm_scenarios import CHAOS, CLIENT, DIFFUSION, ENCORE, IDENTICAL, ROUTER, Extent, Scenarios, Storm
 from storm_server import TORCH_THREADS, storm_server
 
-from serve_app.cache.flight import LEASE_SECONDS
+from serve_app.flight.record import LEASE_SECONDS
 
 TAKEOVER_SECONDS = LEASE_SECONDS + 1.0
 ADDED_MS = 20.0

@@ -27,19 +27,19 @@ from outage_line import Alone
 from pydantic import SecretStr
 from storm_valkey import valkey
 
+from deployments.replica.freeze_gc import settle
 from serve_app.core import Outcome, RenderEvent, RenderRequest, Urgency, VideoSpec
 from serve_app.engine.engine import Rendering
 from serve_app.media.media import encode_mp4
 from serve_app.model.model import load_family
+from serve_app.render.latents import LatentsCache
+from serve_app.render.text_encoding import PromptEmbedder
+from serve_app.render.video_encoding import VideoWriter
+from serve_app.render.worker import RenderWorker
 from serve_app.schema import VideoRequest, parse_request
-from serve_app.service.embedding import PromptEmbedder
-from serve_app.service.finishing import Finisher
-from serve_app.service.latents import LatentsCache
-from serve_app.service.rendering import RenderWorker
-from serve_app.service.settle import settle
-from serve_app.service.wiring import open_cache, open_flights, open_latents, open_planner, open_service, open_tiers
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
+from serve_app.wiring.wiring import open_cache, open_flights, open_latents, open_planner, open_service, open_tiers
 
 STEPS, STEP_SECONDS = 16, 0.005
 WARM_UP = 10
@@ -118,7 +118,7 @@ class Line:
         self._videos = open_cache("video", settings, tiers, telemetry)
         flights = open_flights(settings, tiers)
         fingerprint = load_family(settings.model).card.model_fingerprint
-        finisher = Finisher(self._videos, telemetry, flights)
+        finisher = VideoWriter(self._videos, telemetry, flights)
         self._worker = RenderWorker(engine, finisher.finish, fingerprint, self.latents, flights)
 
     async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:

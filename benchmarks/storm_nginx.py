@@ -22,7 +22,7 @@ from server import free_port
 from storm_clients import Answer, Crowd
 from storm_scenarios import IDENTICAL, Storm, wrong
 
-from deployments.launcher.processes import end, spawn
+from deployments.launcher.host.processes import end, spawn
 
 BODY = b"the one video behind nginx " * 1_000
 LOCKS = {"nginx proxy_cache_lock": None, "nginx, locks of 60 s": 60}

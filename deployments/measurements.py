@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from serve_app.engine.pace import Pace
+from serve_app.engine.pass_times import PassTimes
 from serve_app.errors import InvalidRequest
 
 logger = logging.getLogger("ray.serve")
@@ -30,7 +30,7 @@ class Measurements:
         facts = [model_fingerprint, _name(device), torch.__version__, torch_threads]
         self._holds_for = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
-    def load(self, pace: Pace) -> None:
+    def load(self, pace: PassTimes) -> None:
         """Tell `pace` what is known."""
         known = self._read().get(self._holds_for)
         if known is not None:
@@ -39,7 +39,7 @@ class Measurements:
             except InvalidRequest as error:
                 logger.warning("%s: %s", self._path, error)
 
-    def save(self, pace: Pace) -> None:
+    def save(self, pace: PassTimes) -> None:
         """Write what `pace` measured beside what the file holds for other devices."""
         if self._path is None:
             return

@@ -17,20 +17,20 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from deployments.metrics import replica_telemetry
-from deployments.one_line import expected_errors_in_one_line
+from deployments.replica.expected_errors import expected_errors_in_one_line
+from deployments.replica.freeze_gc import settle
 from serve_app.api.access import own_names
 from serve_app.api.api import build_api
-from serve_app.cache.detached import detached
+from serve_app.clock import steady
 from serve_app.core import Finished, Outcome, RenderEvent, RenderRequest, Rule, Urgency, VideoSpec
 from serve_app.errors import EncoreError, RenderFailed, ReplicaDied, Unavailable
 from serve_app.schema import parse_request
+from serve_app.service.queue import RenderQueue
 from serve_app.service.service import Answer
-from serve_app.service.settle import settle
-from serve_app.service.turnstile import Turnstile
-from serve_app.service.wiring import open_service
 from serve_app.setting_names import names
 from serve_app.settings import Settings
-from serve_app.steady import steady
+from serve_app.tasks import detached
+from serve_app.wiring.wiring import open_service
 
 logger = logging.getLogger("ray.serve")
 
@@ -107,7 +107,7 @@ class HandleRenderer:
     def __init__(self, text_encoder: DeploymentHandle[Any], diffusion: DeploymentHandle[Any]) -> None:
         self._text_encoder = text_encoder
         self._diffusion = diffusion
-        self._turnstile = Turnstile()
+        self._turnstile = RenderQueue()
         self._work: dict[str, float] = {}
         self._seconds_per_work = 0.0
 

@@ -1,4 +1,4 @@
-"""TextEncoder: prompt embeddings with a cache of their own. A thin shell over service.embedding."""
+"""TextEncoder: prompt embeddings with a cache of their own. A thin shell over render.text_encoding."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from deployments.metrics import replica_telemetry
-from deployments.one_line import expected_errors_in_one_line
-from deployments.threads import torch_threads
+from deployments.replica.expected_errors import expected_errors_in_one_line
+from deployments.replica.freeze_gc import settle
+from deployments.replica.torch_threads import torch_threads
 from serve_app.core import Origin
-from serve_app.service.embedding import PromptEmbedder, PromptEmbeds
-from serve_app.service.settle import settle
-from serve_app.service.wiring import open_cache, open_family, open_tiers, text_device
+from serve_app.render.text_encoding import PromptEmbedder, PromptEmbeds
 from serve_app.settings import Settings
+from serve_app.wiring.wiring import open_cache, open_family, open_tiers, text_device
 
 
 class TextEncoder:

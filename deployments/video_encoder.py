@@ -1,16 +1,16 @@
-"""VideoEncoder: frames to a stored MP4, and the end of their flight, on CPUs. A thin shell over service.finishing."""
+"""VideoEncoder: frames to a stored MP4, and the end of their flight. A thin shell over render.video_encoding."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from deployments.metrics import replica_telemetry
-from deployments.one_line import expected_errors_in_one_line
+from deployments.replica.expected_errors import expected_errors_in_one_line
+from deployments.replica.freeze_gc import settle
 from serve_app.core import Finished, Frames, Outcome, RenderRequest
-from serve_app.service.finishing import Finisher
-from serve_app.service.settle import settle
-from serve_app.service.wiring import open_cache, open_flights, open_tiers
+from serve_app.render.video_encoding import VideoWriter
 from serve_app.settings import Settings
+from serve_app.wiring.wiring import open_cache, open_flights, open_tiers
 
 
 class VideoEncoder:
@@ -22,7 +22,7 @@ class VideoEncoder:
         telemetry = replica_telemetry()
         tiers = open_tiers(settings, telemetry)
         self._cache = open_cache("video", settings, tiers, telemetry)
-        self._finisher = Finisher(self._cache, telemetry, open_flights(settings, tiers))
+        self._finisher = VideoWriter(self._cache, telemetry, open_flights(settings, tiers))
         settle()
 
     async def finish(self, request: RenderRequest, frames: Frames, render_seconds: float, outcome: Outcome) -> Finished:

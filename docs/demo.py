@@ -16,9 +16,9 @@ import matplotlib.pyplot as plt
 
 from serve_app.core import Frames
 from serve_app.model.model import load_family
-from serve_app.model.training.questions import Question
-from serve_app.model.training.world import Scene
-from serve_app.service.evaluation import Evaluation
+from serve_app.model.training.judge.questions import Question
+from serve_app.model.training.world.world import Scene
+from serve_app.render.evaluation import Evaluation
 
 PROMPTS = {
     "a large red heart grows on a white background": Scene("heart", "red", "white", "large", "grow"),

@@ -335,7 +335,7 @@ class RenderRequest:
 
     @property
     def not_before(self) -> int:
-        """Since when what it is made from must have been begun; its tags do not matter (see cache.invalidation)."""
+        """Since when what it is made from must have been begun; its tags do not matter."""
         about = (rule for rule in self.rules if rule.label in (EVERYTHING, *self.labels))
         return max((rule.before for rule in about if rule.kind != "tag"), default=0)
 

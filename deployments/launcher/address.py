@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
 
-from deployments.launcher.inherited import without_proxy
-from deployments.launcher.private import open_private
+from deployments.launcher.host.private_files import open_private
+from deployments.launcher.host.user_environment import without_proxy
 from serve_app.errors import Unavailable
 
 _FILE = "address.json"

@@ -1,9 +1,9 @@
 """Whether the API answers, asked again and again without ever waiting for it.
 
 The question is a GET of /healthz on the API's own port, so it goes the way of a client's request: through HAProxy to a
-replica. It carries the server's instance id, and only an answer that carries it too is one (`deployments/instance.py`):
-another program on that port, or HAProxy speaking for itself, is silence. Seconds of silence are counted question by
-question, so that a machine that slept does not make one question count for hours.
+replica. It carries the server's instance id, and only an answer that carries it too is one
+(`deployments/replica/instance.py`): another program on that port, or HAProxy speaking for itself, is silence. Seconds
+of silence are counted question by question, so that a machine that slept does not make one question count for hours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from deployments.launcher.haproxy import HEADER
-from deployments.launcher.ports import LOOPBACK
+from deployments.launcher.host.ports import LOOPBACK
 
 SILENCE_SECONDS = 120.0
 QUESTION_SECONDS = 60.0

@@ -7,8 +7,8 @@ the same process id. What changes:
 - a client has so long for a request's headers, for its body, and between two bytes; connections have a bound, all of
   them and, where wanted, those of one address;
 - only replicas of this very server are asked and believed: they show its instance id in the health check and in every
-  answer, and refuse requests that carry another (`deployments/instance.py`). So a port that a dead replica left and
-  another program took is never taken for ours;
+  answer, and refuse requests that carry another (`deployments/replica/instance.py`). So a port that a dead replica
+  left and another program took is never taken for ours;
 - errors of HAProxy and of the replicas' HTTP server have the OpenAI form. What is no HTTP at all, or has too large a
   head, HAProxy refuses before any file or rule is looked at: a 400 in HTML;
 - as long as no route is known, and for what HAProxy itself cannot do, the answer is a 503 in the OpenAI form with

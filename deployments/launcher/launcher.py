@@ -28,29 +28,29 @@ from typing import Any
 import yaml
 from pydantic import SecretStr
 
-from deployments.instance import new_instance
 from deployments.launcher.address import Address
 from deployments.launcher.api_probe import ApiProbe
-from deployments.launcher.broken import broken_tiers
-from deployments.launcher.check import check
-from deployments.launcher.environment import Ports, choose_ports, environment, haproxy_options
-from deployments.launcher.folder import CacheFolder
 from deployments.launcher.haproxy import BINARY_VARIABLE
-from deployments.launcher.ports import LOOPBACK, FreePorts
-from deployments.launcher.private import open_private
-from deployments.launcher.processes import allow_many_files, become_subreaper, end, end_descendants, load, spawn
-from deployments.launcher.talk import FILE_VARIABLE, Listener
+from deployments.launcher.host.environment import Ports, choose_ports, environment, haproxy_options
+from deployments.launcher.host.folder import CacheFolder
+from deployments.launcher.host.ports import LOOPBACK, FreePorts
+from deployments.launcher.host.private_files import open_private
+from deployments.launcher.host.processes import allow_many_files, become_subreaper, end, end_descendants, load, spawn
+from deployments.launcher.preflight import check
+from deployments.launcher.status_file import FILE_VARIABLE, Listener
+from deployments.launcher.storage_warnings import broken_tiers
+from deployments.launcher.supervisor import EXIT_STATUS, ServerDied, Watch, died
 from deployments.launcher.valkey import CACHE, RECORDS, EmbeddedValkey
-from deployments.launcher.watch import EXIT_STATUS, ServerDied, Watch, died
+from deployments.replica.instance import new_instance
 from serve_app.errors import EncoreError, Unavailable
-from serve_app.service.records_server import RecordsServer
-from serve_app.service.wiring import require_own_stores
+from serve_app.service.jobs.records_server import RecordsServer
 from serve_app.setting_sources import of_environment
 from serve_app.settings import UNSET_SECRET, Settings
 from serve_app.urls import quoted_path
+from serve_app.wiring.wiring import require_own_stores
 
 LOCAL_CONFIG = Path(__file__).parents[1] / "config" / "local.yaml"
-SERVER_COMMAND = [sys.executable, "-P", "-m", "deployments.launcher.server"]
+SERVER_COMMAND = [sys.executable, "-P", "-m", "deployments.launcher.ray_driver"]
 CHOSEN_TIERS = ("redis_url", "jobs_url", "l3_url")
 """Where a person has chosen none, the launcher brings its own; what the environment says of them stays there."""
 
@@ -279,7 +279,7 @@ class Stage:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into Interrupted; later ones do nothing, until the process has ended."""
+    """QueuedRender the first SIGINT or SIGTERM into Interrupted; later ones do nothing, until the process has ended."""
     interrupted = False
 
     def interrupt(signum: int, frame: FrameType | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from deployments.launcher.processes import load
+from deployments.launcher.host.processes import load
 from serve_app.errors import Unavailable
 
 TRIES = 3

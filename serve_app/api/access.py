@@ -21,7 +21,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.api.failures import failure_response
+from serve_app.api.error_responses import failure_response
 from serve_app.errors import EncoreError, HostNotAllowed, InvalidRequest, OriginNotAllowed
 
 EXPOSED = (

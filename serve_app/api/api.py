@@ -12,12 +12,12 @@ from fastapi_offline import FastAPIOffline
 
 from serve_app import __version__
 from serve_app.api.access import Access
-from serve_app.api.body import BodyLimit
-from serve_app.api.documented import document
-from serve_app.api.failures import register_failures
+from serve_app.api.error_responses import register_failures
+from serve_app.api.http.body import BodyLimit
+from serve_app.api.http.slow_clients import SlowClients
+from serve_app.api.openapi import document
 from serve_app.api.routes import router
-from serve_app.api.slow_clients import SlowClients
-from serve_app.api.warm_routes import router as warm_router
+from serve_app.api.warm_up_routes import router as warm_router
 from serve_app.media.first_frame import MAX_BYTES
 from serve_app.service.service import VideoService
 

@@ -10,12 +10,12 @@ import re
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve_app.api.cache_status import cache_status
-from serve_app.api.failures import failure_response
-from serve_app.api.headers import header_fields
+from serve_app.api.error_responses import failure_response
+from serve_app.api.http.cache_status import cache_status
+from serve_app.api.http.headers import header_fields
 from serve_app.core import Entry, Outcome
 from serve_app.errors import RangeNotSatisfiable
-from serve_app.service.job import Job
+from serve_app.service.jobs.job import Job
 
 _RANGE = re.compile(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)", re.ASCII | re.IGNORECASE)
 

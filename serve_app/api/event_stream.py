@@ -13,8 +13,8 @@ from typing import Any, cast
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
-from serve_app.api.objects import event_object
-from serve_app.service.events import JobEvent
+from serve_app.api.wire_objects import event_object
+from serve_app.service.jobs.events import JobEvent
 
 RETRY_MILLISECONDS = 1000
 """After how long a browser whose connection broke comes back, to whatever replica answers."""

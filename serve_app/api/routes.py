@@ -9,23 +9,23 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve_app.api.attempt import PARAMETERS, attempt_of
-from serve_app.api.body import read_object, read_request
-from serve_app.api.cache_control import check_storable, only_if_cached
-from serve_app.api.cache_status import cache_status
 from serve_app.api.content import content_response, disposition, redirection
-from serve_app.api.documented import EVERYWHERE, WITH_BODY, Responses, errors, without_null
 from serve_app.api.event_stream import EventStream
-from serve_app.api.headers import header_fields, percent, sentence
-from serve_app.api.objects import model_object, video_object
-from serve_app.api.route import StrictRoute
+from serve_app.api.http.body import read_object, read_request
+from serve_app.api.http.cache_control import check_storable, only_if_cached
+from serve_app.api.http.cache_status import cache_status
+from serve_app.api.http.headers import header_fields, percent, sentence
+from serve_app.api.idempotency_key import PARAMETERS, attempt_of
+from serve_app.api.openapi import EVERYWHERE, WITH_BODY, Responses, errors, without_null
+from serve_app.api.strict_route import StrictRoute
+from serve_app.api.wire_objects import model_object, video_object
 from serve_app.errors import NotSupported
 from serve_app.media.variant import Variant
 from serve_app.schema import VideoEvent, VideoObject, VideoRequest
 from serve_app.schema.input_reference import JSON_IMAGE
 from serve_app.schema.invalidation import InvalidationRequest, parse_invalidation
 from serve_app.schema.resolve import no_such_model
-from serve_app.service.job import Job
+from serve_app.service.jobs.job import Job
 from serve_app.service.service import VideoService
 
 router = APIRouter(responses=EVERYWHERE, route_class=StrictRoute)

@@ -20,7 +20,7 @@ from serve_app.errors import TierLeftAlone
 logger = logging.getLogger(__name__)
 
 
-class State(StrEnum):
+class BreakerState(StrEnum):
     """Where a breaker stands."""
 
     CLOSED = "closed"
@@ -28,7 +28,7 @@ class State(StrEnum):
     HALF_OPEN = "half_open"
 
 
-class Verdict(StrEnum):
+class ErrorMeaning(StrEnum):
     """What an exception says of the tier it came from."""
 
     FAILED = "failed"
@@ -36,8 +36,8 @@ class Verdict(StrEnum):
     NOTHING = "nothing"
 
 
-def _any_failure(error: Exception) -> Verdict:
-    return Verdict.FAILED
+def _any_failure(error: Exception) -> ErrorMeaning:
+    return ErrorMeaning.FAILED
 
 
 class Breaker:
@@ -55,8 +55,8 @@ class Breaker:
         retry_after: float = 5.0,
         slow_after: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
-        judge: Callable[[Exception], Verdict] = _any_failure,
-        turned: Callable[[State], object] = lambda state: None,
+        judge: Callable[[Exception], ErrorMeaning] = _any_failure,
+        turned: Callable[[BreakerState], object] = lambda state: None,
     ) -> None:
         self.name = name
         self._limit = failures
@@ -70,11 +70,11 @@ class Breaker:
         self._trial = False
 
     @property
-    def state(self) -> State:
+    def state(self) -> BreakerState:
         """The state now; open becomes half-open by the clock alone."""
         if self._opened_at is None:
-            return State.CLOSED
-        return State.HALF_OPEN if self._clock() - self._opened_at >= self._retry_after else State.OPEN
+            return BreakerState.CLOSED
+        return BreakerState.HALF_OPEN if self._clock() - self._opened_at >= self._retry_after else BreakerState.OPEN
 
     @property
     def opened_at(self) -> float | None:
@@ -92,9 +92,9 @@ class Breaker:
             yield
         except Exception as error:
             match self._judge(error):
-                case Verdict.FAILED:
+                case ErrorMeaning.FAILED:
                     self._failed(trial)
-                case Verdict.WORKS:
+                case ErrorMeaning.WORKS:
                     self._succeeded()
             raise
         else:
@@ -117,10 +117,10 @@ class Breaker:
 
     def _admit(self) -> bool:
         state = self.state
-        if state is State.OPEN or (state is State.HALF_OPEN and self._trial):
+        if state is BreakerState.OPEN or (state is BreakerState.HALF_OPEN and self._trial):
             raise TierLeftAlone(f"{self.name} does not work and is left alone for a while.")
-        self._trial = self._trial or state is State.HALF_OPEN
-        return state is State.HALF_OPEN
+        self._trial = self._trial or state is BreakerState.HALF_OPEN
+        return state is BreakerState.HALF_OPEN
 
     def _failed(self, trial: bool) -> None:
         self._failures += 1
@@ -132,10 +132,10 @@ class Breaker:
         before, self._opened_at = self._opened_at, self._clock()
         if before is None:
             logger.warning("%s does not work; left alone for %g s", self.name, self._retry_after)
-            self._turned(State.OPEN)
+            self._turned(BreakerState.OPEN)
 
     def _succeeded(self) -> None:
         before, self._opened_at, self._failures = self._opened_at, None, 0
         if before is not None:
             logger.warning("%s works again", self.name)
-            self._turned(State.CLOSED)
+            self._turned(BreakerState.CLOSED)

@@ -21,18 +21,18 @@ from typing import Any
 
 from aiocache.base import BaseCache
 
-from serve_app.cache.bloom import BloomFilter
-from serve_app.cache.breaker import Breaker, State
+from serve_app.cache.breaker import Breaker, BreakerState
 from serve_app.cache.circuit import Circuit
 from serve_app.cache.debounce import Debounce
-from serve_app.cache.detached import detached
-from serve_app.cache.entry import Envelope
-from serve_app.cache.invalidation import Labels, RuleBook, begun_at
+from serve_app.cache.envelope import Envelope
+from serve_app.cache.invalidation.rules import Labels, RuleBook, begun_at
 from serve_app.cache.memory import MemoryTier
-from serve_app.cache.name import Kind, masked, storage_name, unmasked
-from serve_app.cache.remote import RemoteTier, Stale
+from serve_app.cache.redis.bloom import BloomFilter
+from serve_app.cache.remote_tier import RemoteTier, Stale
+from serve_app.cache.storage_name import Kind, masked, storage_name, unmasked
 from serve_app.cache.store import AiocacheStore, ObjectStore
 from serve_app.core import EVERYTHING, Entry, Outcome, Rule
+from serve_app.tasks import detached
 from serve_app.telemetry import Telemetry, TierRead, TierWritten
 
 _BACKGROUND_TASKS = 64
@@ -204,7 +204,7 @@ class TieredCache:
         A tier that was left alone for its while is asked first: who relies on the answer must not be the one that
         finds out. With a tier in good order nothing is awaited.
         """
-        if self._elsewhere.state is State.OPEN:
+        if self._elsewhere.state is BreakerState.OPEN:
             return False
         if any(remote.circuit.closed for remote in self._remotes):
             return True

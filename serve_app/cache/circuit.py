@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from serve_app.cache.breaker import Breaker, State, Verdict
+from serve_app.cache.breaker import Breaker, BreakerState, ErrorMeaning
 from serve_app.errors import TierError, TierFull, TierLeftAlone, TierRefused
 from serve_app.telemetry import BreakerTurned, Telemetry
 
@@ -39,8 +39,8 @@ class Circuit:
         self.tier = tier
         self._telemetry = telemetry or Telemetry()
 
-        def breaker(name: str, asked: str, judge: Callable[[Exception], Verdict]) -> Breaker:
-            def tell(state: State) -> None:
+        def breaker(name: str, asked: str, judge: Callable[[Exception], ErrorMeaning]) -> Breaker:
+            def tell(state: BreakerState) -> None:
                 self._telemetry.emit(BreakerTurned(tier, asked, state))
 
             return Breaker(
@@ -74,22 +74,22 @@ class Circuit:
     @property
     def reachable(self) -> bool:
         """Whether the server is worth asking, as far as is known."""
-        return self.reach.state is not State.OPEN
+        return self.reach.state is not BreakerState.OPEN
 
     @property
     def answers(self) -> bool:
         """Whether the server answered when it was last asked, or was never asked."""
-        return self.reach.state is State.CLOSED
+        return self.reach.state is BreakerState.CLOSED
 
     @property
     def takes_values(self) -> bool:
         """Whether a value is worth sending, as far as is known."""
-        return self.reachable and self.store.state is not State.OPEN
+        return self.reachable and self.store.state is not BreakerState.OPEN
 
     @property
     def closed(self) -> bool:
         """Whether nothing speaks against the server."""
-        return self.answers and self.store.state is State.CLOSED
+        return self.answers and self.store.state is BreakerState.CLOSED
 
     @property
     def broken(self) -> tuple[str, str] | None:
@@ -101,7 +101,7 @@ class Circuit:
             return "misconfigured", next(iter(self._faults.values()))
         if not self.answers:
             return "unreachable", "it does not answer"
-        return ("refusing", "it takes no values") if self.store.state is not State.CLOSED else None
+        return ("refusing", "it takes no values") if self.store.state is not BreakerState.CLOSED else None
 
     @contextmanager
     def _heard(self, asked: str) -> Iterator[None]:
@@ -130,11 +130,11 @@ class Circuit:
         return {"breaker": str(self.reach.state), "store_breaker": str(self.store.state)}
 
 
-def _of_reach(error: Exception) -> Verdict:
+def _of_reach(error: Exception) -> ErrorMeaning:
     if isinstance(error, TierLeftAlone):  # the other breaker's word: nobody was asked
-        return Verdict.NOTHING
-    return Verdict.WORKS if isinstance(error, TierRefused | TierFull) else Verdict.FAILED
+        return ErrorMeaning.NOTHING
+    return ErrorMeaning.WORKS if isinstance(error, TierRefused | TierFull) else ErrorMeaning.FAILED
 
 
-def _of_store(error: Exception) -> Verdict:
-    return Verdict.FAILED if isinstance(error, TierRefused) else Verdict.NOTHING
+def _of_store(error: Exception) -> ErrorMeaning:
+    return ErrorMeaning.FAILED if isinstance(error, TierRefused) else ErrorMeaning.NOTHING

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from aiocache.base import BaseCache
 
-from serve_app.cache.folder import FolderStore
-from serve_app.cache.name import redis_name
+from serve_app.cache.objects.folder import FolderStore
+from serve_app.cache.storage_name import redis_name
 from serve_app.errors import TierError
 from serve_app.telemetry import Telemetry
 from serve_app.urls import path_of
@@ -191,10 +191,10 @@ def open_store(
             path_of(url), max_bytes=max_bytes, secret=secret, timeout=timeout, telemetry=telemetry, sweep=sweep
         )
     if parts.scheme == "s3" and parts.netloc:
-        from serve_app.cache.s3 import S3Store  # half a second of imports that a folder does not need
-        from serve_app.cache.s3_plain import PlainCopies
+        from serve_app.cache.objects.s3 import S3Store  # half a second of imports that a folder does not need
+        from serve_app.cache.objects.s3_redirect import RedirectCopies
 
-        plain = None if plain_secret is None else PlainCopies(plain_secret)
+        plain = None if plain_secret is None else RedirectCopies(plain_secret)
         return S3Store(
             parts.netloc,
             parts.path.strip("/"),

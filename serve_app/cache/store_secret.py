@@ -18,10 +18,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol, get_args, runtime_checkable
 
-from serve_app.cache.detached import detached
-from serve_app.cache.entry import Envelope, former_key, is_former
-from serve_app.cache.name import Kind, storage_name
+from serve_app.cache.envelope import Envelope, former_key, is_former
+from serve_app.cache.storage_name import Kind, storage_name
 from serve_app.errors import CorruptEntry, ForeignStore, TierError, TierRefused
+from serve_app.tasks import detached
 
 logger = logging.getLogger(__name__)
 

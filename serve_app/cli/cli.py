@@ -266,7 +266,7 @@ def warm(
 @app.command()
 def stats(url: Url = None, as_json: Json = False) -> None:
     """Show the counters of the server: outcomes, tiers, renderer."""
-    from serve_app.cli.show import show_stats
+    from serve_app.cli.stats import show_stats
 
     show_stats(url=url, as_json=as_json)
 
@@ -274,7 +274,7 @@ def stats(url: Url = None, as_json: Json = False) -> None:
 @app.command()
 def models(url: Url = None, as_json: Json = False) -> None:
     """Show the models on offer with their ranges and defaults."""
-    from serve_app.cli.show import show_models
+    from serve_app.cli.stats import show_models
 
     show_models(url=url, as_json=as_json)
 
@@ -406,7 +406,7 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Evict what the object store (L3) has too much of, and remove leftovers. A server may be running."""
-    from serve_app.cli.upkeep import collect
+    from serve_app.cli.maintenance import collect
 
     collect(cache_dir, max_bytes=max_bytes, empty_quarantine=empty_quarantine, dry_run=dry_run, as_json=as_json)
 
@@ -426,7 +426,7 @@ def fsck(
     as_json: Json = False,
 ) -> None:
     """Verify everything in the object store (L3); exit status 1 when something is wrong and not repaired."""
-    from serve_app.cli.upkeep import verify
+    from serve_app.cli.maintenance import verify
 
     if not verify(cache_dir, repair=repair, yes=yes, as_json=as_json):
         raise typer.Exit(1)
@@ -435,6 +435,6 @@ def fsck(
 @app.command()
 def reindex(cache_dir: CacheDir = None, as_json: Json = False) -> None:
     """Make the index of a local object store (L3) anew from its files; how often each was used is forgotten."""
-    from serve_app.cli.upkeep import rebuild
+    from serve_app.cli.maintenance import rebuild
 
     rebuild(cache_dir, as_json=as_json)

@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from serve_app.cli.bars import Bars, bars
-from serve_app.cli.evaluate_tables import print_evaluation, print_sheet, sheet_of
-from serve_app.cli.output import Save, opened
+from serve_app.cli.output.destination import Save, opened
+from serve_app.cli.output.evaluate_tables import print_evaluation, print_sheet, sheet_of
+from serve_app.cli.output.progress import Bars, bars
 from serve_app.errors import InvalidRequest, NotFound
 from serve_app.model.native.native import NativeFamily, demo, from_folder
 from serve_app.model.native.weights import Checkpoint
 from serve_app.model.training import model_card
-from serve_app.model.training.goals import MOST_STEPS, Goal, ceiling_goals, model_goals, size_goals
-from serve_app.model.training.judging import ALL, Table, ceiling, tabulate
-from serve_app.model.training.questions import Question, questions
+from serve_app.model.training.judge.goals import MOST_STEPS, Goal, ceiling_goals, model_goals, size_goals
+from serve_app.model.training.judge.judge import ALL, Table, ceiling, tabulate
+from serve_app.model.training.judge.questions import Question, questions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from serve_app.service.evaluation import Answer, Evaluation
+    from serve_app.render.evaluation import Evaluation, RenderedQuestion
 
 SHEET_ROWS = 24
 
@@ -50,7 +50,7 @@ class Round:
 
     tables: Mapping[str, Table]
     seconds_per_clip: float
-    answers: Sequence[Answer]
+    answers: Sequence[RenderedQuestion]
 
 
 def evaluate_model(
@@ -179,7 +179,7 @@ def _card(family: NativeFamily) -> Path:
 
 
 def _ceilings(family: NativeFamily, count: int, seed: int, device: str, shown: Bars) -> dict[str, Table]:
-    from serve_app.model.training.reconstruction import reconstruction
+    from serve_app.model.training.judge.reconstruction import reconstruction
 
     passes: dict[str, Callable[[Tensor], Tensor] | None] = {
         "rendered": lambda clip: clip,
@@ -205,7 +205,7 @@ def _counted(reconstruct: Callable[[Tensor], Tensor], name: str, count: int, sho
 
 
 def _evaluation(family: NativeFamily, device: str) -> Evaluation:
-    from serve_app.service.evaluation import Evaluation
+    from serve_app.render.evaluation import Evaluation
 
     return Evaluation(family, device=device)
 

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from serve_app.cli.fields import Fields
-from serve_app.cli.output import Save, opened
-from serve_app.cli.patience import RETRY_SECONDS, patient
-from serve_app.client import Encore, Job, JobEvent, failures
+from serve_app.cli.output.destination import Save, opened
+from serve_app.cli.retry import RETRY_SECONDS, patient
+from serve_app.client import Encore, Job, JobEvent, error_mapping
 from serve_app.client.calls import Variant
 from serve_app.core import JobStatus
 from serve_app.errors import EncoreError, InvalidRequest
@@ -30,7 +30,7 @@ from serve_app.errors import EncoreError, InvalidRequest
 POLL_INTERVAL = 0.2  # seconds; a poll costs the server about a millisecond
 
 Tell = Callable[[Job, str], None]
-Pictures = Mapping[Variant, str | None]
+Thumbnails = Mapping[Variant, str | None]
 """The files that pictures of the video go to; None: not asked for."""
 
 
@@ -39,7 +39,7 @@ def generate(
     fields: Fields,
     *,
     output: str | None,
-    pictures: Pictures,
+    pictures: Thumbnails,
     force: bool,
     url: str | None,
     as_json: bool,
@@ -83,7 +83,7 @@ def follow(encore: Encore, prompt: str, fields: Fields, tell: Tell) -> Job:
         raise KeyboardInterrupt(_stopped(encore, job)) from None
     if job.status is JobStatus.FAILED:
         error = job.error
-        raise failures.of_job(error.code, error.message) if error else EncoreError(f"Job {job.id} failed.")
+        raise error_mapping.of_job(error.code, error.message) if error else EncoreError(f"Job {job.id} failed.")
     return job
 
 
@@ -114,7 +114,7 @@ def _detail(event: JobEvent) -> str:
     return f"step {event.step} of {event.total_steps}{left}"
 
 
-def _opened_beside(stack: ExitStack, output: str | None, pictures: Pictures) -> dict[Variant, Save]:
+def _opened_beside(stack: ExitStack, output: str | None, pictures: Thumbnails) -> dict[Variant, Save]:
     places = {variant: place for variant, place in pictures.items() if place is not None}
     if len({output, *places.values()}) <= len(places):
         raise InvalidRequest("The video and its pictures need a place each.", param="output")

@@ -12,12 +12,12 @@ from typing import Any
 
 import typer
 
-from serve_app.cli.model_tables import print_model
+from serve_app.cli.output.model_tables import print_model
 from serve_app.errors import NotFound
 from serve_app.model.model import load_family
 from serve_app.model.native.config import DEMO, FIVE_B
 from serve_app.model.roofline import PRECISIONS, STEPS, Claim, Roofline, Sizing, Work, rooflines
-from serve_app.model.wan.published import ARCHITECTURES
+from serve_app.model.wan.checkpoint.published import ARCHITECTURES
 
 PRESETS = {f"native/{preset.name}": preset for preset in (DEMO, FIVE_B)}
 FRAMES = (8, 16, 24)

@@ -83,11 +83,11 @@ def overrides(model: str | None, assignments: Sequence[str]) -> dict[str, Any]:
     settings = read_settings(given)
     checked = settings.model_dump(mode="json", include=set(given))
     if checked.get("negative_prompt") is not None:
-        from serve_app.service.wiring import open_planner
+        from serve_app.wiring.wiring import open_planner
 
         open_planner(settings)
     elif not MODEL_SETTINGS.isdisjoint(checked):
-        from serve_app.service.wiring import open_family
+        from serve_app.wiring.wiring import open_family
 
         open_family(settings)
     for name in ("model", "checkpoint"):

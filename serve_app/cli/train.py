@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from serve_app.cli.bars import Bars, bars
+from serve_app.cli.output.progress import Bars, bars
 from serve_app.errors import InvalidRequest
 from serve_app.model.native.config import NativeConfig
 from serve_app.model.native.native import WEIGHTS_FILE
@@ -20,7 +20,7 @@ from serve_app.model.training.recipe import RECIPES, Recipe
 from serve_app.model.training.record import usable_cores
 
 if TYPE_CHECKING:
-    from serve_app.model.training.trainer import Progress
+    from serve_app.model.training.stages.trainer import Progress
 
 
 def train_model(

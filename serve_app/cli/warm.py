@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 
 import typer
 
-from serve_app.cli.bars import Bars, bars
 from serve_app.cli.generate import interrupt_postponed
-from serve_app.cli.patience import RETRY_SECONDS, patient
+from serve_app.cli.output.progress import Bars, bars
+from serve_app.cli.retry import RETRY_SECONDS, patient
 from serve_app.cli.warm_file import TemplateFile, read_templates
 from serve_app.client import Encore, WarmUp
 from serve_app.errors import Busy, EncoreError, InvalidRequest, Unavailable

@@ -16,11 +16,11 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from serve_app.client import calls, failures
+from serve_app.client import calls, error_mapping
 from serve_app.client.calls import Call, Choice, Fields, Order, Pause, Steps, Variant
 from serve_app.client.client import POLL_INTERVAL, OnProgress
 from serve_app.client.connection import Connection
-from serve_app.client.following import Follow
+from serve_app.client.event_following import Follow
 from serve_app.client.replies import (
     Explanation,
     Generated,
@@ -187,7 +187,7 @@ class AsyncEncore:
         try:
             response = await self._http.send(request, follow_redirects=call.redirected)
         except httpx.RequestError as error:
-            raise failures.of_transport(error, self.base_url) from error
+            raise error_mapping.of_transport(error, self.base_url) from error
         return call.answer(response)
 
     async def _read(self, follow: Follow) -> AsyncGenerator[JobEvent, None]:
@@ -206,7 +206,7 @@ class AsyncEncore:
             finally:
                 await response.aclose()
         except httpx.RequestError as error:
-            raise failures.of_transport(error, self.base_url) from error
+            raise error_mapping.of_transport(error, self.base_url) from error
 
     async def _drive(self, steps: Steps[T]) -> T:
         answer: Any = None

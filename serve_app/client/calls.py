@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import httpx
 
-from serve_app.client import failures, replies
+from serve_app.client import error_mapping, replies
 from serve_app.client.image import Image, data_url
 from serve_app.client.replies import (
     Explanation,
@@ -87,11 +87,11 @@ class Call(Generic[T]):
     def answer(self, response: httpx.Response) -> T:
         """Read the answer, or raise the error it stands for."""
         if not response.is_success:
-            raise failures.of_response(response)
+            raise error_mapping.of_response(response)
         try:
             return self.read(response)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise failures.of_reply(error, response) from error
+            raise error_mapping.of_reply(error, response) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +268,8 @@ def _tell(on_progress: Callable[[int], None] | None, job: Job, told: int) -> int
 
 def _failure(job: Job) -> EncoreError:
     if job.error is None:
-        return failures.of_job("", f"Job {job.id} failed without saying why.")
-    return failures.of_job(job.error.code, job.error.message)
+        return error_mapping.of_job("", f"Job {job.id} failed without saying why.")
+    return error_mapping.of_job(job.error.code, job.error.message)
 
 
 def _generated(job: Job, data: bytes, seconds: float) -> Generated:

@@ -17,10 +17,10 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from serve_app.client import calls, failures
+from serve_app.client import calls, error_mapping
 from serve_app.client.calls import Call, Choice, Fields, Order, Pause, Steps, Variant
 from serve_app.client.connection import Connection
-from serve_app.client.following import Follow
+from serve_app.client.event_following import Follow
 from serve_app.client.replies import (
     Explanation,
     Generated,
@@ -201,7 +201,7 @@ class Encore:
         try:
             response = self._http.send(request, follow_redirects=call.redirected)
         except httpx.RequestError as error:
-            raise failures.of_transport(error, self.base_url) from error
+            raise error_mapping.of_transport(error, self.base_url) from error
         return call.answer(response)
 
     def _read(self, follow: Follow) -> Iterator[JobEvent]:
@@ -216,7 +216,7 @@ class Encore:
                     if follow.done:
                         return
         except httpx.RequestError as error:
-            raise failures.of_transport(error, self.base_url) from error
+            raise error_mapping.of_transport(error, self.base_url) from error
 
     def _drive(self, steps: Steps[T]) -> T:
         answer: Any = None

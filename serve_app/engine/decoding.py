@@ -12,9 +12,9 @@ from einops import rearrange
 from torch import Tensor
 
 from serve_app.core import Frames
-from serve_app.engine.aside import Aside
-from serve_app.engine.job import Job
-from serve_app.engine.stuck import StuckCheck
+from serve_app.engine.job import RenderJob
+from serve_app.engine.side_work import SideWork
+from serve_app.engine.watchdog import Watchdog
 from serve_app.errors import RenderCancelled, RenderFailed
 from serve_app.model.model import Decoder
 
@@ -38,13 +38,13 @@ def scaled(frames: Frames, width: int, height: int) -> Frames:
 class Decoding:
     """A decoder and the rules of its use."""
 
-    def __init__(self, decoder: Decoder, stuck: StuckCheck, clock: Callable[[], float]) -> None:
+    def __init__(self, decoder: Decoder, stuck: Watchdog, clock: Callable[[], float]) -> None:
         self._decoder = decoder
-        self._aside = Aside("decode", "decoding this video", stuck)
+        self._aside = SideWork("decode", "decoding this video", stuck)
         self._clock = clock
 
     async def run(
-        self, job: Job, latents: Tensor, *, beside: ThreadPoolExecutor, between: ThreadPoolExecutor
+        self, job: RenderJob, latents: Tensor, *, beside: ThreadPoolExecutor, between: ThreadPoolExecutor
     ) -> Decoded:
         """Decode in the thread `beside` the passes, or if need be `between` two of them.
 
@@ -58,7 +58,7 @@ class Decoding:
             raise RenderFailed("There is too little memory to decode this video.")
         return decoded
 
-    def _decode(self, job: Job, latents: Tensor) -> Decoded:
+    def _decode(self, job: RenderJob, latents: Tensor) -> Decoded:
         if job.cancelled:
             raise RenderCancelled("The render was cancelled.")
         began = self._clock()

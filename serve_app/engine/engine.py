@@ -21,21 +21,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from serve_app.clock import steady
 from serve_app.core import Frames, Picture, Urgency, VideoSpec
-from serve_app.engine import memory, probing
+from serve_app.engine import device_memory, profiling
 from serve_app.engine.decoding import Decoded, Decoding
 from serve_app.engine.denoising import Start, Trajectory, advance
-from serve_app.engine.encoding import ImageEncoding
+from serve_app.engine.image_encoding import ImageEncoding
 from serve_app.engine.isolation import Isolation
-from serve_app.engine.job import NO_CHECKPOINTS, Checkpoints, Job, OnBegin, OnStep
-from serve_app.engine.lag import LoopLag
-from serve_app.engine.pace import Pace, Shape
+from serve_app.engine.job import NO_CHECKPOINTS, Checkpoints, OnBegin, OnStep, RenderJob
+from serve_app.engine.loop_lag import LoopLag
+from serve_app.engine.pass_times import PassTimes, Shape
 from serve_app.engine.scheduler import BatchScheduler
-from serve_app.engine.stuck import StuckCheck
 from serve_app.engine.threads import torch_thread
+from serve_app.engine.watchdog import Watchdog
 from serve_app.errors import Conflict, EncoreError, RenderCancelled, RenderFailed, Unavailable
 from serve_app.model.model import Decoder, Denoiser
-from serve_app.steady import steady
 from serve_app.telemetry.telemetry import StepRun, Telemetry
 from serve_app.telemetry.tracing import span
 
@@ -76,7 +76,7 @@ class StepEngine:
         max_batch_size: int,
         telemetry: Telemetry,
         torch_threads: int | None,
-        pace: Pace | None = None,
+        pace: PassTimes | None = None,
         stuck_seconds: float = STUCK_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = steady,
@@ -86,15 +86,15 @@ class StepEngine:
         self._torch_threads = torch_threads
         self._clock = clock
         self._wall = wall
-        self._pace = pace or Pace(_ROWS_OF_A_JOB * max_batch_size)
+        self._pace = pace or PassTimes(_ROWS_OF_A_JOB * max_batch_size)
         self._scheduler: BatchScheduler[Shape] = BatchScheduler(
             max_batch_size, self._pace.limit, self._pace.measured_seconds, self._pace.seconds
         )
-        self._stuck = StuckCheck(stuck_seconds, clock)
+        self._stuck = Watchdog(stuck_seconds, clock)
         self._decoding = Decoding(decoder, self._stuck, clock)
         self._encoding = ImageEncoding(decoder, self._stuck)
         self._lag = LoopLag(time.monotonic)
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, RenderJob] = {}
         self._wake = asyncio.Event()
         self.isolation = Isolation(self._wake.set)
         self._runner: asyncio.Task[None] | None = None
@@ -107,7 +107,7 @@ class StepEngine:
         self._halved = 0
 
     @property
-    def pace(self) -> Pace:
+    def pace(self) -> PassTimes:
         """What is known of how long passes take."""
         return self._pace
 
@@ -129,7 +129,7 @@ class StepEngine:
         unknown = [shape for shape in shapes if not self._pace.knows(shape)]
         for shape in unknown:
             rows = self._pace.max_rows
-            taken = await loop.run_in_executor(self._step_thread, probing.measure, self._denoiser, shape, rows)
+            taken = await loop.run_in_executor(self._step_thread, profiling.measure, self._denoiser, shape, rows)
             self._pace.measured(shape, taken)
             logger.info("passes of shape %s by rows: %s; limit %d", shape, taken, self._pace.limit(shape))
         return bool(unknown)
@@ -202,7 +202,7 @@ class StepEngine:
         trajectory = Trajectory.of(
             self._denoiser, spec, prompt_embeds, negative_prompt_embeds, start=start, first_frame=first_frame
         )
-        job = Job(
+        job = RenderJob(
             job_id,
             trajectory,
             on_step,
@@ -225,7 +225,7 @@ class StepEngine:
         if tuple(latents.shape) != trajectory.shape:
             raise ValueError(f"latents of shape {tuple(latents.shape)}, not {trajectory.shape}")
         now = self._clock()
-        job = Job(
+        job = RenderJob(
             job_id, trajectory, lambda step, total: None, queued_at=now, asked_at=self._wall(),
             size=(spec.width, spec.height), started_at=now, denoised_at=now, active=False,
         )  # fmt: skip
@@ -276,13 +276,13 @@ class StepEngine:
         if self._draining or self._runner is None or self._runner.done():
             raise Unavailable("The step engine is not running.", retry_after=1)
 
-    def _admit(self, job: Job) -> None:
+    def _admit(self, job: RenderJob) -> None:
         self._check_open()
         if job.job_id in self._jobs:
-            raise Conflict(f"Job {job.job_id} is being rendered already.")
+            raise Conflict(f"RenderJob {job.job_id} is being rendered already.")
         self._jobs[job.job_id] = job
 
-    def _schedule(self, job: Job) -> None:
+    def _schedule(self, job: RenderJob) -> None:
         self._scheduler.add(
             job.job_id,
             job.trajectory.shape,
@@ -294,7 +294,7 @@ class StepEngine:
         )
         self._wake.set()
 
-    def _beyond(self, seconds: float) -> list[Job]:
+    def _beyond(self, seconds: float) -> list[RenderJob]:
         """Return the jobs that would not be denoised within `seconds`, if those with the least to do went first."""
         late = []
         spent = 0.0
@@ -306,7 +306,7 @@ class StepEngine:
                 spent += work
         return late
 
-    async def _answered(self, job: Job, outcome: Awaitable[Decoded]) -> Rendering:
+    async def _answered(self, job: RenderJob, outcome: Awaitable[Decoded]) -> Rendering:
         result = "failed"
         try:
             frames, latents = await outcome
@@ -320,29 +320,29 @@ class StepEngine:
             self._telemetry.emit(ended)
         return Rendering(frames, latents, ended.queue_seconds, ended.denoise_seconds, ended.decode_seconds, ended.steps)
 
-    async def _see_through(self, job: Job) -> Decoded:
+    async def _see_through(self, job: RenderJob) -> Decoded:
         with span("queue_wait"):
             await job.started
         with span("denoise", steps=job.trajectory.sampler.num_inference_steps):
             latents = await job.denoised
         return await self._decoded(job, latents)
 
-    async def _decoded(self, job: Job, latents: Tensor) -> Decoded:
+    async def _decoded(self, job: RenderJob, latents: Tensor) -> Decoded:
         with span("decode", num_frames=job.trajectory.shape[1]):
             if self._runner is None:
                 raise Unavailable("The step engine stopped.", retry_after=1)
             return await self._decoding.run(job, latents, beside=self._decode_thread, between=self._step_thread)
 
-    def _hand_back(self, jobs: Iterable[Job]) -> None:
+    def _hand_back(self, jobs: Iterable[RenderJob]) -> None:
         for job in jobs:
             self._drop(job, Unavailable("This replica shuts down; another one takes the render.", retry_after=1))
 
-    def _drop(self, job: Job, error: EncoreError) -> None:
+    def _drop(self, job: RenderJob, error: EncoreError) -> None:
         if job.active:
             self._scheduler.remove(job.job_id)
         job.fail(error)
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: RenderJob) -> None:
         job.cancelled = True  # a decode that has not begun is not worth beginning
         if job.active:
             job.active = False
@@ -366,7 +366,7 @@ class StepEngine:
     def _chosen(self) -> tuple[str, ...]:
         return self._scheduler.next_batch(self._wall(), None if self.isolation.is_open else self.isolation.may_run)
 
-    async def _begun(self, job_ids: Iterable[str]) -> list[Job]:
+    async def _begun(self, job_ids: Iterable[str]) -> list[RenderJob]:
         """Return the jobs of a pass after those that had not begun were told so; without any that left meanwhile."""
         batch = [self._jobs[job_id] for job_id in job_ids]
         new = [job for job in batch if job.started_at is None]
@@ -376,7 +376,7 @@ class StepEngine:
             await asyncio.gather(*hooks)
         return [job for job in batch if job.active]
 
-    async def _pass(self, batch: list[Job]) -> None:
+    async def _pass(self, batch: list[RenderJob]) -> None:
         began = self._clock()
         for job in batch:
             job.begin(began)
@@ -386,7 +386,7 @@ class StepEngine:
                     self._step_thread, advance, self._denoiser, [job.trajectory for job in batch]
                 )
         except Exception as error:
-            too_large = memory.is_out_of_memory(error)
+            too_large = device_memory.is_out_of_memory(error)
             logger.log(logging.WARNING if too_large else logging.ERROR, "a pass failed", exc_info=not too_large)
         else:
             self._passes += 1
@@ -396,9 +396,9 @@ class StepEngine:
             return
         self._failed(batch, too_large)  # here, where the error no longer holds on to the pass's memory
 
-    def _failed(self, batch: list[Job], too_large: bool) -> None:
+    def _failed(self, batch: list[RenderJob], too_large: bool) -> None:
         if too_large:
-            memory.give_back(self._denoiser.device)
+            device_memory.give_back(self._denoiser.device)
         if too_large and len(batch) > 1:
             self._halved += 1
             self._pace.did_not_fit(batch[0].trajectory.shape, sum(job.rows for job in batch))
@@ -407,13 +407,13 @@ class StepEngine:
         for job in batch:
             self._drop(job, RenderFailed(message))
 
-    def _move_all(self, batch: list[Job], moved: list[Trajectory]) -> None:
+    def _move_all(self, batch: list[RenderJob], moved: list[Trajectory]) -> None:
         for job, trajectory in zip(batch, moved, strict=True):
             # A job cancelled during the pass has left the scheduler, and its id may already name another one.
             if job.active:
                 self._move(job, trajectory)
 
-    def _move(self, job: Job, trajectory: Trajectory) -> None:
+    def _move(self, job: RenderJob, trajectory: Trajectory) -> None:
         if not trajectory.is_finite:
             self._drop(job, RenderFailed("The model's output for this video is not finite."))
             return
@@ -425,13 +425,13 @@ class StepEngine:
         if is_last:
             job.finish(self._clock())
 
-    def _emit_checkpoint(self, job: Job, trajectory: Trajectory) -> None:
+    def _emit_checkpoint(self, job: RenderJob, trajectory: Trajectory) -> None:
         """Copy the latents to the CPU in the decode thread: a copy waits for the device, and no step should."""
         copied = asyncio.get_running_loop().run_in_executor(self._decode_thread, trajectory.checkpoint)
         copied.add_done_callback(lambda done: _keep(job, done))
 
 
-def _keep(job: Job, copied: asyncio.Future[Start]) -> None:
+def _keep(job: RenderJob, copied: asyncio.Future[Start]) -> None:
     if copied.cancelled():
         return
     if error := copied.exception():

@@ -36,7 +36,7 @@ NO_CHECKPOINTS = Checkpoints(frozenset(), lambda point: None)
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class RenderJob:
     """A render from admission until its waiter has been answered; `active` while it may take part in a pass.
 
     `started` is set at its first pass, `denoised` gets the final latents in half precision; a failure goes to

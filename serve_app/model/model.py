@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from serve_app.core import Frames, ModelCard, Picture, VideoSpec
 from serve_app.errors import InvalidRequest, NotFound
-from serve_app.model.wan.checkpoint import INDEX_FILE
-from serve_app.model.wan.published import PUBLISHED, Dtype
+from serve_app.model.wan.checkpoint.checkpoint import INDEX_FILE
+from serve_app.model.wan.checkpoint.published import PUBLISHED, Dtype
 from serve_app.model.wan.speed import PLAIN, Speed
 
 if TYPE_CHECKING:

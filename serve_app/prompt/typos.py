@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
 from serve_app.prompt import names, offensive, spelling, words
-from serve_app.prompt.written import named_in
+from serve_app.prompt.capitalisation import named_in
 
 MIN_LETTERS = 5
 MAX_LETTERS = 48

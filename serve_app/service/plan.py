@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from serve_app.cache.key import keys_for
+from serve_app.clock import steady
 from serve_app.core import Keys, ModelCard, Urgency, VideoSpec
 from serve_app.errors import Unprocessable
 from serve_app.media.first_frame import MAX_BYTES, MAX_PIXELS, read_first_frame
@@ -22,7 +23,6 @@ from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest, resolve
 from serve_app.schema.resolve import no_such_model
 from serve_app.service.notice import notice_of
-from serve_app.steady import steady
 
 KEPT_PROMPTS, KEPT_CHARS = 4_096, 1_000
 """Normal forms kept in memory, those of prompts up to so long: most prompts come again letter by letter, and looking

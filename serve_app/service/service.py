@@ -16,37 +16,37 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serve_app.cache.bloom_builder import BloomBuilder
 from serve_app.cache.cache import TieredCache
-from serve_app.cache.detached import detached
-from serve_app.cache.flight import FlightRecords
-from serve_app.cache.rule_keeper import RuleKeeper
-from serve_app.cache.rule_sweep import RuleSweeper
+from serve_app.cache.invalidation.sweep import RuleSweeper
+from serve_app.cache.invalidation.sync import RuleSync
+from serve_app.cache.redis.bloom_builder import BloomBuilder
+from serve_app.clock import steady
 from serve_app.core import Entry, JobStatus, Keys, Outcome, Rule, VideoSpec, described_spec
 from serve_app.errors import ContentGone, InvalidRequest, NotCached, NotFound, Unavailable
+from serve_app.flight.attempts import MAX_ATTEMPTS, Attempts
+from serve_app.flight.record import FlightRecords
+from serve_app.flight.result import FlightResult, Peers, Renderer, VideoFlight
 from serve_app.media.variant import Variant
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest
 from serve_app.schema.invalidation import InvalidationRequest
-from serve_app.service.attempts import MAX_ATTEMPTS, Attempts
-from serve_app.service.chores import Chore
 from serve_app.service.counts import summed
-from serve_app.service.desk import Desk
-from serve_app.service.events import JobEvent, Position, Storyteller
-from serve_app.service.images import ImageStore, JobImages, MemoryImages
-from serve_app.service.invalidating import Invalidator
-from serve_app.service.job import Job, Order, Page, unknown
-from serve_app.service.jobs import JobStore
-from serve_app.service.landing import Landing, Peers, Renderer, VideoFlight
-from serve_app.service.pictures import Pictures
+from serve_app.service.invalidator import Invalidator
+from serve_app.service.jobs.events import JobEvent, JobEventFeed, Position
+from serve_app.service.jobs.idempotency import FIRST, Mark, RequestAttempt, mark_of
+from serve_app.service.jobs.input_images import InputImages, InputImageStore, MemoryInputImages
+from serve_app.service.jobs.job import Job, Order, Page, unknown
+from serve_app.service.jobs.signed_id import issue, new_job_id, read
+from serve_app.service.jobs.store import JobStore
+from serve_app.service.jobs.tracker import JobTracker
+from serve_app.service.loader import VideoLoader
+from serve_app.service.periodic_tasks import Chore
 from serve_app.service.plan import Plan, Planner
-from serve_app.service.planning import Planning
-from serve_app.service.receipt import issue, new_job_id, read
-from serve_app.service.repeats import FIRST, Attempt, Mark, mark_of
-from serve_app.service.source import VideoSource
-from serve_app.service.warm import Warming
-from serve_app.service.warm_ups import MemoryWarmUps, WarmStore
-from serve_app.steady import steady
+from serve_app.service.planning_threads import Planning
+from serve_app.service.thumbnails import Thumbnails
+from serve_app.service.warmup.store import MemoryWarmUps, WarmStore
+from serve_app.service.warmup.warmup import Warming
+from serve_app.tasks import detached
 from serve_app.telemetry import Answered, Telemetry
 
 PROBE_SECONDS = 5.0
@@ -109,10 +109,10 @@ class VideoService:
         latents: TieredCache | None = None,
         flights: FlightRecords | None = None,
         builder: BloomBuilder | None = None,
-        rules: RuleKeeper | None = None,
+        rules: RuleSync | None = None,
         sweeper: RuleSweeper | None = None,
         warm_ups: WarmStore | None = None,
-        images: ImageStore | None = None,
+        images: InputImageStore | None = None,
         attempts: Attempts | None = None,
         chores: Sequence[Chore] = (),
         close_records: Chore | None = None,
@@ -122,9 +122,9 @@ class VideoService:
     ) -> None:
         self.planner = planner
         self._planning = Planning(planner)
-        images = MemoryImages(clock=clock) if images is None else images
+        images = MemoryInputImages(clock=clock) if images is None else images
         warm_ups = MemoryWarmUps(clock) if warm_ups is None else warm_ups
-        self._images = JobImages(images)
+        self._images = InputImages(images)
         self._close_records = close_records
         self._cache = cache
         self._renderer = renderer
@@ -135,7 +135,7 @@ class VideoService:
         self._builder = builder
         self._limits = limits or Limits()
         self._clock = clock
-        self._source = VideoSource(
+        self._source = VideoLoader(
             cache,
             renderer,
             planner.card.model_fingerprint,
@@ -148,10 +148,10 @@ class VideoService:
             clock=clock,
         )
         self._invalidator = Invalidator(
-            rules or RuleKeeper(cache.rules), planner, cache, renderer, peers, latents=latents, sweeper=sweeper
+            rules or RuleSync(cache.rules), planner, cache, renderer, peers, latents=latents, sweeper=sweeper
         )
         self._rules = cache.rules
-        self._desk = Desk(
+        self._desk = JobTracker(
             jobs,
             self._board_job,
             room=self._room,
@@ -170,8 +170,8 @@ class VideoService:
             max_prompt_chars=planner.max_prompt_chars,
             clock=clock,
         )
-        self._storyteller = Storyteller(self._desk, flights)
-        self._pictures = Pictures()
+        self._storyteller = JobEventFeed(self._desk, flights)
+        self._pictures = Thumbnails()
         self._waiting = 0
         self._probed: tuple[asyncio.Task[None], float] | None = None
         self._outcomes: Counter[str] = Counter()
@@ -229,17 +229,17 @@ class VideoService:
             if found is not None:
                 return self._answer(plan, found, True, began)
             labels = self._invalidator.labels(plan)
-            flight, led = self._source.board(plan.spec, plan.keys, plan.urgency, labels=labels, image=plan.image)
-            landing = await flight.wait_impatiently()
+            flight, led = self._source.join_or_lead(plan.spec, plan.keys, plan.urgency, labels=labels, image=plan.image)
+            flight_result = await flight.wait_interruptibly()
         except Exception:
             self._outcomes["failed"] += 1
             self._telemetry.emit(Answered("failed", time.perf_counter() - began, 0))
             raise
         finally:
             self._waiting -= 1
-        return self._answer(plan, landing, led, began)
+        return self._answer(plan, flight_result, led, began)
 
-    async def submit(self, request: VideoRequest, attempt: Attempt = FIRST) -> Job:
+    async def submit(self, request: VideoRequest, attempt: RequestAttempt = FIRST) -> Job:
         """Accept `request` as a job and return it at once, completed already if this router has the video.
 
         A request that an earlier try of the same client has made already gets that one's job. Raises Busy over the
@@ -305,7 +305,7 @@ class VideoService:
         """Return a completed job's video, or a picture of it, and the tier that the video came from.
 
         Raises NotFound for an unknown job and one that is not completed, ContentGone for one whose video is lost; for
-        a picture also what `Pictures.get` raises.
+        a picture also what `Thumbnails.get` raises.
         """
         entry, job, outcome = await self._video(job_id)
         return await self._pictures.get(entry, variant), job, outcome
@@ -421,7 +421,7 @@ class VideoService:
     def _board_job(self, job: Job) -> tuple[VideoFlight, bool]:
         labels = self._invalidator.labels_of(job.spec, job.keys, job.tags)
         image = self._images.take(job)
-        return self._source.board(
+        return self._source.join_or_lead(
             job.spec,
             job.keys,
             job.urgency,
@@ -433,10 +433,10 @@ class VideoService:
 
     def _board_warm_up(self, plan: Plan, ttl: float) -> tuple[VideoFlight, bool]:
         labels = self._invalidator.labels(plan)
-        return self._source.board(plan.spec, plan.keys, plan.urgency, ttl=ttl, labels=labels)
+        return self._source.join_or_lead(plan.spec, plan.keys, plan.urgency, ttl=ttl, labels=labels)
 
     async def _accepted(self, job: Job, mark: Mark, image: bytes | None) -> str:
-        """Accept a job, and before it the image that whoever finishes it must have; return as `Desk.accept` does."""
+        """Accept a job, and before it the image that finishing it takes; return as `JobTracker.accept` does."""
         if image is None:
             return await self._desk.accept(job, mark)
 
@@ -463,7 +463,7 @@ class VideoService:
         except NotFound:  # deleted, expired, or its video is gone
             return replace(mark, instead_of=job_id)
 
-    async def _submit_hit(self, plan: Plan, found: Landing, mark: Mark | None, began: float) -> Job:
+    async def _submit_hit(self, plan: Plan, found: FlightResult, mark: Mark | None, began: float) -> Job:
         """Return a job that is complete already; it is written before the answer only where a retry must find it."""
         now = round(self._clock(), 6)
         job = self._receipt_job(
@@ -531,7 +531,7 @@ class VideoService:
             )
         return Unavailable("No storage can take the video of a job; try /v1/videos/sync.", retry_after=5)
 
-    async def _ready(self, keys: Keys) -> Landing | None:
+    async def _ready(self, keys: Keys) -> FlightResult | None:
         """Return the stored video that a job is complete with at once; None means that it may board a flight.
 
         Raises Unavailable without a durable tier, Busy over the limits.
@@ -574,20 +574,27 @@ class VideoService:
         )  # fmt: skip
         return job.completed(outcome, None, created_at)
 
-    def _job_ended(self, job: Job, landing: Landing | None) -> None:
+    def _job_ended(self, job: Job, flight_result: FlightResult | None) -> None:
         self._images.release(job)
         outcome = "failed" if job.outcome is None else job.outcome
         self._outcomes[outcome] += 1
-        size = 0 if landing is None else landing.entry.size
+        size = 0 if flight_result is None else flight_result.entry.size
         self._telemetry.emit(Answered(outcome, self._clock() - job.created_at, size))
 
-    def _answer(self, plan: Plan, landing: Landing, led: bool, began: float) -> Answer:
-        outcome = landing.outcome_for(led)
-        seconds = self._count(outcome, began, landing.entry.size)
+    def _answer(self, plan: Plan, flight_result: FlightResult, led: bool, began: float) -> Answer:
+        outcome = flight_result.outcome_for(led)
+        seconds = self._count(outcome, began, flight_result.entry.size)
         return Answer(
-            landing.entry, outcome, plan.keys, plan.spec, landing.embedding, landing.stored, seconds, plan.corrected,
+            flight_result.entry,
+            outcome,
+            plan.keys,
+            plan.spec,
+            flight_result.embedding,
+            flight_result.stored,
+            seconds,
+            plan.corrected,
             plan.notice,
-        )  # fmt: skip
+        )
 
     def _count(self, outcome: Outcome, began: float, size: int) -> float:
         seconds = time.perf_counter() - began

@@ -18,7 +18,7 @@ import engine_systems as systems
 from engine_traffic import ENGINES, SEQUENTIAL, STEP_ENGINE, WHOLE_REQUESTS, Arrival, Kind, Latencies, Served
 
 from benchmarks.form import Result
-from serve_app.engine.pace import Pace
+from serve_app.engine.pass_times import PassTimes
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ async def test_every_engine_renders_every_job(engine: str, parts: systems.Parts,
     """All jobs are denoised, decoded and answered, whoever serves, and none before its first step."""
     shape = parts.shape(8)
     jobs = [Arrival(number, 0.0, Kind(1 + number % 2, shape, guided=number == 0)) for number in range(3)]
-    async with systems.serving(engine, parts, Pace(8), 1) as server:
+    async with systems.serving(engine, parts, PassTimes(8), 1) as server:
         served = await systems.play(server, jobs)
     assert sorted(each.arrival.number for each in served) == [0, 1, 2]
     assert [tuple(latents.shape) for latents in decoded] == [shape] * 3
@@ -56,7 +56,7 @@ async def test_a_batch_is_answered_when_all_of_it_is_decoded(parts: systems.Part
         await server.render(arrival, lambda: None)
         there.append(len(decoded))
 
-    async with systems.serving(WHOLE_REQUESTS, parts, Pace(8), 1) as server:
+    async with systems.serving(WHOLE_REQUESTS, parts, PassTimes(8), 1) as server:
         await asyncio.gather(*map(one, jobs))
     assert there == [2, 2]
 
@@ -65,7 +65,7 @@ async def test_all_engines_make_the_same_latents(parts: systems.Parts, decoded: 
     """The three serve the same model: one job ends in the same latents in each."""
     job = Arrival(0, 0.0, Kind(2, parts.shape(8), guided=True))
     for engine in ENGINES:
-        async with systems.serving(engine, parts, Pace(8), 1) as server:
+        async with systems.serving(engine, parts, PassTimes(8), 1) as server:
             await systems.play(server, [job])
     first, *others = decoded
     assert len(others) == 2

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployments.measurements import Measurements
-from serve_app.engine.pace import Pace
+from serve_app.engine.pass_times import PassTimes
 
 SHAPE = (8, 16, 8, 8)
 
@@ -18,8 +18,8 @@ def a_file(path: Path | None, **facts: Any) -> Measurements:
     return Measurements(None if path is None else str(path), **usual | facts)
 
 
-def measured() -> Pace:
-    pace = Pace(8)
+def measured() -> PassTimes:
+    pace = PassTimes(8)
     pace.measured(SHAPE, {1: 1.0, 2: 1.1, 4: 1.9})
     return pace
 
@@ -28,9 +28,9 @@ def test_what_was_measured_is_found_again(tmp_path: Path) -> None:
     """By the same model on the same device with the same threads; another model or count of threads measures anew."""
     path = tmp_path / "folder" / "measurements.json"
     a_file(path).save(measured())
-    a_file(path, model_fingerprint="other").save(Pace(8))
+    a_file(path, model_fingerprint="other").save(PassTimes(8))
     for facts, found in (({}, True), ({"model_fingerprint": "new"}, False), ({"torch_threads": 1}, False)):
-        pace = Pace(8)
+        pace = PassTimes(8)
         a_file(path, **facts).load(pace)
         assert pace.knows(SHAPE) is found
 
@@ -40,7 +40,7 @@ def test_a_damaged_file_costs_a_measurement(tmp_path: Path, content: str) -> Non
     """It is not read, nothing is raised, and the next save makes it whole."""
     path = tmp_path / "measurements.json"
     path.write_text(content)
-    pace = Pace(8)
+    pace = PassTimes(8)
     a_file(path).load(pace)
     assert not pace.knows(SHAPE)
     a_file(path).save(measured())
@@ -53,7 +53,7 @@ def test_nonsense_under_the_right_name_is_not_believed(tmp_path: Path, caplog: p
     path = tmp_path / "measurements.json"
     a_file(path).save(measured())
     path.write_text(path.read_text().replace("1.9", "-1.9"))
-    pace = Pace(8)
+    pace = PassTimes(8)
     a_file(path).load(pace)
     assert not pace.knows(SHAPE)
 
@@ -63,4 +63,4 @@ def test_a_place_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     a_file(tmp_path / "file" / "below.json").save(measured())
     a_file(None).save(measured())
-    a_file(None).load(Pace(8))
+    a_file(None).load(PassTimes(8))

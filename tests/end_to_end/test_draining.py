@@ -6,7 +6,7 @@ import asyncio
 
 from ray import serve
 
-from deployments.draining import is_draining
+from deployments.replica.draining import is_draining
 from tests.end_to_end.conftest import Cluster
 
 
@@ -29,7 +29,7 @@ class Waits:
 def test_a_request_can_end_because_its_replica_is_shut_down(cluster: Cluster) -> None:
     """Nothing is draining while the application runs; when it is deleted a running request hears of it and ends.
 
-    This guards the private names of Ray that `deployments.draining` reads.
+    This guards the private names of Ray that `deployments.replica.draining` reads.
     """
     options = {"ray_actor_options": {"num_cpus": 0}, "graceful_shutdown_wait_loop_s": 0.2}
     application = serve.deployment(**options)(Waits).bind()  # type: ignore[arg-type]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deployments.launcher.folder import CacheFolder
+from deployments.launcher.host.folder import CacheFolder
 from deployments.launcher.valkey import EmbeddedValkey
-from serve_app.cache.folder import FolderStore
-from serve_app.cache.redis import RedisTier
+from serve_app.cache.objects.folder import FolderStore
+from serve_app.cache.redis.redis import RedisTier
 from serve_app.cache.store import open_store
 from serve_app.urls import has_credentials, is_loopback, path_of, quoted_path, redacted, without_secrets
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.model.native.config import NativeConfig
-from serve_app.model.training import captions, prompts, world
-from serve_app.model.training.judging import ALL
+from serve_app.model.training.judge.judge import ALL
 from serve_app.model.training.recipe import Recipe, Schedule
 from serve_app.model.training.record import Record
+from serve_app.model.training.world import captions, prompts, world
 
 FILE = "README.md"
 BEGIN, END = "<!-- accuracy: encore evaluate -->", "<!-- /accuracy -->"
@@ -107,7 +107,7 @@ def _data(recipe: Recipe) -> str:
         f"{len(captions.templates(language, held_out=True))} held out"
         for language in captions.LANGUAGES
     )
-    return f"""All data is drawn by this project's own program (`serve_app/model/training/world.py`); nobody else's
+    return f"""All data is drawn by this project's own program (`serve_app/model/training/world/world.py`); no other
 pictures, videos or texts are in it, but for common words of an English dictionary. A clip shows one
 anti-aliased shape that moves in one way before one background:
 

@@ -31,14 +31,16 @@ from serve_app.model.native.config import NativeConfig
 from serve_app.model.native.denoiser import DenoiserNet
 from serve_app.model.native.native import CHECKPOINT_FOLDER, CONFIG_FILE, WEIGHTS_FILE
 from serve_app.model.native.tokenizer import Tokenizer
-from serve_app.model.training import clips, model_card, prompts
-from serve_app.model.training.autoencoding import Autoencoder, Autoencoding
-from serve_app.model.training.clip import adapted, adopt
-from serve_app.model.training.denoising import Denoising, initialise
-from serve_app.model.training.reading import Reader, Reading
+from serve_app.model.training import model_card
 from serve_app.model.training.recipe import Recipe, Schedule
 from serve_app.model.training.record import Record, open_record
-from serve_app.model.training.trainer import Progress, Stage, Trainer, Worker
+from serve_app.model.training.stages import clips
+from serve_app.model.training.stages.autoencoding import Autoencoder, Autoencoding
+from serve_app.model.training.stages.clip import adapted, adopt
+from serve_app.model.training.stages.denoising import Denoising, initialise
+from serve_app.model.training.stages.text_encoding import Reader, Reading
+from serve_app.model.training.stages.trainer import Progress, Stage, Trainer, Worker
+from serve_app.model.training.world import prompts
 
 _M = TypeVar("_M", bound=nn.Module)
 Report = Callable[[Progress], None]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from serve_app.core import Frames, Picture
 from serve_app.model.rows import by_itself, laid_out_alike
-from serve_app.model.wan.loading import load
+from serve_app.model.wan.checkpoint.loading import load
 
 
 class WanDecoder:

@@ -21,9 +21,9 @@ from serve_app.core import VideoSpec
 from serve_app.model.model import Prepared
 from serve_app.model.rows import by_itself, each_alone, laid_out_alike
 from serve_app.model.sampler import Sampler
-from serve_app.model.wan.checkpoint import WanCheckpoint
+from serve_app.model.wan.checkpoint.checkpoint import WanCheckpoint
+from serve_app.model.wan.checkpoint.loading import load
 from serve_app.model.wan.compiling import compiled
-from serve_app.model.wan.loading import load
 from serve_app.model.wan.quantization import quantize
 from serve_app.model.wan.samplers import samplers_of
 from serve_app.model.wan.speed import PLAIN, Speed

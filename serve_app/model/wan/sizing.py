@@ -20,7 +20,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from serve_app.model.counting import between, cost
 from serve_app.model.roofline import Cost, Work
-from serve_app.model.wan.published import Architecture
+from serve_app.model.wan.checkpoint.published import Architecture
 from serve_app.model.wan.transformer import Text, key_values, turns_of, velocity
 
 DTYPE = torch.float16

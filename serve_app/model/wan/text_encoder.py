@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 
 from serve_app.errors import Unprocessable
 from serve_app.model.rows import each_alone
-from serve_app.model.wan.loading import load
+from serve_app.model.wan.checkpoint.loading import load
 from serve_app.model.wan.tokenizer import MAX_TOKENS, clean
 
 

@@ -147,7 +147,7 @@ def turns_of(net: Any, latents: Tensor) -> Tensor:
 
 
 def _turned(heads: Tensor, turns: Tensor) -> Tensor:
-    """Turn pairs of [b, tokens, heads, head_dim] by their angles, in float32: products of complex numbers.
+    """QueuedRender pairs of [b, tokens, heads, head_dim] by their angles, in float32: products of complex numbers.
 
     On a CPU that takes a twelfth of the time that writing every other number does, to the same bits. The compiler has
     no complex numbers, and no need of them.

@@ -23,9 +23,9 @@ from serve_app.core import FloatRange, IntRange, ModelCard, PromptRules
 from serve_app.errors import NotFound
 from serve_app.model import batch_invariant as invariance
 from serve_app.model.fingerprint import fingerprint
-from serve_app.model.wan.checkpoint import WanCheckpoint, read
-from serve_app.model.wan.digests import Digests, default_file
-from serve_app.model.wan.published import PUBLISHED, Dtype
+from serve_app.model.wan.checkpoint.checkpoint import WanCheckpoint, read
+from serve_app.model.wan.checkpoint.digests import Digests, default_file
+from serve_app.model.wan.checkpoint.published import PUBLISHED, Dtype
 from serve_app.model.wan.speed import PLAIN, Speed
 from serve_app.model.wan.tokenizer import MAX_TOKENS, WanTokenizer
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.launcher.processes import descendants
+from deployments.launcher.host.processes import descendants
 from tests.conftest import free_ports
 
 

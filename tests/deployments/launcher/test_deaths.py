@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.launcher.processes import Process, descendants
-from deployments.launcher.watch import EXIT_STATUS
+from deployments.launcher.host.processes import Process, descendants
+from deployments.launcher.supervisor import EXIT_STATUS
 from tests.deployments.launcher.conftest import Server, alive
 from tests.deployments.launcher.test_launcher import REQUEST, wait
 

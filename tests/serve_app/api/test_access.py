@@ -15,8 +15,8 @@ from serve_app.api.access import own_names
 from serve_app.api.api import build_api
 from serve_app.setting_names import names
 from serve_app.settings import Settings
-from tests.serve_app.api.test_body import error_of
-from tests.serve_app.api.test_route import ROUTES
+from tests.serve_app.api.http.test_body import error_of
+from tests.serve_app.api.test_strict_route import ROUTES
 from tests.serve_app.service.rig import Rig, until
 
 ASK = {"prompt": "a red circle moves left"}

@@ -13,11 +13,11 @@ import pytest
 from fastapi import FastAPI
 
 from serve_app.api.api import build_api
-from serve_app.cache.flight import News, State
-from serve_app.cache.redis_flights import RedisFlights
 from serve_app.core import Progress, RenderEvent, RenderRequest
-from serve_app.service import events as events_module
-from serve_app.service.jobs import ORPHAN_SECONDS
+from serve_app.flight.record import FlightState, FlightStatus
+from serve_app.flight.redis_record import RedisFlightRecords
+from serve_app.service.jobs import events as events_module
+from serve_app.service.jobs.store import ORPHAN_SECONDS
 from tests.conftest import ValkeyServer
 from tests.serve_app.api.uvicorn_server import serving
 from tests.serve_app.service.rig import SECRET, Rig, ask, until
@@ -127,7 +127,7 @@ async def test_a_reader_that_leaves(rig: Rig, app: FastAPI, wire: httpx.AsyncCli
 class Keeping:
     """A rig's renderer that keeps the flight's record as a Diffusion replica does."""
 
-    def __init__(self, rig: Rig, flights: RedisFlights) -> None:
+    def __init__(self, rig: Rig, flights: RedisFlightRecords) -> None:
         self._renderer = rig.renderer
         self._flights = flights
 
@@ -138,7 +138,7 @@ class Keeping:
         assert request.token is not None
         async for event in self._renderer.render(request):
             if isinstance(event, Progress):
-                news = News(request.token, State.RENDERING, event.step, event.total, "miss")
+                news = FlightStatus(request.token, FlightState.RENDERING, event.step, event.total, "miss")
                 await self._flights.beat(request.keys.video, request.token, news)
             yield event
 
@@ -152,12 +152,12 @@ async def test_any_replica_tells_it(tmp_path: Path, valkey_server: ValkeyServer)
     def router() -> Any:
         tier = rig.redis()
         assert tier is not None
-        records = RedisFlights(tier, secret=SECRET, linger_seconds=1.0)
+        records = RedisFlightRecords(tier, secret=SECRET, linger_seconds=1.0)
         flights.append(records)
         service = rig.service(flights=records, renderer=Keeping(rig, records))
         return build_api(service, max_body_bytes=10_000)
 
-    flights: list[RedisFlights] = []
+    flights: list[RedisFlightRecords] = []
     async with serving(router()) as one, serving(router()) as two, httpx.AsyncClient() as client:
         job = (await client.post(f"{one}/v1/videos", json=ASK)).json()
         path = f"{two}/v1/videos/{job['id']}"

@@ -12,8 +12,8 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from serve_app.api.body import read_request
-from serve_app.api.failures import register_failures
+from serve_app.api.error_responses import register_failures
+from serve_app.api.http.body import read_request
 from serve_app.schema import VideoRequest
 from tests.serve_app.api.uvicorn_server import serving
 

@@ -19,8 +19,8 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.api import build_api
-from serve_app.api.body import BodyLimit
-from serve_app.api.failures import register_failures
+from serve_app.api.error_responses import register_failures
+from serve_app.api.http.body import BodyLimit
 from serve_app.model.model import Family
 from tests.serve_app.service.image_world import SMALL, family, picture, settings
 from tests.serve_app.service.rig import Rig, until

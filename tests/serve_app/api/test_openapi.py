@@ -34,7 +34,7 @@ from schemathesis.specs.openapi.checks import (
 
 from serve_app.api.api import build_api
 from tests.serve_app.api.conftest import FILM
-from tests.serve_app.api.test_route import ROUTES
+from tests.serve_app.api.test_strict_route import ROUTES
 from tests.serve_app.api.uvicorn_server import serving
 from tests.serve_app.service.rig import Rig
 

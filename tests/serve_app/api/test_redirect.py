@@ -15,8 +15,8 @@ import pytest
 from serve_app.api.api import build_api
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.memory import MemoryTier
-from serve_app.cache.s3 import S3Store
-from serve_app.cache.s3_plain import PlainCopies
+from serve_app.cache.objects.s3 import S3Store
+from serve_app.cache.objects.s3_redirect import RedirectCopies
 from serve_app.client import AsyncEncore
 from serve_app.core import EVERYTHING, Entry, Rule
 from serve_app.media import encode_mp4
@@ -50,7 +50,7 @@ async def rig(s3_server: Any, s3_prefix: str) -> AsyncIterator[S3Rig]:
     made = S3Rig(
         None,
         store=lambda: S3Store(
-            s3_server.bucket, s3_prefix, connect_timeout=60, timeout=300, plain=PlainCopies(SECRET), **where
+            s3_server.bucket, s3_prefix, connect_timeout=60, timeout=300, plain=RedirectCopies(SECRET), **where
         ),
     )
     made.renderer.data, made.renderer.meta = FILM, {"content_type": "video/mp4"}

@@ -15,7 +15,7 @@ from serve_app.core import Priority, Urgency
 from serve_app.media import spritesheet, thumbnail
 from serve_app.schema import VideoRequest
 from tests.serve_app.api.conftest import FILM
-from tests.serve_app.api.test_body import error_of
+from tests.serve_app.api.http.test_body import error_of
 from tests.serve_app.service.rig import LARGEST, Rig, until
 
 ASK = {"prompt": "a red circle moves left"}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from serve_app.cache.entry import Envelope
-from serve_app.cache.name import Kind, storage_name
+from serve_app.cache.envelope import Envelope
+from serve_app.cache.storage_name import Kind, storage_name
 from serve_app.core import Entry
 
 SECRET = b"a secret of tests"

@@ -7,7 +7,7 @@ import resource
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from serve_app.cache.redis import RedisTier
+from serve_app.cache.redis.redis import RedisTier
 from serve_app.errors import TierError
 from tests.conftest import ValkeyServer
 

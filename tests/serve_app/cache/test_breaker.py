@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from serve_app.cache.breaker import Breaker, State
+from serve_app.cache.breaker import Breaker, BreakerState
 from serve_app.errors import TierError
 
 
@@ -28,9 +28,9 @@ def breaker(clock) -> Breaker:
 def test_it_opens_after_consecutive_failures_only(breaker: Breaker) -> None:
     """A success in between starts the count again; the third failure in a row opens."""
     fail(breaker), fail(breaker), succeed(breaker), fail(breaker), fail(breaker)
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
     fail(breaker)
-    assert breaker.state is State.OPEN
+    assert breaker.state is BreakerState.OPEN
 
 
 def test_while_open_nothing_is_attempted(breaker: Breaker) -> None:
@@ -46,9 +46,9 @@ def test_one_trial_closes_it_again(breaker: Breaker, clock) -> None:
     """After the wait one success is enough to close it, and failures count from zero."""
     fail(breaker), fail(breaker), fail(breaker)
     clock.advance(5.0)
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state is BreakerState.HALF_OPEN
     succeed(breaker), fail(breaker), fail(breaker)
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_a_failed_trial_opens_it_for_another_while(breaker: Breaker, clock) -> None:
@@ -57,7 +57,7 @@ def test_a_failed_trial_opens_it_for_another_while(breaker: Breaker, clock) -> N
     clock.advance(5.0)
     fail(breaker)
     clock.advance(4.9)
-    assert breaker.state is State.OPEN
+    assert breaker.state is BreakerState.OPEN
 
 
 def test_only_one_trial_at_a_time(breaker: Breaker, clock) -> None:
@@ -66,7 +66,7 @@ def test_only_one_trial_at_a_time(breaker: Breaker, clock) -> None:
     clock.advance(5.0)
     with breaker.attempt(), pytest.raises(TierError), breaker.attempt():
         pass
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_slow_is_a_failure_too(clock) -> None:
@@ -78,15 +78,15 @@ def test_slow_is_a_failure_too(clock) -> None:
             clock.advance(seconds)
 
     ask(1.1), ask(1.1), ask(1.0), ask(1.1), ask(1.1)
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
     ask(1.1)
-    assert breaker.state is State.OPEN
+    assert breaker.state is BreakerState.OPEN
     clock.advance(5.0)
     ask(1.1)
-    assert breaker.state is State.OPEN
+    assert breaker.state is BreakerState.OPEN
     clock.advance(5.0)
     ask(0.1)
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_somebody_elses_word(breaker: Breaker, clock) -> None:
@@ -95,9 +95,9 @@ def test_somebody_elses_word(breaker: Breaker, clock) -> None:
     clock.advance(4.0)
     breaker.trip()
     clock.advance(4.0)
-    assert breaker.state is State.OPEN
+    assert breaker.state is BreakerState.OPEN
     breaker.close()
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_a_cancelled_trial_makes_room_for_the_next(breaker: Breaker, clock) -> None:
@@ -106,9 +106,9 @@ def test_a_cancelled_trial_makes_room_for_the_next(breaker: Breaker, clock) -> N
     clock.advance(5.0)
     with pytest.raises(asyncio.CancelledError), breaker.attempt():
         raise asyncio.CancelledError
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state is BreakerState.HALF_OPEN
     succeed(breaker)
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_a_straggler_does_not_push_the_trial_away(breaker: Breaker, clock) -> None:
@@ -120,4 +120,4 @@ def test_a_straggler_does_not_push_the_trial_away(breaker: Breaker, clock) -> No
     late = OSError("late")
     assert straggler.__exit__(OSError, late, None) is False
     clock.advance(1.0)
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state is BreakerState.HALF_OPEN

@@ -12,12 +12,12 @@ import pytest
 from aiocache import SimpleMemoryCache
 
 from serve_app.cache.cache import Stored, TieredCache
-from serve_app.cache.folder import FolderStore
-from serve_app.cache.invalidation import Labels, RuleBook, provenance
+from serve_app.cache.invalidation.rules import Labels, RuleBook, provenance
 from serve_app.cache.memory import MemoryTier
-from serve_app.cache.name import redis_name, storage_name
-from serve_app.cache.redis import WEEK, RedisTier
-from serve_app.cache.s3 import S3Store
+from serve_app.cache.objects.folder import FolderStore
+from serve_app.cache.objects.s3 import S3Store
+from serve_app.cache.redis.redis import WEEK, RedisTier
+from serve_app.cache.storage_name import redis_name, storage_name
 from serve_app.core import EVERYTHING, Entry, Outcome, Rule
 from serve_app.telemetry import TierRead, TierWritten
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from serve_app.cache.breaker import State
+from serve_app.cache.breaker import BreakerState
 from serve_app.cache.circuit import Circuit
 from serve_app.errors import TierError, TierLeftAlone, TierRefused
 from serve_app.telemetry import BreakerTurned
@@ -60,14 +60,14 @@ def test_being_left_alone_is_nobodys_failure(circuit: Circuit, clock) -> None:
         store(circuit, FULL)
     for _ in range(10):
         store(circuit)
-    assert circuit.reach.state is State.CLOSED
+    assert circuit.reach.state is BreakerState.CLOSED
     for _ in range(3):
         ask(circuit, DOWN)
     clock.advance(5.0)  # both may be tried now
     circuit.store.trip()
     for _ in range(3):
         store(circuit)  # not asked, so it was no trial either
-    assert circuit.reach.state is State.HALF_OPEN
+    assert circuit.reach.state is BreakerState.HALF_OPEN
     ask(circuit)
     assert circuit.answers
     assert not circuit.takes_values

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import pytest
 
 from serve_app.cache.cache import TieredCache
-from serve_app.cache.folder import FolderStore
 from serve_app.cache.memory import MemoryTier
-from serve_app.cache.redis import RedisTier
-from serve_app.cache.remote import RemoteTier
+from serve_app.cache.objects.folder import FolderStore
+from serve_app.cache.redis.redis import RedisTier
+from serve_app.cache.remote_tier import RemoteTier
 from serve_app.cache.store import AiocacheStore
 from serve_app.core import Entry
 

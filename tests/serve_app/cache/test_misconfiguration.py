@@ -16,8 +16,8 @@ from botocore.exceptions import ClientError, NoCredentialsError
 from serve_app.cache.cache import TieredCache
 from serve_app.cache.circuit import TOLD_AGAIN_SECONDS, Circuit
 from serve_app.cache.misconfiguration import of_s3
-from serve_app.cache.redis import RedisTier
-from serve_app.cache.s3 import S3Store
+from serve_app.cache.objects.s3 import S3Store
+from serve_app.cache.redis.redis import RedisTier
 from serve_app.errors import TierError
 from tests.conftest import S3Server, _start, _wait_until
 

@@ -23,11 +23,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from benchmarks.fault_proxy import Fault, FaultProxy
-from serve_app.cache.breaker import State
+from serve_app.cache.breaker import BreakerState
 from serve_app.cache.circuit import Circuit
-from serve_app.cache.redis import RedisTier
-from serve_app.cache.remote import RemoteTier
-from serve_app.cache.s3 import S3Store
+from serve_app.cache.objects.s3 import S3Store
+from serve_app.cache.redis.redis import RedisTier
+from serve_app.cache.remote_tier import RemoteTier
 from serve_app.cache.store import AiocacheStore
 from serve_app.core import Entry
 from serve_app.telemetry import BreakerTurned, TierRead, TierWritten
@@ -229,7 +229,7 @@ async def test_a_stopped_valkey(start_valkey: Callable[..., ValkeyServer], recor
     try:
         for _ in range(3):
             assert await one.soon(one.tier.read(ENTRY.key)) is None
-        assert one.circuit.reach.state is State.OPEN
+        assert one.circuit.reach.state is BreakerState.OPEN
     finally:
         os.kill(server.pid, signal.SIGCONT)
 
@@ -295,7 +295,7 @@ async def test_a_refusing_valkey_still_lets_be_deleted(
     await out_of_memory(server, redis)
     for key in KEYS[1:4]:
         assert await one.tier.write(Entry.of(key, bytes(50_000))) is None
-    assert one.circuit.store.state is State.OPEN
+    assert one.circuit.store.state is BreakerState.OPEN
     assert await one.tier.delete(ENTRY.key) is True
     await one.tier.aclose()
 
@@ -367,8 +367,8 @@ FULL_FOLDER = """
 import asyncio, json, resource, sys
 from pathlib import Path
 from serve_app.cache.circuit import Circuit
-from serve_app.cache.folder import FolderStore
-from serve_app.cache.remote import RemoteTier
+from serve_app.cache.objects.folder import FolderStore
+from serve_app.cache.remote_tier import RemoteTier
 from serve_app.core import Entry
 from serve_app.telemetry import Telemetry
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from aiocache import SimpleMemoryCache
 
-from serve_app.cache.folder import FolderStore
-from serve_app.cache.name import redis_name
-from serve_app.cache.s3 import S3Store
+from serve_app.cache.objects.folder import FolderStore
+from serve_app.cache.objects.s3 import S3Store
+from serve_app.cache.storage_name import redis_name
 from serve_app.cache.store import AiocacheStore, Touchable, open_store
 from serve_app.errors import TierError
 

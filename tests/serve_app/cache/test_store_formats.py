@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from serve_app.cache.cache import TieredCache
-from serve_app.cache.cost import cost_seconds
-from serve_app.cache.entry import Envelope, former_key
-from serve_app.cache.folder import FolderStore
-from serve_app.cache.name import redis_name, storage_name
-from serve_app.cache.redis import RedisTier
-from serve_app.cache.rule_mirror import RuleMirror
+from serve_app.cache.envelope import Envelope, former_key
+from serve_app.cache.invalidation.object_rules import ObjectRules
+from serve_app.cache.objects.folder import FolderStore
+from serve_app.cache.objects.saved_seconds import cost_seconds
+from serve_app.cache.redis.redis import RedisTier
+from serve_app.cache.storage_name import redis_name, storage_name
 from serve_app.cache.store_secret import marker_of, was_made_for
 from serve_app.core import Entry, Outcome, Rule
 from serve_app.telemetry import TierRead
@@ -87,14 +87,14 @@ async def test_frame_v1_is_overwritten_without_being_read(tmp_path: Path) -> Non
 async def test_rules_v2(tmp_path: Path) -> None:
     """Invalidations that were mirrored are in force."""
     store = put(tmp_path, storage_name(SECRET, "rules", "rules"), stored("rules_v2.bin"))
-    assert await RuleMirror(store, secret=SECRET).read() == {RULE}
+    assert await ObjectRules(store, secret=SECRET).read() == {RULE}
     await store.aclose()
 
 
 async def test_rules_v1(tmp_path: Path) -> None:
     """Those of the former release were about values that are not read any more: none, and they make way."""
     store = put(tmp_path, storage_name(SECRET, "rules", "rules"), stored("rules_v1.bin"))
-    mirror = RuleMirror(store, secret=SECRET)
+    mirror = ObjectRules(store, secret=SECRET)
     assert await mirror.read() == frozenset()
     await mirror.write([RULE])
     assert await mirror.read() == {RULE}

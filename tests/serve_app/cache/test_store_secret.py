@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from serve_app.cache.cache import TieredCache
-from serve_app.cache.folder import FolderStore
-from serve_app.cache.name import redis_name, storage_name
-from serve_app.cache.redis import RedisTier
-from serve_app.cache.s3 import S3Store
+from serve_app.cache.objects.folder import FolderStore
+from serve_app.cache.objects.s3 import S3Store
+from serve_app.cache.redis.redis import RedisTier
+from serve_app.cache.storage_name import redis_name, storage_name
 from serve_app.cache.store import AiocacheStore, ObjectStore
 from serve_app.cache.store_secret import ASK_AGAIN_SECONDS, Guard, marker_of, require_own
 from serve_app.core import Entry

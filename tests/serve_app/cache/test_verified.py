@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from serve_app.cache.cache import TieredCache
-from serve_app.cache.flight import Found, Leading
-from serve_app.cache.folder import FolderStore
 from serve_app.cache.memory import MemoryTier
-from serve_app.cache.name import Kind, redis_name, storage_name
-from serve_app.cache.redis import RedisTier
-from serve_app.cache.redis_flights import RedisFlights
-from serve_app.cache.s3 import S3Store
+from serve_app.cache.objects.folder import FolderStore
+from serve_app.cache.objects.s3 import S3Store
+from serve_app.cache.redis.redis import RedisTier
+from serve_app.cache.storage_name import Kind, redis_name, storage_name
 from serve_app.cache.store import AiocacheStore
 from serve_app.core import Entry, Outcome, Urgency
+from serve_app.flight.record import Found, Leading
+from serve_app.flight.redis_record import RedisFlightRecords
 from serve_app.telemetry import TierRead
 from tests.serve_app.cache.frames import framed
 from tests.serve_app.service.rig import a_plan
@@ -111,16 +111,16 @@ async def test_what_the_flights_script_brings_is_verified_too(
     """The script that boards a flight returns bytes of L2: the same check, deletion and count; then it leads."""
     redis, entry = RedisTier(valkey_url), entry_of("video")
     cache = TieredCache("video", secret=SECRET, l1=MemoryTier(1 << 20), l2=redis, telemetry=recorder)
-    flights = RedisFlights(redis, secret=SECRET, linger_seconds=1)
+    flights = RedisFlightRecords(redis, secret=SECRET, linger_seconds=1)
     name = storage_name(SECRET, "video", entry.key)
     await redis.set(redis_name(name), damage("video"))
-    found = await flights.board(entry.key, "a waiter", Urgency())
+    found = await flights.join_or_lead(entry.key, "a waiter", Urgency())
     assert isinstance(found, Found)
     assert await cache.arrived_from_l2(entry.key, found.frame, 0.001) is None
     assert recorder.results(TierRead, "l2") == ["corrupt"]
     assert cache.get_now(entry.key) is None
     assert await redis.exists(redis_name(name)) is False
-    assert isinstance(await flights.board(entry.key, "a waiter", Urgency()), Leading)
+    assert isinstance(await flights.join_or_lead(entry.key, "a waiter", Urgency()), Leading)
     await flights.aclose()
     await cache.aclose()
 

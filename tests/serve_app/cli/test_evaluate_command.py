@@ -12,11 +12,12 @@ import pytest
 import torch
 from typer.testing import Result
 
-from serve_app.cli import evaluate, evaluate_tables
+from serve_app.cli import evaluate
+from serve_app.cli.output import evaluate_tables
 from serve_app.model.native.native import from_folder
-from serve_app.model.training import judging
-from serve_app.model.training.judging import Verdict
-from serve_app.model.training.questions import questions
+from serve_app.model.training.judge import judge
+from serve_app.model.training.judge.judge import Verdict
+from serve_app.model.training.judge.questions import questions
 from tests.serve_app.model.training.short_run import ShortRun
 
 Encore = Callable[..., Result]
@@ -50,8 +51,8 @@ def test_an_untrained_model_misses_its_goals(encore: Encore, checkpoint: Path) -
 def test_a_perfect_model_meets_them(encore: Encore, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When every verdict is right, all lines say `met` and the status is 0."""
     right = lambda asked, frames: Verdict(asked, asked)  # noqa: E731 - replaces a function of two names
-    monkeypatch.setattr("serve_app.service.evaluation.judge", right)
-    monkeypatch.setattr(judging, "judge", right)
+    monkeypatch.setattr("serve_app.render.evaluation.judge", right)
+    monkeypatch.setattr(judge, "judge", right)
     result = encore("evaluate", "model", *FEW)
     assert result.exit_code == 0
     assert result.stdout.count("  met ") == 8

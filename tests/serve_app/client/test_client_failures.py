@@ -10,7 +10,7 @@ import pytest
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from serve_app import errors
-from serve_app.client import failures
+from serve_app.client import error_mapping
 from serve_app.errors import EncoreError
 from tests.serve_app.client.wire_server import World
 
@@ -101,5 +101,5 @@ def test_retry_after_is_whole_seconds_or_nothing(value: str, seconds: int | None
     """Proves that a date or nonsense in Retry-After is no exception."""
     request = httpx.Request("GET", "http://127.0.0.1/")
     response = httpx.Response(429, headers={"Retry-After": value}, json=openai("queue_full"), request=request)
-    error = failures.of_response(response)
+    error = error_mapping.of_response(response)
     assert (type(error), error.retry_after) == (errors.Busy, seconds)

@@ -1,4 +1,4 @@
-"""Pictures from clients: what is refused before it is decoded, what becomes of the rest, and what makes two one."""
+"""Thumbnails from clients: what is refused before it is decoded, what becomes of the rest, and what makes two one."""
 
 from __future__ import annotations
 

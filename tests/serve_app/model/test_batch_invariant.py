@@ -3,8 +3,8 @@
 import pytest
 
 from serve_app.model.batch_invariant import is_on
-from serve_app.service.wiring import batch_invariant
 from serve_app.settings import Settings
+from serve_app.wiring.wiring import batch_invariant
 
 
 @pytest.mark.parametrize(

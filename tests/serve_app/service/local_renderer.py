@@ -8,10 +8,10 @@ from typing import Any
 from serve_app.cache.cache import TieredCache
 from serve_app.core import RenderEvent, RenderRequest, Urgency
 from serve_app.engine.engine import StepEngine
-from serve_app.service.embedding import PromptEmbedder
-from serve_app.service.finishing import Finisher
-from serve_app.service.latents import LatentsCache
-from serve_app.service.rendering import RenderWorker
+from serve_app.render.latents import LatentsCache
+from serve_app.render.text_encoding import PromptEmbedder
+from serve_app.render.video_encoding import VideoWriter
+from serve_app.render.worker import RenderWorker
 from tests.serve_app.service.rig import Rig
 
 
@@ -25,7 +25,7 @@ class LocalRenderer:
         self.videos: TieredCache = rig.cache(l1=False)
         self.latents = LatentsCache(rig.latents())
         self.worker = RenderWorker(
-            self.engine, Finisher(self.videos, rig.telemetry).finish, model_fingerprint, self.latents
+            self.engine, VideoWriter(self.videos, rig.telemetry).finish, model_fingerprint, self.latents
         )
 
     async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:

@@ -1,7 +1,7 @@
 """A whole router in one process: real planner, tiers, flights, desk and jobs over a renderer that tests steer.
 
 `ScriptedRenderer` stands where the GPU would: it reports real progress as it is let on, stores what it made through
-a real Finisher-like cache, and fails or stalls when told to. Everything above it is the product's own code.
+a real VideoWriter-like cache, and fails or stalls when told to. Everything above it is the product's own code.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serve_app.cache import detached as detaching
+from serve_app import tasks as detaching
 from serve_app.cache.cache import TieredCache
-from serve_app.cache.flight import FlightRecords
-from serve_app.cache.folder import FolderStore
-from serve_app.cache.invalidation import Labels, RuleBook, provenance
+from serve_app.cache.invalidation.object_rules import ObjectRules
+from serve_app.cache.invalidation.redis_rules import RedisRules
+from serve_app.cache.invalidation.rules import Labels, RuleBook, provenance
+from serve_app.cache.invalidation.sweep import ObjectShelf, RedisShelf, RuleSweeper
+from serve_app.cache.invalidation.sync import RuleSync
 from serve_app.cache.memory import MemoryTier
-from serve_app.cache.redis import RedisTier
-from serve_app.cache.redis_rules import RedisRules
-from serve_app.cache.rule_keeper import RuleKeeper
-from serve_app.cache.rule_mirror import RuleMirror
-from serve_app.cache.rule_sweep import ObjectShelf, RedisShelf, RuleSweeper
+from serve_app.cache.objects.folder import FolderStore
+from serve_app.cache.redis.redis import RedisTier
 from serve_app.core import (
     Entry,
     Finished,
@@ -38,18 +37,19 @@ from serve_app.core import (
     described,
 )
 from serve_app.errors import RenderCancelled
+from serve_app.flight.record import FlightRecords
 from serve_app.model.model import Family, load_family
 from serve_app.model.native.config import DEMO_SIZES
 from serve_app.schema import VideoRequest, parse_request, resolve
-from serve_app.service.images import ImageStore, MemoryImages
-from serve_app.service.job import Job
-from serve_app.service.jobs import JobStore, MemoryJobs
+from serve_app.service.jobs.input_images import InputImageStore, MemoryInputImages
+from serve_app.service.jobs.job import Job
+from serve_app.service.jobs.redis_input_images import RedisInputImages
+from serve_app.service.jobs.redis_store import RedisJobs
+from serve_app.service.jobs.store import JobStore, MemoryJobs
 from serve_app.service.plan import Plan, Planner
-from serve_app.service.redis_images import RedisImages
-from serve_app.service.redis_jobs import RedisJobs
-from serve_app.service.redis_warm_ups import RedisWarmUps
 from serve_app.service.service import Limits, VideoService
-from serve_app.service.warm_ups import MemoryWarmUps, WarmStore
+from serve_app.service.warmup.redis_store import RedisWarmUps
+from serve_app.service.warmup.store import MemoryWarmUps, WarmStore
 from serve_app.telemetry import Event, Telemetry
 
 SECRET = b"a test's secret"
@@ -209,7 +209,7 @@ class Rig:
         self.telemetry = Telemetry(self.events.append)
         self.renderer = ScriptedRenderer(self.cache(l1=False))
 
-    def rules(self, *, deaf: bool = False) -> RuleKeeper:
+    def rules(self, *, deaf: bool = False) -> RuleSync:
         """What keeps one router's invalidations, looking when it is told to and when a test says `sync`.
 
         deaf: its messages are lost.
@@ -218,10 +218,10 @@ class Rig:
         kept = None if redis is None else RedisRules(redis, secret=SECRET)
         if kept is not None and deaf:
             kept.watch = lambda changed: None  # type: ignore[method-assign]
-        mirror = None if self.folder is None else RuleMirror(FolderStore(self.folder), secret=SECRET)
-        return RuleKeeper(RuleBook(Labels(SECRET)), kept, mirror, poll_seconds=3600.0)
+        mirror = None if self.folder is None else ObjectRules(FolderStore(self.folder), secret=SECRET)
+        return RuleSync(RuleBook(Labels(SECRET)), kept, mirror, poll_seconds=3600.0)
 
-    def sweeper(self, keeper: RuleKeeper) -> RuleSweeper:
+    def sweeper(self, keeper: RuleSync) -> RuleSweeper:
         """What sweeps for a router, when a test says `round`."""
         redis = self.redis()
         shelves: list[Any] = [] if redis is None else [RedisShelf(redis, secret=SECRET)]
@@ -260,10 +260,12 @@ class Rig:
             return MemoryJobs(clock=self.clock)
         return RedisJobs(redis, secret=SECRET, telemetry=self.telemetry, clock=self.clock)
 
-    def images(self) -> ImageStore:
+    def images(self) -> InputImageStore:
         """The images of jobs where this rig keeps them."""
         redis = self.redis()
-        return MemoryImages() if redis is None else RedisImages(redis, secret=SECRET, telemetry=self.telemetry)
+        return (
+            MemoryInputImages() if redis is None else RedisInputImages(redis, secret=SECRET, telemetry=self.telemetry)
+        )
 
     def warm_ups(self) -> WarmStore:
         """Warm-ups where this rig keeps them."""
@@ -280,9 +282,9 @@ class Rig:
         renderer: Any = None,
         family: Family | None = None,
         flights: FlightRecords | None = None,
-        rules: RuleKeeper | None = None,
+        rules: RuleSync | None = None,
         warm_ups: WarmStore | None = None,
-        images: ImageStore | None = None,
+        images: InputImageStore | None = None,
         **limits: Any,
     ) -> VideoService:
         """One more router."""

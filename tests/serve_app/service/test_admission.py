@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from serve_app.cache import rule_keeper
-from serve_app.cache.redis_rules import TooMany
+from serve_app.cache.invalidation import sync
+from serve_app.cache.invalidation.redis_rules import TooMany
 from serve_app.errors import Busy
 from serve_app.schema.invalidation import parse_invalidation
-from serve_app.service.desk import Desk
-from serve_app.service.images import JobImages, MemoryImages
-from serve_app.service.job import Job
-from serve_app.service.jobs import MemoryJobs
-from serve_app.service.warm import MAX_RUNNING
+from serve_app.service.jobs.input_images import InputImages, MemoryInputImages
+from serve_app.service.jobs.job import Job
+from serve_app.service.jobs.store import MemoryJobs
+from serve_app.service.jobs.tracker import JobTracker
+from serve_app.service.warmup.warmup import MAX_RUNNING
 from tests.serve_app.service.rig import TINY, Rig, a_job
 
 
@@ -69,7 +69,7 @@ async def test_estimates_have_places_too(rig: Rig, monkeypatch: pytest.MonkeyPat
 
 async def test_invalidations_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of thirty invalidations at the same time as many are recorded as there may be; everything always is."""
-    monkeypatch.setattr(rule_keeper, "MAX_RULES", 8)
+    monkeypatch.setattr(sync, "MAX_RULES", 8)
     service = rig.service(rules=rig.rules())
     tries = await asyncio.gather(
         *(service.invalidate_where(parse_invalidation({"tag": f"t{n}"})) for n in range(30)), return_exceptions=True
@@ -85,7 +85,7 @@ async def test_invalidations_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) 
 async def test_a_job_whose_image_is_being_kept_has_a_place() -> None:
     """From the step that found room a job counts, while its image is written, until it is accepted or refused."""
 
-    class Slow(MemoryImages):
+    class Slow(MemoryInputImages):
         go = asyncio.Event()
 
         async def keep(self, key: str, job_id: str, data: bytes, seconds: float) -> None:
@@ -94,8 +94,8 @@ async def test_a_job_whose_image_is_being_kept_has_a_place() -> None:
     def never(job: Job) -> Any:
         raise AssertionError(job)
 
-    desk = Desk(MemoryJobs(), never, room=lambda: 0, ended=lambda job, landing: None)
-    images = JobImages(Slow())
+    desk = JobTracker(MemoryJobs(), never, room=lambda: 0, ended=lambda job, flight_result: None)
+    images = InputImages(Slow())
 
     async def refused() -> str:
         raise Busy("no place")

@@ -16,12 +16,12 @@ from serve_app.errors import Busy, InvalidImage, KeyReused, NotFound, RenderFail
 from serve_app.media.first_frame import pixels_of
 from serve_app.media.probe import probe
 from serve_app.model.model import Family
-from serve_app.service.images import ImageStore, MemoryImages
-from serve_app.service.jobs import ORPHAN_SECONDS
-from serve_app.service.repeats import Attempt
+from serve_app.service.jobs.idempotency import RequestAttempt
+from serve_app.service.jobs.input_images import InputImageStore, MemoryInputImages
+from serve_app.service.jobs.store import ORPHAN_SECONDS
 from serve_app.service.service import VideoService
-from serve_app.service.wiring import open_planner
 from serve_app.settings import Settings
+from serve_app.wiring.wiring import open_planner
 from tests.conftest import ValkeyServer
 from tests.serve_app.service.image_world import SMALL, family, local, picture, settings
 from tests.serve_app.service.local_renderer import LocalRenderer
@@ -97,7 +97,7 @@ def test_the_plan_says_what_the_image_is(settings: Settings) -> None:
 
 async def test_nothing_is_rendered_of_what_is_no_image(rig: Rig, family: Family) -> None:
     """A file that is none is refused by both doors, and leaves nothing behind."""
-    service = rig.service(family=family, images=(images := MemoryImages()))
+    service = rig.service(family=family, images=(images := MemoryInputImages()))
     for door in (service.generate, service.submit, service.explain):
         with pytest.raises(InvalidImage):
             await door(asked(b"no picture"))
@@ -109,7 +109,7 @@ async def test_nothing_is_rendered_of_what_is_no_image(rig: Rig, family: Family)
 async def test_an_image_is_kept_no_longer_than_its_job_needs_it(rig: Rig, family: Family, fate: str) -> None:
     """It is there while the job is not finished, and gone when it was completed, has failed or was deleted."""
     rig.renderer.hold()
-    service = rig.service(family=family, images=(images := MemoryImages()))
+    service = rig.service(family=family, images=(images := MemoryInputImages()))
     job = await service.submit(asked(picture(1)))
     await reached(service, job, JobStatus.IN_PROGRESS)
     assert len(images) == 1
@@ -127,13 +127,13 @@ async def test_an_image_is_kept_no_longer_than_its_job_needs_it(rig: Rig, family
 async def test_tries_of_one_request(rig: Rig, family: Family) -> None:
     """The same image under one key is the first job, another one is KeyReused; neither leaves an image behind."""
     rig.renderer.hold()
-    service = rig.service(family=family, images=(images := MemoryImages()))
-    first = await service.submit(asked(picture(1)), Attempt("order"))
-    assert (await service.submit(asked(picture(1)), Attempt("order"))).id == first.id
+    service = rig.service(family=family, images=(images := MemoryInputImages()))
+    first = await service.submit(asked(picture(1)), RequestAttempt("order"))
+    assert (await service.submit(asked(picture(1)), RequestAttempt("order"))).id == first.id
     for other in (picture(2), None):
         with pytest.raises(KeyReused):
-            await service.submit(asked(other), Attempt("order"))
-    tries = [service.submit(asked(picture(3)), Attempt("many")) for _ in range(5)]
+            await service.submit(asked(other), RequestAttempt("order"))
+    tries = [service.submit(asked(picture(3)), RequestAttempt("many")) for _ in range(5)]
     assert len({job.id for job in await asyncio.gather(*tries)}) == 1
     await service._images.aclose()
     assert len(images) == 2
@@ -141,7 +141,7 @@ async def test_tries_of_one_request(rig: Rig, family: Family) -> None:
     await ended(service, first)
 
 
-class Slow(MemoryImages):
+class Slow(MemoryInputImages):
     """Images that are kept only when `let_go` says so; `entered` counts those that came."""
 
     def __init__(self) -> None:
@@ -204,7 +204,9 @@ async def test_whoever_joins_brings_the_image(shared_rig: Rig, family: Family) -
     fresh = shared_rig.service(family=family)
     plan = fresh.planner.plan(asked(picture(1)))
     await fresh._desk._adopt()
-    flight, led = fresh._source.board(plan.spec, plan.keys, plan.urgency, image=plan.image)  # before it is rendered
+    flight, led = fresh._source.join_or_lead(
+        plan.spec, plan.keys, plan.urgency, image=plan.image
+    )  # before it is rendered
     assert not led
     shared_rig.renderer.allow()
     assert (await flight.wait()).outcome is Outcome.RENDERED
@@ -268,7 +270,7 @@ async def test_an_image_that_is_lost_is_told(shared_rig: Rig, family: Family) ->
     await reached(dead, job, JobStatus.IN_PROGRESS)
     await dead.aclose()
     await until(lambda: len(dead._source) == 0)
-    images: ImageStore = shared_rig.images()
+    images: InputImageStore = shared_rig.images()
     await images.release(image_key(job.spec), job.id)
     shared_rig.clock.now += ORPHAN_SECONDS
     fresh = shared_rig.service(family=family)
@@ -283,7 +285,7 @@ async def test_damage_on_the_way_fails_the_render(rig: Rig, local: LocalRenderer
     """Bytes that are not the picture which the spec names make no video."""
     service = rig.service(renderer=local, family=family)
     plan = service.planner.plan(asked(picture(1)))
-    flight, _ = service._source.board(plan.spec, plan.keys, plan.urgency, image=picture(2))
+    flight, _ = service._source.join_or_lead(plan.spec, plan.keys, plan.urgency, image=picture(2))
     with pytest.raises(RenderFailed, match="did not arrive whole"):
         await flight.wait()
     with pytest.raises(NotFound):

@@ -17,11 +17,11 @@ import pytest
 from benchmarks.fault_proxy import Fault, FaultProxy
 from benchmarks.outage_line import FIELDS, Line, open_line, video_of
 from serve_app.cache.circuit import Circuit
-from serve_app.cache.redis import RedisTier
+from serve_app.cache.redis.redis import RedisTier
 from serve_app.core import Outcome
 from serve_app.errors import Busy, EncoreError, Unavailable
 from serve_app.schema import VideoRequest, parse_request
-from serve_app.service.job import Job
+from serve_app.service.jobs.job import Job
 from serve_app.service.service import Answer, VideoService
 from serve_app.settings import Settings
 from serve_app.telemetry import BreakerTurned, Event, Telemetry
@@ -84,7 +84,7 @@ class Front:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The time of every breaker that the wiring makes."""
     made = Clock()
-    monkeypatch.setattr("serve_app.service.wiring.Circuit", partial(Circuit, clock=made))
+    monkeypatch.setattr("serve_app.wiring.wiring.Circuit", partial(Circuit, clock=made))
     return made
 
 

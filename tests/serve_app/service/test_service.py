@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.core import Outcome, Priority, Urgency
 from serve_app.errors import Busy, InvalidRequest, NotFound, RenderCancelled, RenderFailed, Unavailable
-from serve_app.service import desk
+from serve_app.service.jobs import tracker
 from serve_app.telemetry import Answered
 from tests.serve_app.service.rig import Rig, ask, ended, until
 
@@ -250,7 +250,7 @@ async def test_unstored_is_stored_when_a_tier_is_back(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A job whose video no tier takes goes on, for an hour at most; when the tier is back it stores and completes."""
-    monkeypatch.setattr(desk, "UNSTORED_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(tracker, "UNSTORED_PAUSES", (0.01, 0.01))
     service = rig.service()
     objects = tmp_path / "l3" / "objects"
     objects.rmdir()
@@ -262,7 +262,7 @@ async def test_unstored_is_stored_when_a_tier_is_back(
     rig.clock.now += 5  # worth another try
     given_up = await service.submit(ask())
     await until(lambda: "trying again" in caplog.text)
-    rig.clock.now += desk.UNSTORED_SECONDS
+    rig.clock.now += tracker.UNSTORED_SECONDS
     failed = await ended(service, given_up)
     assert (failed.status, failed.error_code) == ("failed", "not_stored")
     assert not (await service.generate(ask())).stored

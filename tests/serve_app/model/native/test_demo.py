@@ -14,8 +14,8 @@ from serve_app.engine.denoising import Trajectory, advance
 from serve_app.model.native import native
 from serve_app.model.native.config import DEMO, NativeConfig
 from serve_app.model.native.native import demo, from_folder
-from serve_app.model.training.questions import questions
-from serve_app.service.evaluation import Evaluation
+from serve_app.model.training.judge.questions import questions
+from serve_app.render.evaluation import Evaluation
 
 FOLDER = Path(native.__file__).parent / "demo"
 

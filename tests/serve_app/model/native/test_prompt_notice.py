@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from serve_app.core import PromptRules
 from serve_app.model.native import words
 from serve_app.model.native.prompt_notice import MAX_WORDS, prompt_notice
-from serve_app.model.training import captions, prompts
-from serve_app.model.training.world import ATTRIBUTES, scenes
+from serve_app.model.training.world import captions, prompts
+from serve_app.model.training.world.world import ATTRIBUTES, scenes
 from serve_app.prompt.prompt import normalise
 
 

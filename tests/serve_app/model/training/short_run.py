@@ -8,7 +8,7 @@ from pathlib import Path
 
 from serve_app.model.training.recipe import SHORT, SHORT_MODEL
 from serve_app.model.training.run import train
-from serve_app.model.training.trainer import Progress
+from serve_app.model.training.stages.trainer import Progress
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from serve_app.model.training.judging import Score, Table
+from serve_app.model.training.judge.judge import Score, Table
 from serve_app.model.training.model_card import BEGIN, END, model_card, sizes, with_accuracy
 from serve_app.model.training.recipe import SHORT, SHORT_MODEL
 from serve_app.model.training.record import Record
-from serve_app.model.training.world import ATTRIBUTES
+from serve_app.model.training.world.world import ATTRIBUTES
 from tests.serve_app.model.training.short_run import ShortRun
 
 SIZES = {"text_encoder": (1000, 2000), "denoiser": (1234567, 2469134), "decoder": (3, 6), "encoder": (4, 8)}

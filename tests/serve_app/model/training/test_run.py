@@ -17,7 +17,7 @@ from serve_app.model.native.autoencoder import FrameEncoder
 from serve_app.model.native.native import from_folder
 from serve_app.model.training.recipe import SHORT, SHORT_MODEL, Recipe
 from serve_app.model.training.run import check_workers, train
-from serve_app.model.training.trainer import Progress
+from serve_app.model.training.stages.trainer import Progress
 from tests.serve_app.model.training.short_run import ShortRun
 
 QUICK = replace(

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from serve_app.model.training.autoencoding import Autoencoder, Autoencoding
 from serve_app.model.training.recipe import SHORT, SHORT_MODEL, Schedule
-from serve_app.model.training.trainer import Trainer, Worker
+from serve_app.model.training.stages.autoencoding import Autoencoder, Autoencoding
+from serve_app.model.training.stages.trainer import Trainer, Worker
 
 STEPS = Schedule(steps=3, batch=8, learning_rate=3e-3, warmup=1)
 

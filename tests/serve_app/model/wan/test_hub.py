@@ -21,7 +21,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from serve_app.model.model import load_family
-from serve_app.model.wan.published import PUBLISHED
+from serve_app.model.wan.checkpoint.published import PUBLISHED
 
 NAME = "wan2.2-t2v-5b"
 COMMIT = "c0ffee" + 34 * "0"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from serve_app.core import ModelCard
 from serve_app.errors import InvalidRequest, NotFound
 from serve_app.model.model import load_family
-from serve_app.model.wan.published import PUBLISHED
+from serve_app.model.wan.checkpoint.published import PUBLISHED
 from serve_app.model.wan.speed import Speed
 from serve_app.model.wan.wan import WanFamily, from_folder
 from tests.serve_app.model.wan.tiny_checkpoint import T2V_1_3B, TI2V_5B, Kind, save

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from serve_app.model.wan.published import ARCHITECTURES, PUBLISHED, Architecture
+from serve_app.model.wan.checkpoint.published import ARCHITECTURES, PUBLISHED, Architecture
 from serve_app.model.wan.sizing import PROMPT_TOKENS, WanSizing
 from serve_app.model.wan.transformer import Text, key_values, turns_of, velocity
 

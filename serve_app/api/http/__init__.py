@@ -1,0 +1,1 @@
+"""HTTP as such: bodies, headers and caching fields, whatever the routes say."""

@@ -1,0 +1,1 @@
+"""L2, and what else the cache keeps in Redis; see `redis`."""

@@ -1,0 +1,1 @@
+"""Whether clips show what their prompts ask for; see `judge`."""

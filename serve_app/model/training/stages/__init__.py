@@ -1,0 +1,1 @@
+"""The training stages and their data; see `trainer`."""

@@ -1,0 +1,1 @@
+"""The procedural world that the demo model is trained on; see `world`."""

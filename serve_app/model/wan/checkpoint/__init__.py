@@ -1,0 +1,1 @@
+"""A Wan checkpoint's folder; see `checkpoint`."""

@@ -1,0 +1,1 @@
+"""Jobs: their records, their followers and their stores; see `tracker`."""

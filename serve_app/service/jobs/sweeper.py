@@ -1,0 +1,53 @@
+"""A router's round, once a second: what it does for jobs without being asked.
+
+It starts with the first call or `start`, in an empty context (under Ray Serve a task is otherwise cancelled with the
+request that made it), and nothing that goes wrong in a round ends it: the next one comes a second later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from serve_app.errors import Unavailable
+from serve_app.tasks import detached, end
+
+logger = logging.getLogger(__name__)
+
+ROUND_SECONDS = 1.0
+
+Duty = Callable[[], Awaitable[None]]
+
+
+class Sweeper:
+    """Does each of `duties` every ROUND_SECONDS, one that fails not keeping the others from being done."""
+
+    def __init__(self, duties: Sequence[Duty]) -> None:
+        self._duties = duties
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, on the running event loop; doing so again is harmless."""
+        if self._task is None:
+            self._task = detached(self._run())
+
+    async def aclose(self) -> None:
+        """End, in the middle of a round if need be, and for good."""
+        if self._task is not None:
+            await end(self._task)
+
+    async def round(self) -> None:
+        """Do each duty once."""
+        for duty in self._duties:
+            try:
+                await duty()
+            except Unavailable as error:
+                logger.debug("a round over the jobs is cut short: %s", error)
+            except Exception:
+                logger.exception("a round over the jobs failed")
+
+    async def _run(self) -> None:
+        while True:
+            await self.round()
+            await asyncio.sleep(ROUND_SECONDS)

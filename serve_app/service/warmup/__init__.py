@@ -1,0 +1,1 @@
+"""Warm-ups: requests rendered before a client sends them; see `warmup`."""

@@ -1,0 +1,1 @@
+"""From Settings to parts; see `wiring`."""
