@@ -21,9 +21,10 @@ all who ever worked on a key only the newest can write (a fencing token as in M.
 locking", 2016). A waiter is in the set until it left or heard the end, so each is told once. A dead router's waiters
 stop beating but never left: its renders go on.
 
-No clock is compared with another one, so a step of one does no harm. A lease has expired for a process that has seen the
-same number for its length by its own monotonic clock (`cache.redis.heartbeat_age`); how long a waiter has been silent, and
-a flight without waiters, is measured in the time that the holder has been at work by its own. TTLs only clear away.
+No clock is compared with another one, so a step of one does no harm. A lease has expired for a process that has seen
+the same number for its length by its own monotonic clock (`cache.redis.heartbeat_age`); how long a waiter has been
+silent, and a flight without waiters, is measured in the time that the holder has been at work by its own. TTLs only
+clear away.
 """
 
 from __future__ import annotations
