@@ -199,7 +199,9 @@ def _deployments(
     worker = RenderWorker(model, finisher.finish, fingerprint, latents, flights())
     line = Line(worker, PromptEmbedder(model, cache("embedding", l1=True), telemetry), latents, counts)
     routers = [
-        VideoLoader(cache("video", l1=True), line, fingerprint, max_queued=64, linger_seconds=1, flights=flights())
+        VideoLoader(
+            cache("video", l1=True), line, fingerprint, max_queued=64, linger_seconds=1, flight_records=flights()
+        )
         for _ in range(2)
     ]
     return routers, line

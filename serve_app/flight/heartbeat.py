@@ -34,7 +34,7 @@ class Heartbeat:
     ) -> None:
         self._records = records
         self._key = key
-        self._news = FlightStatus(token, FlightState.RENDERING, embedding=embedding)
+        self._status = FlightStatus(token, FlightState.RENDERING, embedding=embedding)
         self._stop = stop
         self._hurry = hurry
         self._urgency: Urgency | None = None
@@ -43,28 +43,28 @@ class Heartbeat:
     @property
     def token(self) -> int:
         """The newest token this render was given."""
-        return self._news.token
+        return self._status.token
 
     def take(self, token: int) -> None:
         """Go on under a newer token: the flight was leased anew while this replica still worked on it."""
-        if token > self._news.token:
-            self._say(replace(self._news, token=token))
+        if token > self._status.token:
+            self._say(replace(self._status, token=token))
 
     def step(self, step: int, total: int) -> None:
         """Tell that `step` of `total` steps are done."""
-        self._say(replace(self._news, step=step, total=total))
+        self._say(replace(self._status, step=step, total=total))
 
     async def run(self) -> None:
         """Beat until the flight is lost or cancelled; whoever runs this cancels it when the render has ended."""
         while True:
             self._moved.clear()
-            token = self._news.token
+            token = self._status.token
             try:
-                beat = await self._records.beat(self._key, token, self._news)
+                beat = await self._records.beat(self._key, token, self._status)
             except TierError as error:
                 logger.debug("heartbeat: %s", error)
             else:
-                if beat.verdict is not HolderStatus.HELD and token == self._news.token:
+                if beat.verdict is not HolderStatus.HELD and token == self._status.token:
                     logger.info("render of %s is %s", self._key, beat.verdict)
                     self._stop()
                     return
@@ -75,6 +75,6 @@ class Heartbeat:
                 async with asyncio.timeout(BEAT_SECONDS):  # not `wait_for`, which can swallow a cancellation (3.11)
                     await self._moved.wait()
 
-    def _say(self, news: FlightStatus) -> None:
-        self._news = news
+    def _say(self, status: FlightStatus) -> None:
+        self._status = status
         self._moved.set()

@@ -79,7 +79,7 @@ class Found:
     """The value is in L2, framed and unverified; `news` is what the record says of how it came, if there is one."""
 
     frame: bytes
-    news: FlightStatus | None
+    status: FlightStatus | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Joined:
     """Somebody else is at work; this waiter counts. Unless the holder is heard of, its lease ends for this process in
     `expires_in` seconds."""
 
-    news: FlightStatus
+    status: FlightStatus
     expires_in: float = field(default=LEASE_SECONDS, compare=False)
 
 
@@ -95,7 +95,7 @@ class Joined:
 class Ended:
     """The flight this waiter was on has ended without a value in L2: failed, or landed elsewhere."""
 
-    news: FlightStatus
+    status: FlightStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class FlightRecords(Protocol):
         """
         ...
 
-    async def beat(self, key: str, token: int, news: FlightStatus) -> Beat:
+    async def beat(self, key: str, token: int, status: FlightStatus) -> Beat:
         """Extend the lease and tell where the work is; `news` has the token, state, step, total and embedding."""
         ...
 

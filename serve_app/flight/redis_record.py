@@ -111,18 +111,18 @@ class RedisFlightRecords:
         kind, *rest = await self._run(_BOARD, keys, args)
         if kind == b"joined":
             *fields, version = rest
-            return Joined(_news(fields), self._lease_seconds - self._silence.saw(key, version))
+            return Joined(_status(fields), self._lease_seconds - self._silence.saw(key, version))
         if kind != b"idle":
             self._silence.forget(key)
         return self._leading(name, *rest) if kind == b"leading" else _boarded(kind, rest)
 
-    async def beat(self, key: str, token: int, news: FlightStatus) -> Beat:
+    async def beat(self, key: str, token: int, status: FlightStatus) -> Beat:
         """Extend the lease and tell progress; raises TierError."""
         _, record, _, channel = self._names(key)
         elapsed, began = self._elapsed.since((key, token))
         args = (
             now_of(self._clock), token, self._lease, self._record, self._linger,
-            news.state.value, news.step, news.total, news.embedding, channel, milliseconds(elapsed),
+            status.state.value, status.step, status.total, status.embedding, channel, milliseconds(elapsed),
         )  # fmt: skip
         verdict, *wanted = await self._run(_BEAT, [record], args)
         self._elapsed.mark((key, token), began)
@@ -149,12 +149,14 @@ class RedisFlightRecords:
         _, record, _, _ = self._names(key)
         with self._circuit.attempt():
             fields = await self._redis.fields(record, _FIELDS)
-        return None if fields[0] is None else _news(fields)
+        return None if fields[0] is None else _status(fields)
 
     def watch(self, key: str, hear: Hear) -> Callable[[], None]:
         """Hear what holders tell of `key` until the returned function is called."""
         *_, channel = self._names(key)
-        return self._newswire.subscribe(channel, lambda data: hear(_news([part.encode() for part in json.loads(data)])))
+        return self._newswire.subscribe(
+            channel, lambda data: hear(_status([part.encode() for part in json.loads(data)]))
+        )
 
     async def aclose(self) -> None:
         """Stop hearing."""
@@ -182,8 +184,8 @@ class RedisFlightRecords:
     def _names(self, key: str) -> tuple[str, str, str, str]:
         """Return what the value, the record, the waiters and the channel are called: in a cluster, all in one slot."""
         name = self._name(key)
-        value, record, waiters, news = (redis_name(name, of) for of in ("value", "flight", "waiters", "news"))
-        return value, record, waiters, news
+        value, record, waiters, channel = (redis_name(name, of) for of in ("value", "flight", "waiters", "news"))
+        return value, record, waiters, channel
 
     def _name(self, key: str) -> str:
         return storage_name(self._secret, "video", key)
@@ -196,15 +198,15 @@ def _boarded(kind: bytes, rest: Sequence[bytes]) -> JoinResult:
     match kind:
         case b"value":
             frame, *fields = rest
-            return Found(frame, _news(fields) if fields else None)
+            return Found(frame, _status(fields) if fields else None)
         case b"ended":
-            return Ended(_news(rest))
+            return Ended(_status(rest))
         case b"idle":
             return Idle()
     raise TierError(f"Redis: an answer that no script of ours gives: {kind!r}")
 
 
-def _news(fields: Sequence[bytes | None]) -> FlightStatus:
+def _status(fields: Sequence[bytes | None]) -> FlightStatus:
     token, state, step, total, embedding, detail = (b"" if field is None else field for field in fields)
     return FlightStatus(
         int(token), FlightState(state.decode()), int(step), int(total), embedding.decode(), detail.decode()

@@ -23,7 +23,7 @@ _KINDS: dict[str, type[EncoreError]] = {
 }
 
 
-def landed(outcome: Outcome) -> str:
+def completed(outcome: Outcome) -> str:
     """Return the detail of a flight that ended with a stored video."""
     return json.dumps({"outcome": outcome.value})
 
@@ -40,15 +40,15 @@ def failed(error: EncoreError) -> str:
     )
 
 
-def outcome_of(news: FlightStatus) -> Outcome | None:
+def outcome_of(status: FlightStatus) -> Outcome | None:
     """Return how a landed flight got its video, None when the record does not say."""
-    word = _read(news.detail).get("outcome")
+    word = _read(status.detail).get("outcome")
     return Outcome(word) if word in set(Outcome) else None
 
 
-def error_of(news: FlightStatus) -> EncoreError:
+def error_of(status: FlightStatus) -> EncoreError:
     """Return the error a failed flight ended with."""
-    said = _read(news.detail)
+    said = _read(status.detail)
     kind = _KINDS.get(said.get("kind", ""), RenderFailed)
     return kind(said.get("message", "The render failed."), retry_after=said.get("retry_after"))
 

@@ -99,7 +99,7 @@ class VideoWriter:
         began = time.perf_counter()
         try:
             landed = await records.complete(
-                key, token, frame if fits else None, result_json.landed(outcome), ttl=request.ttl
+                key, token, frame if fits else None, result_json.completed(outcome), ttl=request.ttl
             )
         except TierFull:
             self._telemetry.emit(TierWritten("l2", "video", "too_full", time.perf_counter() - began, entry.size))
@@ -119,7 +119,7 @@ class VideoWriter:
         if held is None:
             await records.fail(key, token, result_json.failed(not_stored()))
             return Stored((), entry)
-        await records.complete(key, token, None, result_json.landed(outcome), ttl=request.ttl)
+        await records.complete(key, token, None, result_json.completed(outcome), ttl=request.ttl)
         return Stored(("l3",), held)
 
 

@@ -1,9 +1,9 @@
-"""From embeddings to a finished video on one engine, whoever asked and whoever still listens.
+"""From embeddings to a finished video on one engine, for all that ask, and also when no reader is left.
 
 The core of the Diffusion deployment, as plain Python. Where the final latents are kept already, only the decoder and
 the encoder run; where they are not, they are kept behind the answer. A render is a flight of its own: the stream that
-a router reads only watches it, so a router that dies meanwhile costs nothing, and a second request for the same video
-on this replica watches the same flight. Only `cancel`, or the flight's record, ends a render early.
+a router reads only watches it, so the death of a router costs nothing, and a second request for the same video on this
+replica watches the same flight. Only `cancel`, or the flight's record, ends a render early.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from serve_app.core import Finished, Frames, Origin, Outcome, Progress, RenderEvent, RenderRequest, Started, Urgency
+from serve_app.core import Finished, Frames, Outcome, Progress, RenderEvent, RenderRequest, Started, Urgency
 from serve_app.engine.engine import Rendering, StepEngine
 from serve_app.errors import CorruptEntry, FingerprintMismatch, RenderCancelled, RenderFailed, TierError
 from serve_app.flight import result_json
 from serve_app.flight.attempts import Attempts, End
 from serve_app.flight.heartbeat import Heartbeat
 from serve_app.flight.record import FlightRecords
-from serve_app.flight.single_flight import Flight, SingleFlight
+from serve_app.flight.single_flight import Flight, FlightMap
 from serve_app.media.first_frame import pixels_of
 from serve_app.render.attempt import RenderAttempt
 from serve_app.render.latents import LatentsCache
@@ -35,14 +35,40 @@ logger = logging.getLogger(__name__)
 
 Finish = Callable[[RenderRequest, Frames, float, Outcome], Awaitable[Finished]]
 """Encode and store frames that took so many seconds, and that came about so."""
-RenderFlight = Flight[Finished, RenderEvent]
+
+
+class RenderFlight(Flight[Finished, RenderEvent]):
+    """One render on this replica: what is rendered, and the heartbeat of its record, if it has one."""
+
+    def __init__(self, request: RenderRequest) -> None:
+        super().__init__(request.keys.video)
+        self.origin = request.origin
+        self.heartbeat: Heartbeat | None = None
+
+    def keep_alive(
+        self, records: FlightRecords, token: int, embedding: str, promote: Callable[[Urgency], object]
+    ) -> None:
+        """Keep the flight's record for as long as the render runs, under the newest token of all callers."""
+        if self.heartbeat is not None:
+            self.heartbeat.take(token)
+            return
+        beat = self.heartbeat = Heartbeat(
+            records, self.key, token, embedding=embedding, stop=self.task.cancel, hurry=promote
+        )
+        self.watch(lambda event: beat.step(event.step, event.total) if isinstance(event, Progress) else None)
+        beating = detached(beat.run())
+        self.task.add_done_callback(lambda _: beating.cancel())
+
+    def token_or(self, token: int | None) -> int | None:
+        """Return the newest token that the heartbeat has, `token` where there is none."""
+        return token if self.heartbeat is None else self.heartbeat.token
 
 
 class RenderWorker:
     """Renders on `engine` and hands frames to `finish`; refuses keys made for other weights.
 
-    Without `latents` every video that no tier has is denoised; with `flights` those with a token are kept alive there,
-    with `attempts` each is recorded there before its risky part begins.
+    Without `latents` every video that no tier has is denoised; with `flight_records` those with a token are kept alive
+    there, with `attempts` each is recorded there before its risky part begins.
     """
 
     def __init__(
@@ -51,7 +77,7 @@ class RenderWorker:
         finish: Finish,
         model_fingerprint: str,
         latents: LatentsCache | None = None,
-        flights: FlightRecords | None = None,
+        flight_records: FlightRecords | None = None,
         attempts: Attempts | None = None,
     ) -> None:
         self._engine = engine
@@ -59,10 +85,8 @@ class RenderWorker:
         self._finish = finish
         self._latents = latents
         self._model_fingerprint = model_fingerprint
-        self._records = flights
-        self._flights: SingleFlight[Finished, RenderEvent] = SingleFlight()
-        self._keepers: dict[str, Heartbeat] = {}
-        self._origins: dict[RenderFlight, Origin] = {}
+        self._records = flight_records
+        self._flights: FlightMap[RenderFlight] = FlightMap()
 
     async def render(self, request: RenderRequest, embeds: PromptEmbeds) -> AsyncIterator[RenderEvent]:
         """Yield Started, Progress as it happens, and Finished; raises what the render raised.
@@ -71,17 +95,15 @@ class RenderWorker:
         """
         if request.model_fingerprint != self._model_fingerprint:
             raise FingerprintMismatch("This replica runs other weights; try again shortly.", retry_after=1)
-        await self._part_from_older(request)
-        flight, led = self._flights.join_or_lead(
-            request.keys.video, lambda flight: self._carry(request, embeds, flight)
-        )
-        if led:
-            self._origins[flight] = request.origin
-            flight.task.add_done_callback(lambda _: self._origins.pop(flight))
-        self._keep(request, embeds.embedding, flight)
-        news = _Latest(flight)
-        flight.hold()  # never released: a render does not end because its listeners do
-        while (event := await news.next()) is not None:
+        await self._cancel_outdated(request)
+        flight, _ = self._flights.join_or_start(request.keys.video, lambda: self._start(request, embeds))
+        if self._records is not None and request.token is not None:
+            flight.keep_alive(
+                self._records, request.token, embeds.embedding, lambda urgency: self.promote(flight.key, urgency)
+            )
+        latest = _Latest(flight)
+        flight.hold()  # never released: a render does not end because its readers do
+        while (event := await latest.next()) is not None:
             yield event
         yield await flight.result()
 
@@ -99,39 +121,18 @@ class RenderWorker:
         """Make the render of key(video) at least as urgent as `urgency`; False when it is not denoising here."""
         return self._engine.promote(key, urgency)
 
-    async def _part_from_older(self, request: RenderRequest) -> None:
-        """End a render of the same key that was begun before an invalidation which the asker knows of."""
-        while (flight := self._flights.find(request.keys.video)) and request.outdates(self._origins[flight]):
+    async def _cancel_outdated(self, request: RenderRequest) -> None:
+        """End a render of the same key that was begun before an invalidation which the caller knows of."""
+        while (flight := self._flights.find(request.keys.video)) and request.outdates(flight.origin):
             flight.task.cancel()
             await asyncio.wait({flight.task})  # the engine takes a key once
 
-    def _keep(self, request: RenderRequest, embedding: str, flight: RenderFlight) -> None:
-        """Keep the flight's record for as long as the render runs, under the newest token that anybody asked with."""
-        key, token, records = request.keys.video, request.token, self._records
-        if records is None or token is None:
-            return
-        if key in self._keepers:
-            self._keepers[key].take(token)
-            return
-        keeper = self._keepers[key] = Heartbeat(
-            records,
-            key,
-            token,
-            embedding=embedding,
-            stop=flight.task.cancel,
-            hurry=lambda urgency: self.promote(key, urgency),
-        )
-        flight.watch(lambda event: keeper.step(event.step, event.total) if isinstance(event, Progress) else None)
-        beating = detached(keeper.run())
+    def _start(self, request: RenderRequest, embeds: PromptEmbeds) -> RenderFlight:
+        flight = RenderFlight(request)
+        flight.start(lambda: self._run(request, embeds, flight))
+        return flight
 
-        def end(_: object) -> None:
-            beating.cancel()
-            if self._keepers.get(key) is keeper:
-                del self._keepers[key]
-
-        flight.task.add_done_callback(end)
-
-    async def _carry(self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight) -> Finished:
+    async def _run(self, request: RenderRequest, embeds: PromptEmbeds, flight: RenderFlight) -> Finished:
         key = request.keys.video
         flight.publish(Started(embeds.embedding))
         attempt, end = RenderAttempt(self._engine.isolation, self._attempts, key), End.KEPT
@@ -142,11 +143,11 @@ class RenderWorker:
             return finished
         except RenderCancelled:
             raise
-        except RenderFailed as error:  # told to all who wait, wherever they do
+        except RenderFailed as error:  # told to all waiters, wherever they are
             end = End.DONE
-            if self._records is not None and (keeper := self._keepers.get(key)):
+            if self._records is not None and flight.heartbeat is not None:
                 with suppress(TierError):
-                    await self._records.fail(key, keeper.token, result_json.failed(error))
+                    await self._records.fail(key, flight.heartbeat.token, result_json.failed(error))
             raise
         finally:
             await attempt.close(end)
@@ -156,9 +157,9 @@ class RenderWorker:
     ) -> Finished:
         rendering = await self._from_latents(request, attempt)
         if rendering is not None:
-            return await self._finished(request, rendering, Outcome.LATENTS)
+            return await self._finished(request, flight, rendering, Outcome.LATENTS)
         rendering = await self._denoised(request, embeds, flight, attempt)
-        finished = await self._finished(request, rendering, Outcome.RENDERED)
+        finished = await self._finished(request, flight, rendering, Outcome.RENDERED)
         if self._latents is not None:
             self._latents.keep(
                 request.keys.latents, rendering.latents, request=request, cost_seconds=rendering.denoise_seconds
@@ -208,10 +209,11 @@ class RenderWorker:
         await attempt.admitted()
         return await self._engine.encode_image(pixels)
 
-    async def _finished(self, request: RenderRequest, rendering: Rendering, outcome: Outcome) -> Finished:
+    async def _finished(
+        self, request: RenderRequest, flight: RenderFlight, rendering: Rendering, outcome: Outcome
+    ) -> Finished:
         seconds = rendering.denoise_seconds + rendering.decode_seconds
-        keeper = self._keepers.get(request.keys.video)
-        request = replace(request, image=None, token=request.token if keeper is None else keeper.token)
+        request = replace(request, image=None, token=flight.token_or(request.token))
         return await self._finish(request, rendering.frames, seconds, outcome)
 
 
@@ -220,7 +222,7 @@ def _tensor(array: object) -> torch.Tensor:
 
 
 class _Latest:
-    """News of a flight for one slow reader: Started is kept, of Progress only the newest."""
+    """Events of a flight for one slow reader: Started is kept, of Progress only the newest."""
 
     def __init__(self, flight: RenderFlight) -> None:
         self._pending: dict[type, RenderEvent] = {}
@@ -234,7 +236,7 @@ class _Latest:
         self._wake.set()
 
     async def next(self) -> RenderEvent | None:
-        """Return the oldest pending news, None when the flight has landed and all is told."""
+        """Return the oldest pending event, None when the flight has ended and all is told."""
         while not self._pending:
             if self._flight.task.done():
                 return None

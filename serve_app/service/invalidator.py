@@ -18,8 +18,9 @@ from serve_app.cache.invalidation.sweep import RuleSweeper
 from serve_app.cache.invalidation.sync import RuleSync
 from serve_app.core import Entry, Keys, Rule, Selector, VideoSpec
 from serve_app.errors import NotFound
-from serve_app.flight.result import Peers, Renderer
+from serve_app.flight.renderer import Renderer
 from serve_app.schema.invalidation import InvalidationRequest
+from serve_app.service.peers import Peers
 from serve_app.service.plan import KEPT_CHARS, Plan, Planner
 
 

@@ -24,8 +24,10 @@ from serve_app.clock import steady
 from serve_app.core import Entry, JobStatus, Keys, Outcome, Rule, VideoSpec, described_spec
 from serve_app.errors import ContentGone, InvalidRequest, NotCached, NotFound, Unavailable
 from serve_app.flight.attempts import MAX_ATTEMPTS, Attempts
+from serve_app.flight.cluster_flight import ClusterFlight
 from serve_app.flight.record import FlightRecords
-from serve_app.flight.result import FlightResult, Peers, Renderer, VideoFlight
+from serve_app.flight.renderer import Renderer
+from serve_app.flight.result import FlightResult
 from serve_app.media.variant import Variant
 from serve_app.prompt.typos import Correction
 from serve_app.schema import VideoRequest
@@ -40,6 +42,7 @@ from serve_app.service.jobs.signed_id import issue, new_job_id, read
 from serve_app.service.jobs.store import JobStore
 from serve_app.service.jobs.tracker import JobTracker
 from serve_app.service.loader import VideoLoader
+from serve_app.service.peers import Peers
 from serve_app.service.periodic_tasks import Chore
 from serve_app.service.plan import Plan, Planner
 from serve_app.service.planning_threads import Planning
@@ -141,7 +144,7 @@ class VideoService:
             planner.card.model_fingerprint,
             max_queued=self._limits.max_queued,
             linger_seconds=self._limits.linger_seconds,
-            flights=flights,
+            flight_records=flights,
             find_image=self._images.find,
             attempts=attempts,
             max_attempts=self._limits.max_attempts,
@@ -418,7 +421,7 @@ class VideoService:
         if await self._cache.get(plan.keys.video) is None:
             raise NotCached("No tier has this video, and Cache-Control: only-if-cached forbids to render it.")
 
-    def _board_job(self, job: Job) -> tuple[VideoFlight, bool]:
+    def _board_job(self, job: Job) -> tuple[ClusterFlight, bool]:
         labels = self._invalidator.labels_of(job.spec, job.keys, job.tags)
         image = self._images.take(job)
         return self._source.join_or_lead(
@@ -431,7 +434,7 @@ class VideoService:
             attempts=job.attempts,
         )
 
-    def _board_warm_up(self, plan: Plan, ttl: float) -> tuple[VideoFlight, bool]:
+    def _board_warm_up(self, plan: Plan, ttl: float) -> tuple[ClusterFlight, bool]:
         labels = self._invalidator.labels(plan)
         return self._source.join_or_lead(plan.spec, plan.keys, plan.urgency, ttl=ttl, labels=labels)
 

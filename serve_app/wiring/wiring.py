@@ -32,7 +32,7 @@ from serve_app.core import ModelCard, PromptRules, VideoSpec
 from serve_app.errors import ForeignStore, InvalidRequest, TierError
 from serve_app.flight.redis_attempts import RedisAttempts
 from serve_app.flight.redis_record import RedisFlightRecords
-from serve_app.flight.result import Peers, Renderer
+from serve_app.flight.renderer import Renderer
 from serve_app.media.media import encoder_fingerprint
 from serve_app.model.batch_invariant import is_on
 from serve_app.model.model import Family, load_family
@@ -47,6 +47,7 @@ from serve_app.service.jobs.records_server import RecordsServer, same_server
 from serve_app.service.jobs.redis_input_images import RedisInputImages
 from serve_app.service.jobs.redis_store import RedisJobs
 from serve_app.service.jobs.store import JobStore, MemoryJobs
+from serve_app.service.peers import Peers
 from serve_app.service.periodic_tasks import Chore
 from serve_app.service.plan import Planner
 from serve_app.service.service import Limits, VideoService

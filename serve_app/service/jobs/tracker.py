@@ -18,7 +18,8 @@ from typing import Any
 from serve_app.clock import steady
 from serve_app.core import Progress, RenderEvent, Retried, Started
 from serve_app.errors import EncoreError, NotStored, Unavailable
-from serve_app.flight.result import FlightResult, VideoFlight, not_stored
+from serve_app.flight.cluster_flight import ClusterFlight
+from serve_app.flight.result import FlightResult, not_stored
 from serve_app.service.jobs.idempotency import Mark
 from serve_app.service.jobs.job import Job, Order, Page, unknown
 from serve_app.service.jobs.store import JobStore
@@ -43,12 +44,12 @@ class _Following:
     """A job that this process sees to its end, with its flight, on which it counts as a waiter."""
 
     job: Job
-    flight: VideoFlight
+    flight: ClusterFlight
     led: bool
     deleted: bool = False
     task: asyncio.Task[None] = field(init=False)
 
-    def wait_on(self, flight: VideoFlight, led: bool) -> None:
+    def wait_on(self, flight: ClusterFlight, led: bool) -> None:
         """Take another flight of the same video, as one of its waiters; the last one has ended."""
         self.flight.release()
         self.flight, self.led = flight, led
@@ -65,7 +66,7 @@ class JobTracker:
     def __init__(
         self,
         store: JobStore,
-        board: Callable[[Job], tuple[VideoFlight, bool]],
+        board: Callable[[Job], tuple[ClusterFlight, bool]],
         *,
         room: Callable[[], int],
         ended: Callable[[Job, FlightResult | None], None],
@@ -223,7 +224,7 @@ class JobTracker:
         except Unavailable as error:
             logger.debug("hits are not listed yet: %s", error)  # the next round tries again
 
-    async def _enter(self, job: Job, mark: Mark, flight: VideoFlight, led: bool) -> str:
+    async def _enter(self, job: Job, mark: Mark, flight: ClusterFlight, led: bool) -> str:
         accepted = ""
         try:
             accepted = await self._store.accept(job, mark)
@@ -264,7 +265,7 @@ class JobTracker:
                 self._adopted += 1
                 self._follow(job, *self._join_or_lead(job))
 
-    def _follow(self, job: Job, flight: VideoFlight, led: bool) -> None:
+    def _follow(self, job: Job, flight: ClusterFlight, led: bool) -> None:
         following = self._followed[job.id] = _Following(job, flight, led)
         flight.hold()
         flight.watch(lambda event: self._hear(job.id, event))

@@ -22,7 +22,8 @@ from serve_app.cache.cache import TieredCache
 from serve_app.clock import steady
 from serve_app.core import Outcome
 from serve_app.errors import Busy, EncoreError, NotFound, Unavailable, Unprocessable
-from serve_app.flight.result import FlightResult, VideoFlight, not_stored
+from serve_app.flight.cluster_flight import ClusterFlight
+from serve_app.flight.result import FlightResult, not_stored
 from serve_app.schema.templates import MAX_TEXT_CHARS, Templates, located, parse_templates
 from serve_app.service.jobs.sweeper import Sweeper
 from serve_app.service.loader import VideoLoader
@@ -73,7 +74,7 @@ class Warming:
         planner: Planner,
         source: VideoLoader,
         cache: TieredCache,
-        board: Callable[[Plan, float], tuple[VideoFlight, bool]],
+        board: Callable[[Plan, float], tuple[ClusterFlight, bool]],
         *,
         concurrency: int,
         keep_seconds: float,

@@ -512,8 +512,9 @@ class Cluster:
             "weights",
             max_queued=100,
             linger_seconds=LINGER,
-            flights=Flights(self.redis, process),
+            flight_records=Flights(self.redis, process),
             attempts=Attempts(self, process),
+            monotonic=lambda: self.world.now,
         )
         return Router(process, made, cache)
 
@@ -639,15 +640,14 @@ def simulated(cluster: Cluster) -> Iterator[Cluster]:
     """Let product code see the cluster's time, and an encoder that needs no frames."""
     modules = (loader, video_encoding, cluster_flight)
     times = [module.time for module in modules]
-    travelling, encode = loader.ClusterFlight, video_encoding.encode_mp4
+    encode = video_encoding.encode_mp4
     for module in modules:
         module.time = _Time(cluster)  # type: ignore[assignment]
     video_encoding.encode_mp4 = lambda frames, fps, quality: bytes(frames)  # type: ignore[assignment]
-    loader.ClusterFlight = lambda *args: travelling(*args, clock=lambda: cluster.world.now)  # type: ignore[assignment, misc]
     try:
         yield cluster
     finally:
         cluster.world.close()
-        loader.ClusterFlight, video_encoding.encode_mp4 = travelling, encode  # type: ignore[misc]
+        video_encoding.encode_mp4 = encode
         for module, time in zip(modules, times, strict=True):
             module.time = time

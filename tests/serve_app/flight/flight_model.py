@@ -294,7 +294,7 @@ class MemoryFlightRecords:
 
         boarded, version = await self._call(step)
         if isinstance(boarded, Joined):
-            return Joined(boarded.news, self.model.lease_seconds - self._silence.saw(key, version))
+            return Joined(boarded.status, self.model.lease_seconds - self._silence.saw(key, version))
         if not isinstance(boarded, Idle):
             self._silence.forget(key)
         return boarded

@@ -9,9 +9,7 @@ import pytest
 
 from serve_app.cache.redis.redis import RedisTier
 from serve_app.engine.isolation import Isolation
-from serve_app.errors import RenderCrashed, Unavailable
 from serve_app.flight.attempts import QUARANTINE_SECONDS, Attempts, End, MemoryAttempts, backoff
-from serve_app.flight.crash_count import CrashCount
 from serve_app.flight.redis_attempts import RedisAttempts
 from serve_app.render import attempt as attempt_module
 from serve_app.render.attempt import RenderAttempt
@@ -85,38 +83,6 @@ async def test_they_are_forgotten_after_a_while(attempts: Attempts, clock: Clock
     assert await attempts.settle("k") == 1
     clock.now += 2
     assert await attempts.settle("k") == 0
-
-
-async def test_the_last_attempt_is_refused_with_what_to_do() -> None:
-    """After so many deaths the error names their number, when to try again, and the setting."""
-    attempts = MemoryAttempts()
-    deaths = CrashCount("k", attempts, 2)
-    await attempts.begin("k", "a")
-    assert await deaths.settle(0) == 1
-    await attempts.begin("k", "b")
-    with pytest.raises(RenderCrashed, match=r"2 times.*60 minutes.*max_attempts") as refused:
-        await deaths.settle(0)
-    assert (refused.value.code, refused.value.status) == ("render_crashed", 500)
-
-
-async def test_without_a_record_what_was_seen_bounds_the_attempts() -> None:
-    """While attempts cannot be reached a router counts the deaths it saw, of renders whose steps had begun."""
-
-    class Away(MemoryAttempts):
-        async def settle(self, key: str, *, at_least: int = 0, died: bool = True) -> int:
-            raise Unavailable("away")
-
-    deaths = CrashCount("k", Away(), 3)
-    await deaths.died(unrecorded=True)
-    assert await deaths.settle(0) == 0
-    for number in (1, 2):
-        deaths.running = True
-        await deaths.died(unrecorded=False)
-        assert await deaths.settle(0) == number
-    deaths.running = True
-    await deaths.died(unrecorded=False)
-    with pytest.raises(RenderCrashed):
-        await deaths.settle(0)
 
 
 async def test_a_record_that_does_not_answer_holds_up_no_render(monkeypatch: pytest.MonkeyPatch) -> None:

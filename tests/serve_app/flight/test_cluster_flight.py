@@ -23,9 +23,11 @@ from serve_app.engine.engine import Rendering
 from serve_app.engine.isolation import Isolation
 from serve_app.errors import RenderCancelled, RenderFailed, TierError, Unavailable
 from serve_app.flight import cluster_flight
+from serve_app.flight.cluster_flight import ClusterFlight
+from serve_app.flight.heartbeat import Heartbeat
 from serve_app.flight.record import FlightState
 from serve_app.flight.redis_record import RedisFlightRecords
-from serve_app.flight.result import FlightResult, VideoFlight
+from serve_app.flight.result import FlightResult
 from serve_app.model.model import load_family
 from serve_app.render.text_encoding import PromptEmbeds
 from serve_app.render.video_encoding import VideoWriter
@@ -81,7 +83,7 @@ class Replica:
             self.engine,  # type: ignore[arg-type]  # the three methods that a worker calls
             finisher.finish,
             FAMILY.card.model_fingerprint,
-            flights=flights,
+            flight_records=flights,
         )
 
     def kill(self) -> None:
@@ -89,6 +91,11 @@ class Replica:
         self.alive = False
         for flight in self.worker._flights._flights.values():
             flight.task.cancel()
+
+
+def heartbeats(worker: RenderWorker) -> list[Heartbeat]:
+    """Return the heartbeats of the records that `worker` keeps alive."""
+    return [flight.heartbeat for flight in worker._flights if flight.heartbeat is not None]
 
 
 class Line:
@@ -152,12 +159,12 @@ class Cluster:
             FAMILY.card.model_fingerprint,
             max_queued=10,
             linger_seconds=0.5,
-            flights=self.flights(),
+            flight_records=self.flights(),
         )
 
     def join_or_lead(
         self, router: VideoLoader, urgency: Urgency | None = None
-    ) -> tuple[VideoFlight, asyncio.Task[FlightResult]]:
+    ) -> tuple[ClusterFlight, asyncio.Task[FlightResult]]:
         flight, _ = router.join_or_lead(self.plan.spec, self.plan.keys, urgency or Urgency())
         return flight, asyncio.ensure_future(flight.wait())
 
@@ -218,11 +225,11 @@ async def test_two_routers_one_render(make: Callable[..., Cluster]) -> None:
     assert [flight_result.outcome for flight_result in landings] == [Outcome.RENDERED, Outcome.JOINED]
     assert landings[0].entry.data == landings[1].entry.data
     assert cluster.renders == 1
-    steps = [event.step for event in second.news if isinstance(event, Progress)]
+    steps = [event.step for event in second.events if isinstance(event, Progress)]
     assert steps == sorted(set(steps))
     assert len(steps) >= 3
     assert await state(cluster) is FlightState.LANDED
-    assert isinstance(first.news[-1], Finished)
+    assert isinstance(first.events[-1], Finished)
 
 
 async def test_found_in_l2_costs_one_script(make: Callable[..., Cluster]) -> None:
@@ -256,7 +263,7 @@ async def test_what_the_filter_denies_is_not_looked_for_in_l3(make: Callable[...
             FAMILY.card.model_fingerprint,
             max_queued=10,
             linger_seconds=0.5,
-            flights=flights,
+            flight_records=flights,
         )
 
     def l3() -> list[str]:
@@ -278,7 +285,7 @@ async def test_a_routers_death_costs_nothing(make: Callable[..., Cluster]) -> No
     leading, task = cluster.join_or_lead(cluster.router())
     await until(lambda: cluster.renders == 1)
     waiting = await cluster.joined()
-    leading._interest = None  # a dead process says no goodbye
+    leading._last_waiter_left = lambda at_once: None  # type: ignore[method-assign]  # a dead process tells nothing
     leading.task.cancel()
     task.cancel()
     cluster.replicas[0].engine.go_on.set()
@@ -307,7 +314,7 @@ async def test_a_silent_replica_is_taken_over_by_a_waiter(make: Callable[..., Cl
     leading, one = cluster.join_or_lead(cluster.router())
     await until(lambda: cluster.renders == 1)
     two = await cluster.joined(Line(cluster.replicas[1:]))
-    leading._interest = None
+    leading._last_waiter_left = lambda at_once: None  # type: ignore[method-assign]
     leading.task.cancel()
     one.cancel()
     cluster.replicas[0].kill()
@@ -323,16 +330,16 @@ async def test_a_paused_replica_is_fenced_off(make: Callable[..., Cluster]) -> N
     hold(cluster)
     stalled = cluster.replicas[0].worker
     _, one = cluster.join_or_lead(cluster.router())
-    await until(lambda: bool(stalled._keepers))
-    keeper = next(iter(stalled._keepers.values()))
-    deaf = keeper._records = _Deaf()  # type: ignore[assignment]  # its heartbeats do not leave the machine
+    await until(lambda: bool(heartbeats(stalled)))
+    (heartbeat,) = heartbeats(stalled)
+    deaf = heartbeat._records = _Deaf()  # type: ignore[assignment]  # its heartbeats do not leave the machine
     _, two = cluster.join_or_lead(cluster.router(Line(cluster.replicas[1:])))
     cluster.replicas[1].engine.go_on.set()
     flight_result = await two
     assert (flight_result.outcome, (await one).entry.digest) == (Outcome.RENDERED, flight_result.entry.digest)
-    keeper._records = cluster.records[0]
+    heartbeat._records = cluster.records[0]
     deaf.hears.set()
-    await until(lambda: not stalled._keepers)
+    await until(lambda: not heartbeats(stalled))
 
 
 class _Deaf:
@@ -352,7 +359,7 @@ async def test_the_last_one_leaving_ends_it(make: Callable[..., Cluster], at_onc
     flight, _ = cluster.router().join_or_lead(cluster.plan.spec, cluster.plan.keys, Urgency())
     flight.hold()
     await until(lambda: cluster.renders == 1)
-    await until(lambda: bool(cluster.replicas[0].worker._keepers))
+    await until(lambda: bool(heartbeats(cluster.replicas[0].worker)))
     flight.release(at_once=at_once)
     if not at_once:
         await asyncio.sleep(0.1)
@@ -430,7 +437,7 @@ async def test_a_more_urgent_waiter_hurries_it_from_another_router(make: Callabl
     cluster = make()
     hold(cluster)
     _, one = cluster.join_or_lead(cluster.router(), Urgency(Priority.WARM_UP))
-    await until(lambda: bool(cluster.replicas[0].worker._keepers))
+    await until(lambda: bool(heartbeats(cluster.replicas[0].worker)))
     _, two = cluster.join_or_lead(cluster.router(), Urgency(Priority.INTERACTIVE))
     await until(lambda: Urgency(Priority.INTERACTIVE) in cluster.replicas[0].engine.promoted)
     cluster.replicas[0].engine.go_on.set()
@@ -486,10 +493,10 @@ async def test_a_render_begun_without_redis_is_kept_when_it_is_back(
     await until(lambda: cluster.renders == 1)
     valkey.restart()
     _, two = cluster.join_or_lead(cluster.router())
-    await until(lambda: bool(cluster.replicas[0].worker._keepers))
-    token = next(iter(cluster.replicas[0].worker._keepers.values())).token
+    await until(lambda: bool(heartbeats(cluster.replicas[0].worker)))
+    token = heartbeats(cluster.replicas[0].worker)[0].token
     await asyncio.sleep(2 * LEASE)
-    assert next(iter(cluster.replicas[0].worker._keepers.values())).token == token
+    assert heartbeats(cluster.replicas[0].worker)[0].token == token
     cluster.replicas[0].engine.go_on.set()
     landings = await asyncio.gather(one, two)
     assert len({flight_result.entry.digest for flight_result in landings}) == 1

@@ -335,8 +335,8 @@ def test_followers_see_the_leaders_progress(cluster: Cluster) -> None:
     pass_time(cluster, 6)
     flight = cluster.routers[1].source._flights.find(KEY)
     assert flight is not None
-    assert Started("miss") in flight.news
-    steps = [news.step for news in flight.news if isinstance(news, Progress)]
+    assert Started("miss") in flight.events
+    steps = [news.step for news in flight.events if isinstance(news, Progress)]
     assert steps == sorted(set(steps))
     assert len(steps) >= 5
     all_answered(cluster, 60)

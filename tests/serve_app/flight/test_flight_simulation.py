@@ -25,6 +25,8 @@ from tests.serve_app.flight.flight_cluster import SECRET, Cluster, Render, Shape
 RUNS = int(os.environ.get("ENCORE_FLIGHT_RUNS", "400"))
 SETTLED = 15.0
 """Seconds after the last mishap when breakers are closed and leases decided."""
+QUARANTINED = 60.0
+"""Seconds more when a render kills its process: it is tried again, ever later, also when only dead routers wait for it."""
 SLACK = 1.0
 """Seconds between a look into a store and the render that follows from it, at most, when nobody is paused."""
 
@@ -155,7 +157,9 @@ class Telling:
         cluster.world.run(last + 60 + 4 * shape.keys * render, self._all_answered)
         hanging = [wait for wait in cluster.waits if not wait.is_over]
         assert not hanging, hanging
-        cluster.world.run(max(cluster.world.now, story.calm_at) + SETTLED + render)
+        cluster.world.run(
+            max(cluster.world.now, story.calm_at) + SETTLED + render + (QUARANTINED if cluster.deadly else 0)
+        )
         self.asked = {wait.key for wait in cluster.waits}
         self.renders = list(cluster.renders)
         return self
@@ -245,7 +249,7 @@ class Telling:
     def nothing_is_left_over(self) -> None:
         cluster = self.cluster
         assert [len(router.source) for router in cluster.routers] == [0] * len(cluster.routers)
-        assert not [diffusion.worker._keepers for diffusion in cluster.diffusions if diffusion.worker._keepers]
+        assert [len(diffusion.worker._flights) for diffusion in cluster.diffusions] == [0] * len(cluster.diffusions)
         assert not [diffusion.engine._jobs for diffusion in cluster.diffusions if diffusion.engine._jobs]
         for each in (*cluster.routers, *cluster.diffusions):
             assert not asyncio.all_tasks(each.process.loop), asyncio.all_tasks(each.process.loop)

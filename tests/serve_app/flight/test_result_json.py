@@ -13,7 +13,7 @@ from serve_app.flight.record import FlightState, FlightStatus
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_an_outcome_comes_back(outcome: Outcome) -> None:
     """What a flight landed with is read as it was written."""
-    assert result_json.outcome_of(FlightStatus(1, FlightState.LANDED, detail=result_json.landed(outcome))) is outcome
+    assert result_json.outcome_of(FlightStatus(1, FlightState.LANDED, detail=result_json.completed(outcome))) is outcome
 
 
 @pytest.mark.parametrize("kind", [RenderFailed, RenderCancelled, Unavailable, FingerprintMismatch])

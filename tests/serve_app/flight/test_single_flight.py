@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+from collections.abc import Awaitable, Callable
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from serve_app.errors import RenderCancelled
-from serve_app.flight.single_flight import Flight, SingleFlight, Work
+from serve_app.flight.single_flight import Flight, SingleFlight
 
 LONG = 3600.0
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="none")
@@ -53,28 +54,30 @@ async def leave(waiter: asyncio.Task[bytes]) -> None:
         await waiter
 
 
-def join_or_lead(flights: SingleFlight[bytes, str], work: Work[bytes, str], key: str = "k") -> asyncio.Task[bytes]:
-    """Board and wait in a task of its own, as one request does."""
+def join_or_lead(
+    flights: SingleFlight[bytes, str], work: Callable[[Flight[bytes, str]], Awaitable[bytes]], key: str = "k"
+) -> asyncio.Task[bytes]:
+    """Join or lead, and wait in a task of its own, as one request does."""
     flight, _ = flights.join_or_lead(key, work)
     return asyncio.create_task(flight.wait())
 
 
-async def test_many_boarders_share_one_flight() -> None:
-    """A hundred who ask for one key cause one run and all get its result; the first one leads."""
+async def test_many_callers_share_one_flight() -> None:
+    """A hundred callers of one key cause one run and all get its result; the first one leads."""
     flights: SingleFlight[bytes, str] = SingleFlight(LONG)
     render = Render()
-    boarded = [flights.join_or_lead("k", render) for _ in range(100)]
-    assert [leads for _, leads in boarded] == [True, *[False] * 99]
-    waiters = [asyncio.create_task(flight.wait()) for flight, _ in boarded]
+    joined = [flights.join_or_lead("k", render) for _ in range(100)]
+    assert [leads for _, leads in joined] == [True, *[False] * 99]
+    waiters = [asyncio.create_task(flight.wait()) for flight, _ in joined]
     await render.started.wait()
     assert len(flights) == 1
-    assert flights.find("k") is boarded[0][0]
+    assert flights.find("k") is joined[0][0]
     render.go.set()
     assert await asyncio.gather(*waiters) == [b"mp4"] * 100
     assert render.runs == 1
 
 
-async def test_keys_fly_apart() -> None:
+async def test_keys_have_flights_of_their_own() -> None:
     """Different keys are different flights."""
     flights: SingleFlight[bytes, str] = SingleFlight(LONG)
     one, other = Render(b"1"), Render(b"2")
@@ -85,7 +88,7 @@ async def test_keys_fly_apart() -> None:
 
 
 async def test_landed_flight_is_forgotten() -> None:
-    """After the flight_result the next boarder leads a new run: flights are no cache."""
+    """After the end the next caller leads a new run: flights are no cache."""
     flights: SingleFlight[bytes, str] = SingleFlight(LONG)
     render = Render()
     render.go.set()
@@ -187,7 +190,7 @@ async def test_release_at_once_cancels_only_when_it_is_the_last() -> None:
 
 
 async def test_boarding_a_cancelled_flight_starts_a_new_one() -> None:
-    """Between cancellation and flight_result a boarder gets a new run, and the old flight_result does not remove it."""
+    """Between cancellation and end a caller gets a new run, and the end of the old one does not remove it."""
     flights: SingleFlight[bytes, str] = SingleFlight(LONG)
     slow_to_die = asyncio.Event()
 
@@ -312,7 +315,7 @@ async def test_news_are_replayed_in_order_to_late_watchers() -> None:
     assert late == ["started", "step 1"]
     go.set()
     await flight.wait()
-    assert early == late == flight.news == ["started", "step 1", "step 2"]
+    assert early == late == flight.events == ["started", "step 1", "step 2"]
 
 
 async def test_the_requests_context_stays_behind() -> None:
@@ -344,7 +347,7 @@ async def test_the_trace_goes_along() -> None:
 
 
 async def test_waiters_are_counted() -> None:
-    """`waiters` tells how many wait now: `hold` and `wait` up, leaving and flight_result down."""
+    """`waiters` tells how many wait now: `hold` and `wait` up, leaving and the end down."""
     flights: SingleFlight[bytes, str] = SingleFlight(LONG)
     render = Render()
     flight, _ = flights.join_or_lead("k", render)
