@@ -26,7 +26,7 @@ RUNS = int(os.environ.get("ENCORE_FLIGHT_RUNS", "400"))
 SETTLED = 15.0
 """Seconds after the last mishap when breakers are closed and leases decided."""
 QUARANTINED = 60.0
-"""Seconds more when a render kills its process: it is tried again, ever later, also when only dead routers wait for it."""
+"""Seconds more when a render kills its process: it is tried again, ever later, also when only dead routers wait."""
 SLACK = 1.0
 """Seconds between a look into a store and the render that follows from it, at most, when nobody is paused."""
 
@@ -157,9 +157,8 @@ class Telling:
         cluster.world.run(last + 60 + 4 * shape.keys * render, self._all_answered)
         hanging = [wait for wait in cluster.waits if not wait.is_over]
         assert not hanging, hanging
-        cluster.world.run(
-            max(cluster.world.now, story.calm_at) + SETTLED + render + (QUARANTINED if cluster.deadly else 0)
-        )
+        settled = SETTLED + (QUARANTINED if cluster.deadly else 0.0)
+        cluster.world.run(max(cluster.world.now, story.calm_at) + settled + render)
         self.asked = {wait.key for wait in cluster.waits}
         self.renders = list(cluster.renders)
         return self

@@ -1,4 +1,4 @@
-"""Single flight: one computation per key, and nobody's leaving strands anybody."""
+"""Single flight: one computation per key, and a caller that leaves strands no other."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from serve_app.errors import RenderCancelled
 from serve_app.flight.single_flight import Flight, SingleFlight
 
+Work = Callable[[Flight[bytes, str]], Awaitable[bytes]]
 LONG = 3600.0
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="none")
 
@@ -54,9 +55,7 @@ async def leave(waiter: asyncio.Task[bytes]) -> None:
         await waiter
 
 
-def join_or_lead(
-    flights: SingleFlight[bytes, str], work: Callable[[Flight[bytes, str]], Awaitable[bytes]], key: str = "k"
-) -> asyncio.Task[bytes]:
+def join_or_lead(flights: SingleFlight[bytes, str], work: Work, key: str = "k") -> asyncio.Task[bytes]:
     """Join or lead, and wait in a task of its own, as one request does."""
     flight, _ = flights.join_or_lead(key, work)
     return asyncio.create_task(flight.wait())
@@ -362,7 +361,7 @@ async def test_waiters_are_counted() -> None:
     assert flight.waiters == 0
 
 
-async def test_a_flight_that_never_departed_has_no_task() -> None:
+async def test_a_flight_that_never_started_has_no_task() -> None:
     """Asking for the task of a flight nobody started is a programming error that is named."""
-    with pytest.raises(RuntimeError, match="k has not departed"):
+    with pytest.raises(RuntimeError, match="k has not started"):
         _ = Flight[bytes, str]("k", LONG).task
