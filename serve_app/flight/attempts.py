@@ -1,9 +1,9 @@
 """How often a render of a video ended in a death: that of its process, or of its lease.
 
 An attempt is recorded before the risky work begins and closed when it ends in order, so whatever dies in between, up to
-the whole node, leaves it open. Whoever leads the flight next settles it: an attempt that is open then has ended in a
+the whole node, leaves it open. The next leader of the flight settles it: an attempt that is open then has ended in a
 death. What waits in a queue has no attempt, so the deaths of others never count against it. After `max_attempts`
-deaths a video is quarantined: it is refused with RenderCrashed until nobody has tried it for QUARANTINE_SECONDS.
+deaths a video is quarantined: it is refused with RenderCrashed until it was not tried for QUARANTINE_SECONDS.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Attempts(Protocol):
     """Attempts by key(video); every method raises Unavailable when they cannot be reached."""
 
     async def settle(self, key: str, *, at_least: int = 0, died: bool = True) -> int:
-        """Return how many attempts have ended in a death; called by whoever leads the flight.
+        """Return how many attempts have ended in a death; called by the leader of the flight.
 
         at_least: what a job's record says. died: False when the open attempt was given up for another reason.
         """

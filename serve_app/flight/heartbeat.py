@@ -1,7 +1,7 @@
-"""Keeps the record of one flight alive from the replica that renders it: a heartbeat at every step, and in between.
+"""The heartbeat of one flight's record, from the replica that renders it: at every step, and in between.
 
 Each heartbeat re-reads the record, so a cancelled or lost flight ends at the next step and a more urgent waiter is
-heard of. When the record cannot be reached the render goes on: its video is worth having whoever still knows of it.
+heard of. When the record cannot be reached the render goes on: its video is worth having even when the record is lost.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Heartbeat:
         self._say(replace(self._status, step=step, total=total))
 
     async def run(self) -> None:
-        """Beat until the flight is lost or cancelled; whoever runs this cancels it when the render has ended."""
+        """Beat until the flight is lost or cancelled; the caller cancels it when the render has ended."""
         while True:
             self._moved.clear()
             token = self._status.token

@@ -1,25 +1,25 @@
-"""The flight record: one computation per key in the whole cluster, kept in Redis by whoever works on it.
+"""The flight record: one computation per key in the whole cluster, kept in Redis by the processes that work on it.
 
 A record names the holder of a flight by a fencing token, has a number that each heartbeat makes larger, and says how
-far it is; beside it stands a sorted set of who waits. All changes are Lua scripts (`scripts/flight_*.lua`), each one
+far it is; beside it stands a sorted set of its waiters. All changes are Lua scripts (`scripts/flight_*.lua`), each one
 atomic step:
 
-    state     | who is at work            | board (a waiter)         | beat (holder)     | last one leaves | end
-    ----------|---------------------------|--------------------------|-------------------|-----------------|--------
-    no record | nobody                    | lead: waiting, new token | takes its place   | -               | ended
-    waiting   | a router, or a queue      | join                     | waiting/rendering | abandoned       | ended
-    rendering | a Diffusion replica       | join                     | rendering         | abandoned       | ended
-    (expired) | a dead or paused holder   | lead: waiting, new token | lease runs again  | abandoned       | ended
-    abandoned | as before, for the linger | join, wanted again       | cancelled if due  | -               | ended
-    landed    | nobody                    | the value, or told once  | -                 | -               | ended
-    failed    | nobody                    | told once; others lead   | -                 | -               | ended
-    cancelled | nobody                    | lead: waiting, new token | cancelled         | -               | ended
+    state     | at work               | join_or_lead (a waiter)  | beat (holder)     | last one leaves | end
+    ----------|-----------------------|--------------------------|-------------------|-----------------|--------
+    no record | no process            | lead: waiting, new token | takes its place   | -               | ended
+    waiting   | a router, or a queue  | join                     | waiting/rendering | abandoned       | ended
+    rendering | a Diffusion replica   | join                     | rendering         | abandoned       | ended
+    (expired) | a dead or paused one  | lead: waiting, new token | lease runs again  | abandoned       | ended
+    abandoned | as before, to linger  | join, wanted again       | cancelled if due  | -               | ended
+    landed    | no process            | the value, or told once  | -                 | -               | ended
+    failed    | no process            | told once; others lead   | -                 | -               | ended
+    cancelled | no process            | lead: waiting, new token | cancelled         | -               | ended
 
-`end` makes it landed or failed; a holder may still land what it failed or was cancelled at, if nobody has begun anew.
-"Holder" is whoever shows the record's token; with another token `beat` is `lost` and `end` writes nothing, so that of
-all who ever worked on a key only the newest can write (a fencing token as in M. Kleppmann, "How to do distributed
-locking", 2016). A waiter is in the set until it left or heard the end, so each is told once. A dead router's waiters
-stop beating but never left: its renders go on.
+`complete` makes it landed (the word in Redis), `fail` failed; a holder may still complete what it failed or was
+cancelled at, if no process has begun anew. The holder is the process that shows the record's token; with another token
+`beat` is `lost` and an end writes nothing, so that of all that ever worked on a key only the newest can write (a
+fencing token as in M. Kleppmann, "How to do distributed locking", 2016). A waiter is in the set until it left or heard
+the end, so each is told once. A dead router's waiters stop beating but never left: its renders go on.
 
 No clock is compared with another one, so a step of one does no harm. A lease has expired for a process that has seen
 the same number for its length by its own monotonic clock (`cache.redis.heartbeat_age`); how long a waiter has been
@@ -58,7 +58,7 @@ class FlightState(StrEnum):
 
     @property
     def is_active(self) -> bool:
-        """Whether somebody is, or was, at work on it."""
+        """Whether a process is, or was, at work on it."""
         return self in (FlightState.WAITING, FlightState.RENDERING)
 
 
@@ -84,7 +84,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Somebody else is at work; this waiter counts. Unless the holder is heard of, its lease ends for this process in
+    """Another process is at work; this waiter counts. Unless the holder is heard of, its lease ends for this process in
     `expires_in` seconds."""
 
     status: FlightStatus
@@ -93,14 +93,14 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The flight this waiter was on has ended without a value in L2: failed, or landed elsewhere."""
+    """The flight this waiter was on has ended without a value in L2: it failed, or L3 alone has the value."""
 
     status: FlightStatus
 
 
 @dataclass(frozen=True, slots=True)
 class Leading:
-    """Nobody is at work: this waiter is, under this token; `may_have` tells whether L3 may have the video."""
+    """This waiter leads, under this token; `may_have` tells whether L3 may have the video."""
 
     token: int
     may_have: bool = True
@@ -108,7 +108,7 @@ class Leading:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nobody is at work, and this waiter did not want to be."""
+    """No process is at work, and this waiter did not want to lead."""
 
 
 JoinResult = Found | Joined | Ended | Leading | Idle
@@ -124,7 +124,7 @@ class HolderStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """The answer to a heartbeat; `urgency` is that of all who wait."""
+    """The answer to a heartbeat; `urgency` is that of all waiters."""
 
     verdict: HolderStatus
     urgency: Urgency | None = None
@@ -154,7 +154,7 @@ class FlightRecords(Protocol):
         lead: bool = True,
         not_before: int = 0,
     ) -> JoinResult:
-        """Look at the flight as a waiter, and lead it when nobody does; looking again is the waiter's heartbeat.
+        """Look at the flight as a waiter, and lead it when no process does; looking again is the waiter's heartbeat.
 
         given_up: the token of this waiter's own try that broke off, so that it need not wait for the lease to end.
         lead: False leaves the lead to other waiters. not_before: what a token of this call is no smaller than, so that
@@ -171,7 +171,7 @@ class FlightRecords(Protocol):
     ) -> bool:
         """Write the framed value to L2 (None: it is in L3 alone) and end the flight; False when fenced off.
 
-        ttl: seconds that L2 keeps it when nobody uses it; None: as long as any other. Raises TierFull when the server
+        ttl: seconds that L2 keeps it when it is not used; None: as long as any other. Raises TierFull when the server
         has no room for the value: then nothing is done.
         """
         ...
@@ -181,7 +181,7 @@ class FlightRecords(Protocol):
         ...
 
     async def leave(self, key: str, waiter: str, *, at_once: bool = False) -> bool:
-        """Stop waiting; True when nobody waits now: the holder is then cancelled, `at_once` or after the linger."""
+        """Stop waiting; True when no waiter is left: the holder is then cancelled, `at_once` or after the linger."""
         ...
 
     async def look(self, key: str) -> FlightStatus | None:

@@ -15,7 +15,7 @@ _ATTEMPTS = Script("attempts")
 
 
 class RedisAttempts(RedisRecords):
-    """Attempts that every process shares; whoever gave it `redis` closes that."""
+    """Attempts that every process shares; `redis` belongs to the caller, which closes it."""
 
     kind = "attempts"
     called = "Attempts of renders"

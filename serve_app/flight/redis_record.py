@@ -1,6 +1,6 @@
 """Flight records in Redis: each call is one script, one round trip; what holders tell comes over one connection.
 
-Messages only wake: one that is lost costs a waiter a second, because everybody looks at the record at least that
+Messages only wake: one that is lost costs a waiter a second, because every waiter looks at the record at least that
 often. Names are HMACs under the deployment secret; the value's is the name it has in L2, so that the script that looks
 for a flight finds the finished video.
 """
@@ -48,9 +48,9 @@ _FIELDS = ("token", "state", "step", "total", "embedding", "detail")
 
 
 class RedisFlightRecords:
-    """FlightRecords over an L2; whoever gave it `redis` closes that.
+    """FlightRecords over an L2; `redis` belongs to the caller, which closes it.
 
-    linger_seconds: how long a flight goes on after its last waiter left. bloom: the filter that tells who leads whether
+    linger_seconds: how long a flight goes on after its last waiter left. bloom: the filter that tells a leader whether
     L3 may have the video. clock: for tests, Unix seconds instead of the server's own time, which only new tokens are
     made of. monotonic: this process' own, which leases are measured by. circuit: that of the server, shared with
     whatever else asks it.
@@ -98,7 +98,7 @@ class RedisFlightRecords:
         lead: bool = True,
         not_before: int = 0,
     ) -> JoinResult:
-        """Look at the flight, lead it when nobody does; raises TierError."""
+        """Look at the flight, lead it when no process does; raises TierError."""
         silent = self._silence.version(key, self._lease_seconds)
         deadline = "" if urgency.deadline is None else str(milliseconds(urgency.deadline))
         name = self._name(key)
@@ -139,7 +139,7 @@ class RedisFlightRecords:
         return await self._end(key, token, FlightState.FAILED, detail, b"")
 
     async def leave(self, key: str, waiter: str, *, at_once: bool = False) -> bool:
-        """Stop waiting; True when nobody waits any more. Raises TierError."""
+        """Stop waiting; True when no waiter is left. Raises TierError."""
         _, record, waiters, _ = self._names(key)
         args = (waiter, "1" if at_once else "", self._waiter)
         return bool(await self._run(_LEAVE, [record, waiters], args))

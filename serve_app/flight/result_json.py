@@ -41,7 +41,7 @@ def failed(error: EncoreError) -> str:
 
 
 def outcome_of(status: FlightStatus) -> Outcome | None:
-    """Return how a landed flight got its video, None when the record does not say."""
+    """Return how a completed flight got its video, None when the record does not say."""
     word = _read(status.detail).get("outcome")
     return Outcome(word) if word in set(Outcome) else None
 

@@ -1,7 +1,7 @@
 """Final latents, kept: the same render at another frame rate or quality costs a decode, no denoising.
 
 They are what the decoder was given, rounded to half precision, so a video from stored latents is the video from fresh
-ones (design §5.14). They are large and seldom asked for, so they go to L3 alone, behind the answer.
+ones. They are large and seldom asked for, so they go to L3 alone, behind the answer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LatentsCache:
     async def find(self, key: str, *, request: RenderRequest | None = None) -> Tensor | None:
         """Return float16 latents [channels, frames, height, width]; None when there are none that can be read.
 
-        request: who asks; what was begun before an invalidation of his video is none.
+        request: what they are for; latents begun before an invalidation of its video do not count.
         """
         not_before = self._not_before(request)
         found = await self._cache.get(key)

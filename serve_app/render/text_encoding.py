@@ -38,11 +38,11 @@ logger = logging.getLogger(__name__)
 Embeds = npt.NDArray[np.float32]
 
 AT_ONCE = 16
-"""Prompts in one call of the encoder, at most: who asked first must not wait for all who asked since."""
+"""Prompts in one call of the encoder, at most: the first caller must not wait for all that came since."""
 BEHIND_SECONDS = 0.02
 """How long after the answer an embedding is written to the shared tiers."""
 UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError)
-"""What safetensors and torch raise for bytes that are none of theirs: a miss, whoever wrote them."""
+"""What safetensors and torch raise for bytes that are none of theirs: a miss, wherever they come from."""
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -105,7 +105,7 @@ class PromptEmbedder:
             return None
 
     async def _compute(self, missing: dict[str, str], origin: Origin) -> dict[str, Embeds]:
-        """Join the flights that are in the air already, and put the rest before the encoder."""
+        """Join the flights that are active already, and put the rest before the encoder."""
 
         async def one(flight: Flight[Embeds, None]) -> Embeds:
             embeds: asyncio.Future[Embeds] = asyncio.get_running_loop().create_future()
@@ -175,7 +175,7 @@ class PromptEmbedder:
         return {key: tensor.float().numpy() for key, tensor in zip(prompts, tensors, strict=True)}
 
     async def _write(self, entry: Entry, origin: Origin) -> None:
-        """Store in the shared tiers, when who asked has the answer: it takes their threads and, in part, this loop."""
+        """Store in the shared tiers after the answer: that takes their threads and, in part, this loop."""
         await asyncio.sleep(BEHIND_SECONDS)
         await self._cache.put(entry, not_before=origin.not_before)
 

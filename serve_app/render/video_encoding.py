@@ -1,8 +1,8 @@
-"""Frames to a stored file: encode, store, and only then call it finished (design §5.7).
+"""Frames to a stored file: encode, store, and only then call it finished.
 
 The core of the VideoEncoder deployment, as plain Python. A render that is a flight in the cluster ends in one script
 that writes L2 and the record, and only under its token. Equal frames give equal bytes; when a tier already holds other
-bytes under the key (GPUs are not bit-reproducible), those are adopted, so that everybody sees one file.
+bytes under the key (GPUs are not bit-reproducible), those are adopted, so that all callers see one file.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class VideoWriter:
     ) -> Finished:
         """Encode `frames` [num_frames, height, width, 3] and store the file.
 
-        Raises RenderFailed, and RenderCancelled when the flight was given to somebody else meanwhile. The entry's
-        metadata carries the cost, the time and the spec without what it shows: who only reads a store is not to know.
+        Raises RenderFailed, and RenderCancelled when the flight was given to another process meanwhile. The entry's
+        metadata carries the cost, the time and the spec without what it shows: a reader of the store is not to know.
         """
         spec = request.spec
         began = time.perf_counter()
         with span("encode", frames=len(frames)):
-            data, _ = await asyncio.gather(  # the check beside the encoding, so that nobody waits for it
+            data, _ = await asyncio.gather(  # the check beside the encoding, so that it delays nothing
                 asyncio.to_thread(encode_mp4, frames, fps=spec.fps, quality=spec.quality), self._check(request)
             )
         encode_seconds = time.perf_counter() - began
@@ -64,7 +64,7 @@ class VideoWriter:
         return Finished(stored.entry, stored.tiers, render_seconds, encode_seconds, outcome)
 
     async def _check(self, request: RenderRequest) -> None:
-        """Raise RenderCancelled when the flight is somebody else's by now: what follows would be work for nobody."""
+        """Raise RenderCancelled when another process holds the flight by now: what follows would be in vain."""
         if request.token is None or self._records is None:
             return
         with suppress(TierError):
@@ -98,23 +98,23 @@ class VideoWriter:
             return await self._ended_without_l2(records, request, entry, held, outcome)
         began = time.perf_counter()
         try:
-            landed = await records.complete(
+            written = await records.complete(
                 key, token, frame if fits else None, result_json.completed(outcome), ttl=request.ttl
             )
         except TierFull:
             self._telemetry.emit(TierWritten("l2", "video", "too_full", time.perf_counter() - began, entry.size))
             return await self._ended_without_l2(records, request, entry, held, outcome)
-        if not landed and held is None:
+        if not written and held is None:
             raise _taken_over()
         if fits:
-            result = "stored" if landed else "fenced"
+            result = "stored" if written else "fenced"
             self._telemetry.emit(TierWritten("l2", "video", result, time.perf_counter() - began, entry.size))
-        return Stored(("l2",) * (landed and fits) + ("l3",) * (held is not None), held or entry)
+        return Stored(("l2",) * (written and fits) + ("l3",) * (held is not None), held or entry)
 
     async def _ended_without_l2(
         self, records: FlightRecords, request: RenderRequest, entry: Entry, held: Entry | None, outcome: Outcome
     ) -> Stored:
-        """End a flight whose value L2 did not take; without L3 too nobody else can have it."""
+        """End a flight whose value L2 did not take; without L3 too no other process can have it."""
         key, token = entry.key, request.token or 0
         if held is None:
             await records.fail(key, token, result_json.failed(not_stored()))

@@ -91,7 +91,7 @@ class RenderWorker:
     async def render(self, request: RenderRequest, embeds: PromptEmbeds) -> AsyncIterator[RenderEvent]:
         """Yield Started, Progress as it happens, and Finished; raises what the render raised.
 
-        Progress that nobody has read yet is replaced by newer progress, so a slow reader holds nothing up.
+        Progress that was not read yet is replaced by newer progress, so a slow reader holds nothing up.
         """
         if request.model_fingerprint != self._model_fingerprint:
             raise FingerprintMismatch("This replica runs other weights; try again shortly.", retry_after=1)
