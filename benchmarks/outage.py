@@ -256,10 +256,10 @@ async def jobs(bench: Bench, counts: Counts, accepted: bool) -> None:
     while not counts.over:
         counts.jobs += 1
         try:
-            job = await bench.service.submit(parse_request({"prompt": f"job {next(bench.numbers)}"} | FIELDS))
+            job = await bench.service.jobs.submit(parse_request({"prompt": f"job {next(bench.numbers)}"} | FIELDS))
             while not job.status.is_final:
                 await asyncio.sleep(0.05)
-                job = await bench.service.job(job.id)
+                job = await bench.service.jobs.get(job.id)
             counts.jobs_wrong += not (accepted and job.status == "completed")
         except Unavailable as error:
             counts.jobs_wrong += accepted or error.retry_after is None

@@ -127,7 +127,7 @@ class Case:
         """Submit so many jobs of new videos."""
         for number in range(count):
             with suppress(EncoreError):
-                job = await self.service.submit(parse_request({"prompt": f"{name} {number}"} | FIELDS))
+                job = await self.service.jobs.submit(parse_request({"prompt": f"{name} {number}"} | FIELDS))
                 self.ids.append(job.id)
                 continue
             self.lost.refused += 1
@@ -141,7 +141,7 @@ class Case:
             job = await self._ended(job_id, began + PATIENCE)
             if job is None or job.status != "completed":
                 continue
-            entry, _, _ = await self.service.content(job_id)
+            entry, _, _ = await self.service.jobs.content(job_id)
             right = entry.data == await asyncio.to_thread(video_of, job.spec, job.keys)
             self.lost.completed += right
             self.lost.wrong += not right
@@ -152,7 +152,7 @@ class Case:
     async def _ended(self, job_id: str, deadline: float) -> Job | None:
         while time.perf_counter() < deadline:
             with suppress(EncoreError):
-                job = await self.service.job(job_id)
+                job = await self.service.jobs.get(job_id)
                 if job.status.is_final:
                     return job
             await asyncio.sleep(0.1)
@@ -197,7 +197,7 @@ async def flooded(folder: Path, hits: int) -> Lost:
         case.line.go.clear()
         await case.accept(10, "before the hits")
         for _ in range(hits):
-            await case.service.submit(known)
+            await case.service.jobs.submit(known)
         await case.accept(20, "after the hits")
         return await case.finish()
 
@@ -226,7 +226,7 @@ async def planted(folder: Path) -> Lost:
         secret = Settings().secret_bytes
         async with Redis(unix_socket_path=str(case.store.address)) as redis:
             for job_id, kind in zip(case.ids, frames, strict=True):
-                key = (await case.service.job(job_id)).keys.video
+                key = (await case.service.jobs.get(job_id)).keys.video
                 name = storage_name(secret, "video", key)
                 frame = planted_frames(name, key)[kind]
                 await redis.set(redis_name(name), frame)

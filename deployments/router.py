@@ -22,10 +22,11 @@ from deployments.replica.freeze_gc import settle
 from serve_app.api.access import own_names
 from serve_app.api.api import build_api
 from serve_app.clock import steady
-from serve_app.core import Finished, Outcome, RenderEvent, RenderRequest, Rule, Urgency, VideoSpec
+from serve_app.core import Finished, Outcome, RenderEvent, RenderRequest, Rule, Urgency
 from serve_app.errors import EncoreError, RenderFailed, ReplicaDied, Unavailable
 from serve_app.schema import parse_request
 from serve_app.service.queue import RenderQueue
+from serve_app.service.render_cost import work_of
 from serve_app.service.service import Answer
 from serve_app.setting_names import names
 from serve_app.settings import Settings
@@ -107,7 +108,7 @@ class HandleRenderer:
     def __init__(self, text_encoder: DeploymentHandle[Any], diffusion: DeploymentHandle[Any]) -> None:
         self._text_encoder = text_encoder
         self._diffusion = diffusion
-        self._turnstile = RenderQueue()
+        self._queue = RenderQueue()
         self._work: dict[str, float] = {}
         self._seconds_per_work = 0.0
 
@@ -124,9 +125,9 @@ class HandleRenderer:
         embeds = self._text_encoder.embed.remote(
             (keys.prompt, keys.negative_prompt), (spec.prompt, spec.negative_prompt), request.origin
         )
-        self._work[keys.video] = _work_of(spec)
+        self._work[keys.video] = work_of(spec)
         try:
-            async with self._turnstile.turn(
+            async with self._queue.turn(
                 keys.video,
                 request.asked_at or steady(),
                 priority=request.urgency.priority,
@@ -135,7 +136,7 @@ class HandleRenderer:
             ) as turn:
                 stream: Any = self._diffusion.options(stream=True).render.remote(request, embeds)
                 async for event in stream:
-                    self._turnstile.taken(turn)
+                    self._queue.taken(turn)
                     if isinstance(event, Finished) and event.outcome is Outcome.RENDERED:
                         self._learn(keys.video, event.render_seconds)
                     yield event
@@ -145,7 +146,7 @@ class HandleRenderer:
     def _learn(self, key: str, render_seconds: float) -> None:
         measured = render_seconds / self._work[key]
         self._seconds_per_work += (0.2 if self._seconds_per_work else 1.0) * (measured - self._seconds_per_work)
-        self._turnstile.reckon(self._seconds_per_work)
+        self._queue.reckon(self._seconds_per_work)
 
     async def cancel(self, key: str) -> None:
         """End the render of `key` on whichever replica runs it."""
@@ -160,7 +161,7 @@ class HandleRenderer:
 
     def promote(self, key: str, urgency: Urgency) -> None:
         """Move the render of `key` forward, here or on the replica that has it."""
-        if not self._turnstile.promote(key, steady(), urgency.priority, urgency.deadline):
+        if not self._queue.promote(key, steady(), urgency.priority, urgency.deadline):
             detached(self._promote_there(key, urgency))
 
     async def _promote_there(self, key: str, urgency: Urgency) -> None:
@@ -177,11 +178,11 @@ class HandleRenderer:
         try:
             engines: list[dict[str, Any]] = await self._diffusion.broadcast("stats").results_async()
         except (RayActorError, RayTaskError, RayServeException) as error:
-            return {"waiting": len(self._turnstile), "error": type(error).__name__}
+            return {"waiting": len(self._queue), "error": type(error).__name__}
         sums = {name: sum(engine[name] for engine in engines) for name in _SUMMED}
         invariant = all(engine["batch_invariant"] for engine in engines) if engines else None
         return {
-            "waiting": len(self._turnstile),
+            "waiting": len(self._queue),
             "replicas": len(engines),
             **sums,
             "batch_invariant": invariant,
@@ -190,12 +191,6 @@ class HandleRenderer:
 
 
 _SUMMED = ("queued", "running", "decoding", "backlog_steps", "backlog_seconds", "steps_done", "passes")
-
-
-def _work_of(spec: VideoSpec) -> float:
-    """Return how much there is to denoise, in steps times rows times pixels."""
-    rows = 2 if spec.guided else 1
-    return float(spec.num_inference_steps * rows * spec.num_frames * spec.width * spec.height)
 
 
 class ReplicaPeers:
@@ -210,7 +205,7 @@ class ReplicaPeers:
         await self._broadcast("learn", rules)
 
     async def counts(self) -> tuple[str, list[dict[str, Any]]]:
-        """Return this replica's name and everybody's counts; none while one of them is starting or dying."""
+        """Return this replica's name and all replicas' counts; none while one of them is starting or dying."""
         context = serve.get_replica_context()
         return str(context.replica_id.unique_id), await self._broadcast("counts")
 

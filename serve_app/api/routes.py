@@ -114,7 +114,7 @@ async def create(request: Request) -> Response:
     wanted = await read_request(request)
     if only_if_cached(request):
         await _service(request).check_cached(wanted)
-    return _job_response(await _service(request).submit(wanted, attempt_of(request)))
+    return _job_response(await _service(request).jobs.submit(wanted, attempt_of(request)))
 
 
 @router.post(
@@ -159,7 +159,7 @@ async def list_videos(
     order: Literal["asc", "desc"] = "desc",
 ) -> dict[str, Any]:
     """List jobs, newest first unless `order=asc`."""
-    page = await _service(request).jobs(after=after, limit=limit, order=order)
+    page = await _service(request).jobs.page(after=after, limit=limit, order=order)
     data = [video_object(job).model_dump() for job in page.jobs]
     return {
         "object": "list",
@@ -190,7 +190,7 @@ async def not_here(request: Request) -> Response:
 @router.get("/v1/videos/{video_id:video_id}", response_model=VideoObject, responses=errors(404), tags=["videos"])
 async def retrieve(request: Request, video_id: str) -> Response:
     """Return a job's state; `progress` is the share of denoising steps really done."""
-    return _job_response(await _service(request).job(video_id))
+    return _job_response(await _service(request).jobs.get(video_id))
 
 
 @router.get("/v1/videos/{video_id}/events", responses=errors(404) | _EVENTS, response_class=Response, tags=["videos"])
@@ -200,14 +200,14 @@ async def events(
     last_event_id: Annotated[str | None, Header(description="go on after the event with this id")] = None,
 ) -> Response:
     """Follow a job as server-sent events, as EventSource reads them: its state, step and seconds left, to its end."""
-    told = await _service(request).events(video_id, last_event_id)
+    told = await _service(request).jobs.events(video_id, last_event_id)
     return Response(status_code=204) if told is None else EventStream(told)
 
 
 @router.delete("/v1/videos/{video_id:video_id}", responses=errors(404), tags=["videos"])
 async def delete(request: Request, video_id: str) -> dict[str, Any]:
     """Delete a job; a render nobody else waits for ends at its next step. Shared videos stay cached."""
-    await _service(request).delete(video_id)
+    await _service(request).jobs.delete(video_id)
     return {"id": video_id, "object": "video.deleted", "deleted": True}
 
 
@@ -226,10 +226,10 @@ async def content(
     With the setting `s3_redirect` a video that only S3 has is answered with 307 to where it lies.
     """
     if variant is Variant.VIDEO and request.method == "GET" and "if-none-match" not in request.headers:
-        located = await _service(request).location(video_id, disposition(video_id, variant.media_type))
+        located = await _service(request).jobs.location(video_id, disposition(video_id, variant.media_type))
         if located is not None:
             return redirection(*located)
-    entry, job, outcome = await _service(request).content(video_id, variant)
+    entry, job, outcome = await _service(request).jobs.content(video_id, variant)
     headers = {
         "Cache-Status": cache_status(outcome),
         "X-Encore-Key": job.keys.video,

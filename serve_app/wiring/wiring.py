@@ -41,18 +41,21 @@ from serve_app.prompt.prompt import Normaliser
 from serve_app.prompt.synonyms import Synonyms
 from serve_app.prompt.vocabulary import read_vocabulary
 from serve_app.schema import VideoRequest, resolve
-from serve_app.service.jobs.input_images import InputImageStore, MemoryInputImages
+from serve_app.service.assembly import assemble
+from serve_app.service.jobs.input_images import MemoryInputImages
 from serve_app.service.jobs.old_records import OldRecords
 from serve_app.service.jobs.records_server import RecordsServer, same_server
 from serve_app.service.jobs.redis_input_images import RedisInputImages
 from serve_app.service.jobs.redis_store import RedisJobs
-from serve_app.service.jobs.store import JobStore, MemoryJobs
+from serve_app.service.jobs.store import MemoryJobs
+from serve_app.service.jobs.sweeper import Chore
+from serve_app.service.parts import Limits
 from serve_app.service.peers import Peers
-from serve_app.service.periodic_tasks import Chore
 from serve_app.service.plan import Planner
-from serve_app.service.service import Limits, VideoService
+from serve_app.service.records import Records
+from serve_app.service.service import VideoService
 from serve_app.service.warmup.redis_store import RedisWarmUps
-from serve_app.service.warmup.store import MemoryWarmUps, WarmStore
+from serve_app.service.warmup.store import MemoryWarmUps
 from serve_app.settings import UNSET_SECRET, Settings
 from serve_app.telemetry import Telemetry
 
@@ -164,17 +167,6 @@ def _circuit(tier: str, redis: RedisTier | None, settings: Settings, telemetry: 
     return Circuit(tier, telemetry, failures=failures, slow_after=slow)
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
-    """Where a router keeps what it accepted. `chores`: what it does for it now and then; `aclose` comes last of all."""
-
-    jobs: JobStore
-    images: InputImageStore
-    warm_ups: WarmStore
-    chores: tuple[Chore, ...] = ()
-    aclose: Chore | None = None
-
-
 def open_records(settings: Settings, tiers: SharedTiers, telemetry: Telemetry) -> Records:
     """Open the records of jobs, images and warm-ups: in `jobs_url`, else in L2's server, else in this process' memory.
 
@@ -226,7 +218,8 @@ def _redis_records(
             warm_ups=warm_ups if own else None,
         )
         moves = (jobs.old.move,)
-    return Records(jobs, images, warm_ups, moves, redis.close if own else None)
+    records = Records(jobs, images, warm_ups, moves)
+    return replace(records, aclose=redis.close) if own else records
 
 
 def _open_bloom(
@@ -397,24 +390,20 @@ def open_service(
     planner = open_planner(settings)
     planner.load()
     rules = open_rules(settings, tiers)
-    return VideoService(
+    return assemble(
         planner,
         open_cache("video", settings, tiers, telemetry, l1_bytes=settings.l1_bytes, rules=rules.book),
         renderer,
-        records.jobs,
+        records,
         secret=settings.secret_bytes,
         telemetry=telemetry,
         peers=peers,
         latents=open_latents(settings, tiers, telemetry, rules.book),
-        flights=open_flights(settings, tiers),
+        flight_records=open_flights(settings, tiers),
+        attempts=open_attempts(settings, tiers, telemetry),
         builder=open_builder(tiers),
         rules=rules,
         sweeper=open_sweeper(settings, rules, tiers),
-        warm_ups=records.warm_ups,
-        images=records.images,
-        attempts=open_attempts(settings, tiers, telemetry),
-        chores=records.chores,
-        close_records=records.aclose,
         limits=Limits(
             max_queued=settings.max_queued,
             max_waiting=settings.max_waiting,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from serve_app.errors import Unavailable
@@ -17,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 ROUND_SECONDS = 1.0
 
+CHORE_SECONDS = 10.0
+
+Chore = Callable[[], Awaitable[object]]
 Duty = Callable[[], Awaitable[None]]
 
 
@@ -51,3 +55,20 @@ class Sweeper:
         while True:
             await self.round()
             await asyncio.sleep(ROUND_SECONDS)
+
+
+class PeriodicTasks:
+    """Does `chores` in turn when CHORE_SECONDS have passed since the last time, and at first."""
+
+    def __init__(self, chores: Sequence[Chore], clock: Callable[[], float] = time.monotonic) -> None:
+        self._chores = chores
+        self._clock = clock
+        self._due = float("-inf")
+
+    async def __call__(self) -> None:
+        """Do them if they are due; what one raises keeps the later ones from being done until the next time."""
+        if self._clock() < self._due:
+            return
+        self._due = self._clock() + CHORE_SECONDS
+        for chore in self._chores:
+            await chore()

@@ -23,9 +23,8 @@ from serve_app.flight.result import FlightResult, not_stored
 from serve_app.service.jobs.idempotency import Mark
 from serve_app.service.jobs.job import Job, Order, Page, unknown
 from serve_app.service.jobs.store import JobStore
-from serve_app.service.jobs.sweeper import Sweeper
+from serve_app.service.jobs.sweeper import Chore, PeriodicTasks, Sweeper
 from serve_app.service.jobs.write_behind import WriteBehind
-from serve_app.service.periodic_tasks import Chore, PeriodicTasks
 from serve_app.tasks import detached
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ ASK = {"prompt": "a red circle moves left"}
 async def path(request: pytest.FixtureRequest, app: FastAPI, rig: Rig) -> str:
     rig.renderer.data = FILM
     service = app.state.service
-    return f"/v1/videos/{(await ended(service, await service.submit(ask()))).id}/content{request.param}"
+    return f"/v1/videos/{(await ended(service, await service.jobs.submit(ask()))).id}/content{request.param}"
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ async def test_an_unknown_variant(http: httpx.AsyncClient, path: str, variant: s
 async def test_a_stored_file_that_is_no_video(http: httpx.AsyncClient, app: FastAPI, variant: str) -> None:
     """What cannot be decoded is an error in the OpenAI form, not a broken picture; its bytes are still served."""
     service = app.state.service
-    path = f"/v1/videos/{(await ended(service, await service.submit(ask()))).id}/content"
+    path = f"/v1/videos/{(await ended(service, await service.jobs.submit(ask()))).id}/content"
     answer = await http.get(path, params={"variant": variant})
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "render_failed")
     assert (await http.get(path)).status_code == 200

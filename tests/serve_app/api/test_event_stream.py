@@ -116,12 +116,12 @@ async def test_a_reader_that_leaves(rig: Rig, app: FastAPI, wire: httpx.AsyncCli
     """When the connection is closed, nothing of the stream is left on the server, and the job goes on."""
     rig.renderer.hold()
     job = (await wire.post("/v1/videos", json=ASK)).json()
-    desk = app.state.service._desk
+    tracker = app.state.service.jobs._tracker
     async with wire.stream("GET", f"/v1/videos/{job['id']}/events") as response:
         await anext(frames(response))
-        await until(lambda: bool(desk._watchers))
-    await until(lambda: not desk._watchers)
-    assert len(desk) == 1
+        await until(lambda: bool(tracker._watchers))
+    await until(lambda: not tracker._watchers)
+    assert len(tracker) == 1
 
 
 class Keeping:
@@ -183,8 +183,8 @@ async def test_starting_the_server_is_enough(tmp_path: Path, valkey_server: Valk
     rig = Rig(tmp_path / "l3", valkey_server.url)
     rig.renderer.hold()
     dead = rig.service()
-    job = await dead.submit(ask())
-    await dead._desk._sweeper.aclose()  # from here on it beats no more, as if it were gone
+    job = await dead.jobs.submit(ask())
+    await dead.jobs._tracker._sweeper.aclose()  # from here on it beats no more, as if it were gone
     rig.clock.now += ORPHAN_SECONDS
     await until(lambda: len(rig.renderer.asked) == 1)
     rig.renderer.asked.clear()

@@ -32,7 +32,7 @@ async def test_a_hits_job_is_told_again_from_its_receipt(rig: Rig, http: httpx.A
     """A router that has no record of a hit's job tells what the stored settings say; the prompt is not stored."""
     await http.post("/v1/videos/sync", json=CAT)
     job = (await http.post("/v1/videos", json=CAT)).json()
-    other = await rig.service().job(job["id"])
+    other = await rig.service().jobs.get(job["id"])
     assert "'num_inference_steps' from 4 to 30; with 2 nobody looked" in str(other.notice)
 
 

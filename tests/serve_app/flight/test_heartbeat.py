@@ -32,95 +32,95 @@ class Records:
         return self.answer
 
 
-class JobTracker:
-    """A keeper that runs, and what it said."""
+class Bench:
+    """A heartbeat that runs, and what it said."""
 
     def __init__(self) -> None:
         self.records = Records()
         self.stopped = 0
         self.hurried: list[Urgency] = []
-        self.keeper = Heartbeat(
+        self.heartbeat = Heartbeat(
             cast(FlightRecords, self.records), "key", 5, embedding="hit", stop=self.stop, hurry=self.hurried.append
         )
-        self.task = asyncio.create_task(self.keeper.run())
+        self.task = asyncio.create_task(self.heartbeat.run())
 
     def stop(self) -> None:
         self.stopped += 1
 
 
 @pytest.fixture
-async def desk() -> AsyncIterator[JobTracker]:
-    made = JobTracker()
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
     yield made
     made.task.cancel()
     await asyncio.gather(made.task, return_exceptions=True)
 
 
-async def test_it_beats_at_once_and_at_every_step(desk: JobTracker) -> None:
+async def test_it_beats_at_once_and_at_every_step(bench: Bench) -> None:
     """The first heartbeat takes the flight over from the router; each step that is waited for is told."""
-    await until(lambda: len(desk.records.beats) == 1)
+    await until(lambda: len(bench.records.beats) == 1)
     for step in (1, 2, 3):
-        desk.keeper.step(step, 4)
-        await until(lambda step=step: desk.records.beats[-1].step == step)
-    assert desk.records.beats[0] == FlightStatus(5, FlightState.RENDERING, 0, 0, "hit")
-    assert desk.records.beats[-1] == FlightStatus(5, FlightState.RENDERING, 3, 4, "hit")
+        bench.heartbeat.step(step, 4)
+        await until(lambda step=step: bench.records.beats[-1].step == step)
+    assert bench.records.beats[0] == FlightStatus(5, FlightState.RENDERING, 0, 0, "hit")
+    assert bench.records.beats[-1] == FlightStatus(5, FlightState.RENDERING, 3, 4, "hit")
 
 
-async def test_it_beats_without_steps(desk: JobTracker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_beats_without_steps(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long step, a queue, a decode: the lease is extended all the same."""
     monkeypatch.setattr(module, "BEAT_SECONDS", 0.01)
-    desk.keeper.step(1, 4)
-    await until(lambda: len(desk.records.beats) >= 5)
-    assert not desk.stopped
+    bench.heartbeat.step(1, 4)
+    await until(lambda: len(bench.records.beats) >= 5)
+    assert not bench.stopped
 
 
 @pytest.mark.parametrize("verdict", [HolderStatus.LOST, HolderStatus.CANCELLED])
-async def test_a_lost_or_cancelled_flight_stops_the_render_once(desk: JobTracker, verdict: HolderStatus) -> None:
+async def test_a_lost_or_cancelled_flight_stops_the_render_once(bench: Bench, verdict: HolderStatus) -> None:
     """What the record says is done at the next step, and that is the last heartbeat."""
-    await until(lambda: bool(desk.records.beats))
-    desk.records.answer = Beat(verdict)
-    desk.keeper.step(1, 4)
-    await asyncio.wait_for(desk.task, 30)
-    assert (desk.stopped, desk.records.beats[-1].step) == (1, 1)
+    await until(lambda: bool(bench.records.beats))
+    bench.records.answer = Beat(verdict)
+    bench.heartbeat.step(1, 4)
+    await asyncio.wait_for(bench.task, 30)
+    assert (bench.stopped, bench.records.beats[-1].step) == (1, 1)
 
 
-async def test_redis_away_stops_nothing(desk: JobTracker) -> None:
+async def test_redis_away_stops_nothing(bench: Bench) -> None:
     """Heartbeats that fail leave the render alone, and go on when Redis is back."""
-    desk.records.answer = TierError("away")
-    desk.keeper.step(1, 4)
-    await until(lambda: len(desk.records.beats) >= 1)
-    desk.records.answer = Beat(HolderStatus.HELD)
-    desk.keeper.step(2, 4)
-    await until(lambda: desk.records.beats[-1].step == 2)
-    assert not desk.stopped
+    bench.records.answer = TierError("away")
+    bench.heartbeat.step(1, 4)
+    await until(lambda: len(bench.records.beats) >= 1)
+    bench.records.answer = Beat(HolderStatus.HELD)
+    bench.heartbeat.step(2, 4)
+    await until(lambda: bench.records.beats[-1].step == 2)
+    assert not bench.stopped
 
 
-async def test_a_newer_token_is_taken_an_older_one_is_not(desk: JobTracker) -> None:
+async def test_a_newer_token_is_taken_an_older_one_is_not(bench: Bench) -> None:
     """A lease renewed for this same render is kept alive under its new token; a straggler's old one changes nothing."""
-    desk.keeper.take(9)
-    desk.keeper.take(7)
-    await until(lambda: bool(desk.records.beats) and desk.records.beats[-1].token == 9)
-    assert desk.keeper.token == 9
+    bench.heartbeat.take(9)
+    bench.heartbeat.take(7)
+    await until(lambda: bool(bench.records.beats) and bench.records.beats[-1].token == 9)
+    assert bench.heartbeat.token == 9
 
 
-async def test_lost_under_an_old_token_is_no_loss(desk: JobTracker) -> None:
+async def test_lost_under_an_old_token_is_no_loss(bench: Bench) -> None:
     """The answer to a heartbeat under the old token does not end a render that has a newer one by then."""
-    await until(lambda: bool(desk.records.beats))
-    desk.records.answer = Beat(HolderStatus.LOST)
-    desk.keeper.step(1, 4)
-    desk.keeper.take(9)  # before the heartbeat of step 1 is answered
-    seen = len(desk.records.beats)
+    await until(lambda: bool(bench.records.beats))
+    bench.records.answer = Beat(HolderStatus.LOST)
+    bench.heartbeat.step(1, 4)
+    bench.heartbeat.take(9)  # before the heartbeat of step 1 is answered
+    seen = len(bench.records.beats)
     await asyncio.sleep(0)
-    desk.records.answer = Beat(HolderStatus.HELD)
-    await until(lambda: len(desk.records.beats) > seen)
-    assert not desk.stopped
+    bench.records.answer = Beat(HolderStatus.HELD)
+    await until(lambda: len(bench.records.beats) > seen)
+    assert not bench.stopped
 
 
-async def test_urgency_is_passed_on_when_it_changes(desk: JobTracker) -> None:
+async def test_urgency_is_passed_on_when_it_changes(bench: Bench) -> None:
     """The engine hears of the most urgent waiter once, not at every heartbeat."""
     for priority in (Priority.BATCH, Priority.BATCH, Priority.INTERACTIVE):
-        desk.records.answer = Beat(HolderStatus.HELD, Urgency(priority))
-        seen = len(desk.records.beats)
-        desk.keeper.step(seen, 9)
-        await until(lambda seen=seen: len(desk.records.beats) > seen + 1 or desk.records.beats[-1].step == seen)
-    await until(lambda: desk.hurried == [Urgency(Priority.BATCH), Urgency(Priority.INTERACTIVE)])
+        bench.records.answer = Beat(HolderStatus.HELD, Urgency(priority))
+        seen = len(bench.records.beats)
+        bench.heartbeat.step(seen, 9)
+        await until(lambda seen=seen: len(bench.records.beats) > seen + 1 or bench.records.beats[-1].step == seen)
+    await until(lambda: bench.hurried == [Urgency(Priority.BATCH), Urgency(Priority.INTERACTIVE)])

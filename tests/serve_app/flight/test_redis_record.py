@@ -58,7 +58,7 @@ class Clock:
 
 
 @dataclass
-class JobTracker:
+class Bench:
     """Records with a clock to turn by hand, and what a server loses when it is told to."""
 
     records: FlightRecords
@@ -92,12 +92,12 @@ class JobTracker:
 
 
 @pytest.fixture(params=["twin", "valkey"])
-async def desk(request: pytest.FixtureRequest) -> AsyncIterator[JobTracker]:
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     clock = Clock()
     if request.param == "twin":
         model = FlightModel(linger_seconds=LINGER)
         records = MemoryFlightRecords(model, Air(), clock.server, monotonic=clock)
-        yield JobTracker(records, clock, model.flush, model.values.pop)
+        yield Bench(records, clock, model.flush, model.values.pop)
         return
     server: ValkeyServer = request.getfixturevalue("valkey_server")
     server.flush()
@@ -110,7 +110,7 @@ async def desk(request: pytest.FixtureRequest) -> AsyncIterator[JobTracker]:
         with redis.Redis(unix_socket_path=str(server.socket)) as client:
             client.delete(flights._names(key)[0])
 
-    yield JobTracker(flights, clock, server.flush, forget_value)
+    yield Bench(flights, clock, server.flush, forget_value)
     await flights.aclose()
     await tier.close()
 
@@ -118,61 +118,63 @@ async def desk(request: pytest.FixtureRequest) -> AsyncIterator[JobTracker]:
 # No record.
 
 
-async def test_the_first_leads_and_the_next_joins(desk: JobTracker) -> None:
+async def test_the_first_leads_and_the_next_joins(bench: Bench) -> None:
     """One caller gets the lease, every other one follows it with what is known of it."""
-    token = await desk.lead()
-    assert await desk.join_or_lead("second") == Joined(FlightStatus(token, FlightState.WAITING))
-    assert await desk.records.look("k") == FlightStatus(token, FlightState.WAITING)
-    assert await desk.state() is FlightState.WAITING
-    assert await desk.records.look("other") is None
+    token = await bench.lead()
+    assert await bench.join_or_lead("second") == Joined(FlightStatus(token, FlightState.WAITING))
+    assert await bench.records.look("k") == FlightStatus(token, FlightState.WAITING)
+    assert await bench.state() is FlightState.WAITING
+    assert await bench.records.look("other") is None
 
 
-async def test_who_works_takes_its_place_again_when_the_record_was_forgotten(desk: JobTracker) -> None:
+async def test_who_works_takes_its_place_again_when_the_record_was_forgotten(bench: Bench) -> None:
     """After a flush the next heartbeat of a render puts its flight back, and waiters join it again."""
-    token = await desk.lead()
-    desk.forget_all()
-    assert (await desk.beat(token, 2)).verdict is HolderStatus.HELD
-    assert await desk.join_or_lead("leader") == Joined(FlightStatus(token, FlightState.RENDERING, 2, 4, "hit"))
+    token = await bench.lead()
+    bench.forget_all()
+    assert (await bench.beat(token, 2)).verdict is HolderStatus.HELD
+    assert await bench.join_or_lead("leader") == Joined(FlightStatus(token, FlightState.RENDERING, 2, 4, "hit"))
 
 
 @pytest.mark.parametrize("landed", [True, False])
-async def test_a_flight_ends_without_a_record_too(desk: JobTracker, landed: bool) -> None:
+async def test_a_flight_ends_without_a_record_too(bench: Bench, landed: bool) -> None:
     """A render whose record was forgotten still ends its flight, and the record it leaves is whole."""
-    token = await desk.lead()
-    desk.forget_all()
+    token = await bench.lead()
+    bench.forget_all()
     if landed:
-        assert await desk.records.complete("k", token, b"video", "{}")
+        assert await bench.records.complete("k", token, b"video", "{}")
         news = FlightStatus(token, FlightState.LANDED, detail="{}")
-        assert await desk.join_or_lead("late") == Found(b"video", news)
+        assert await bench.join_or_lead("late") == Found(b"video", news)
     else:
-        assert await desk.records.fail("k", token, "{}")
+        assert await bench.records.fail("k", token, "{}")
         news = FlightStatus(token, FlightState.FAILED, detail="{}")
-        assert isinstance(await desk.join_or_lead("late"), Leading)
+        assert isinstance(await bench.join_or_lead("late"), Leading)
         return
-    assert await desk.records.look("k") == news
+    assert await bench.records.look("k") == news
 
 
 # Waiting and rendering.
 
 
-async def test_progress_is_seen_by_who_looks(desk: JobTracker) -> None:
+async def test_progress_is_seen_by_who_looks(bench: Bench) -> None:
     """Followers see the leader's state, step and embedding."""
-    token = await desk.lead()
-    await desk.beat(token, state=FlightState.WAITING)
-    assert await desk.state() is FlightState.WAITING
+    token = await bench.lead()
+    await bench.beat(token, state=FlightState.WAITING)
+    assert await bench.state() is FlightState.WAITING
     for step in (0, 1, 3):
-        await desk.beat(token, step)
-        assert await desk.join_or_lead("follower") == Joined(FlightStatus(token, FlightState.RENDERING, step, 4, "hit"))
+        await bench.beat(token, step)
+        assert await bench.join_or_lead("follower") == Joined(
+            FlightStatus(token, FlightState.RENDERING, step, 4, "hit")
+        )
 
 
-async def test_the_most_urgent_waiter_decides(desk: JobTracker) -> None:
+async def test_the_most_urgent_waiter_decides(bench: Bench) -> None:
     """A holder hears at its heartbeat the highest priority and the earliest deadline of all who wait."""
-    token = await desk.lead()
-    assert (await desk.beat(token)).urgency == CALM
-    await desk.records.join_or_lead("k", "a", Urgency(Priority.BATCH, 2000.5))
-    await desk.records.join_or_lead("k", "b", Urgency(Priority.INTERACTIVE, 3000.0))
-    await desk.records.join_or_lead("k", "c", CALM)
-    assert (await desk.beat(token)).urgency == Urgency(Priority.INTERACTIVE, 2000.5)
+    token = await bench.lead()
+    assert (await bench.beat(token)).urgency == CALM
+    await bench.records.join_or_lead("k", "a", Urgency(Priority.BATCH, 2000.5))
+    await bench.records.join_or_lead("k", "b", Urgency(Priority.INTERACTIVE, 3000.0))
+    await bench.records.join_or_lead("k", "c", CALM)
+    assert (await bench.beat(token)).urgency == Urgency(Priority.INTERACTIVE, 2000.5)
 
 
 def test_ranks_order_priorities() -> None:
@@ -181,284 +183,286 @@ def test_ranks_order_priorities() -> None:
     assert rank(Priority.INTERACTIVE) == 0
 
 
-async def test_keys_do_not_meet(desk: JobTracker) -> None:
+async def test_keys_do_not_meet(bench: Bench) -> None:
     """Each key has a flight of its own."""
-    first, second = await desk.lead(key="k"), await desk.lead(key="l")
-    assert await desk.records.fail("l", second, "")
-    assert (await desk.beat(first)).verdict is HolderStatus.HELD
+    first, second = await bench.lead(key="k"), await bench.lead(key="l")
+    assert await bench.records.fail("l", second, "")
+    assert (await bench.beat(first)).verdict is HolderStatus.HELD
 
 
 # Expired.
 
 
-async def test_a_silent_holder_is_replaced_and_fenced_off(desk: JobTracker) -> None:
+async def test_a_silent_holder_is_replaced_and_fenced_off(bench: Bench) -> None:
     """Who has seen no heartbeat for a lease leads under a larger token; the old holder can end the flight no more."""
-    old = await desk.lead()
-    *joined, leading = await desk.looked(LEASE_SECONDS)
+    old = await bench.lead()
+    *joined, leading = await bench.looked(LEASE_SECONDS)
     assert all(isinstance(each, Joined) for each in joined)
     new = leading.token
     assert new > old
-    assert (await desk.beat(old)).verdict is HolderStatus.LOST
-    assert not await desk.records.complete("k", old, b"stale", "")
-    assert not await desk.records.fail("k", old, "")
-    assert await desk.join_or_lead("third") == Joined(FlightStatus(new, FlightState.WAITING))
-    assert await desk.records.complete("k", new, b"fresh", "")
-    assert (await desk.join_or_lead("third")).frame == b"fresh"
+    assert (await bench.beat(old)).verdict is HolderStatus.LOST
+    assert not await bench.records.complete("k", old, b"stale", "")
+    assert not await bench.records.fail("k", old, "")
+    assert await bench.join_or_lead("third") == Joined(FlightStatus(new, FlightState.WAITING))
+    assert await bench.records.complete("k", new, b"fresh", "")
+    assert (await bench.join_or_lead("third")).frame == b"fresh"
 
 
-async def test_a_late_holder_that_nobody_replaced_goes_on(desk: JobTracker) -> None:
+async def test_a_late_holder_that_nobody_replaced_goes_on(bench: Bench) -> None:
     """A pause longer than the lease costs nothing if nobody asked meanwhile: the lease runs again."""
-    token = await desk.lead()
-    desk.clock.now += 3 * LEASE_SECONDS
-    assert (await desk.beat(token, 1)).verdict is HolderStatus.HELD
-    assert isinstance(await desk.join_or_lead("next"), Joined)
+    token = await bench.lead()
+    bench.clock.now += 3 * LEASE_SECONDS
+    assert (await bench.beat(token, 1)).verdict is HolderStatus.HELD
+    assert isinstance(await bench.join_or_lead("next"), Joined)
 
 
-async def test_heartbeats_keep_the_lease(desk: JobTracker) -> None:
+async def test_heartbeats_keep_the_lease(bench: Bench) -> None:
     """A holder that beats is never replaced, however long it takes."""
-    token = await desk.lead()
+    token = await bench.lead()
     for _ in range(20):
-        desk.clock.now += LEASE_SECONDS - 0.5
-        assert (await desk.beat(token)).verdict is HolderStatus.HELD
-        assert isinstance(await desk.join_or_lead("other"), Joined)
+        bench.clock.now += LEASE_SECONDS - 0.5
+        assert (await bench.beat(token)).verdict is HolderStatus.HELD
+        assert isinstance(await bench.join_or_lead("other"), Joined)
 
 
-async def test_a_leader_gives_up_its_own_try(desk: JobTracker) -> None:
+async def test_a_leader_gives_up_its_own_try(bench: Bench) -> None:
     """Who knows that its own render broke off need not wait for the lease; somebody else's is left alone."""
-    first = await desk.lead()
-    again = await desk.join_or_lead("leader", given_up=first)
+    first = await bench.lead()
+    again = await bench.join_or_lead("leader", given_up=first)
     assert isinstance(again, Leading)
     assert again.token > first
-    assert isinstance(await desk.join_or_lead("other", given_up=first), Joined)
-    assert (await desk.beat(first)).verdict is HolderStatus.LOST
+    assert isinstance(await bench.join_or_lead("other", given_up=first), Joined)
+    assert (await bench.beat(first)).verdict is HolderStatus.LOST
 
 
-async def test_tokens_ascend_when_the_clock_jumps_back(desk: JobTracker) -> None:
+async def test_tokens_ascend_when_the_clock_jumps_back(bench: Bench) -> None:
     """A server whose clock was set back still gives larger tokens than it gave before."""
-    tokens = [await desk.lead()]
+    tokens = [await bench.lead()]
     for _ in range(3):
-        desk.clock.now -= 3600
-        boarded = await desk.join_or_lead("leader", given_up=tokens[-1])
+        bench.clock.now -= 3600
+        boarded = await bench.join_or_lead("leader", given_up=tokens[-1])
         tokens.append(boarded.token)
     assert tokens == sorted(set(tokens))
 
 
 @pytest.mark.parametrize("step", [900.0, -900.0, 86_400.0])
-async def test_a_step_of_the_servers_clock_costs_at_most_a_lease(desk: JobTracker, step: float) -> None:
+async def test_a_step_of_the_servers_clock_costs_at_most_a_lease(bench: Bench, step: float) -> None:
     """Set back or forward, a dead holder is replaced after a lease, and one that is alive is left alone."""
-    token = await desk.lead()
+    token = await bench.lead()
     for _ in range(3):
-        desk.clock.off += step
+        bench.clock.off += step
         for _ in range(8):
-            desk.clock.now += 1
-            assert (await desk.beat(token)).verdict is HolderStatus.HELD
-            assert isinstance(await desk.join_or_lead("other"), Joined)
-        desk.clock.off -= step
-    desk.clock.off += step
-    *joined, leading = await desk.looked(LEASE_SECONDS)
+            bench.clock.now += 1
+            assert (await bench.beat(token)).verdict is HolderStatus.HELD
+            assert isinstance(await bench.join_or_lead("other"), Joined)
+        bench.clock.off -= step
+    bench.clock.off += step
+    *joined, leading = await bench.looked(LEASE_SECONDS)
     assert all(isinstance(each, Joined) for each in joined)
     assert isinstance(leading, Leading)
     assert leading.token > token
 
 
-async def test_a_dead_flight_that_nobody_knows_is_taken_over_after_a_lease(desk: JobTracker) -> None:
+async def test_a_dead_flight_that_nobody_knows_is_taken_over_after_a_lease(bench: Bench) -> None:
     """Who comes to a flight whose holder died long ago waits for a lease, and is told how long that still is."""
-    await desk.lead()
-    desk.clock.now += 1000
-    *joined, leading = await desk.looked(LEASE_SECONDS)
+    await bench.lead()
+    bench.clock.now += 1000
+    *joined, leading = await bench.looked(LEASE_SECONDS)
     assert [each.expires_in for each in joined] == [5, 4, 3, 2, 1]
     assert isinstance(leading, Leading)
 
 
-async def test_an_outage_of_the_records_is_no_silence(desk: JobTracker) -> None:
+async def test_an_outage_of_the_records_is_no_silence(bench: Bench) -> None:
     """After a time in which nobody could look or beat, the holder has most of a lease to be heard of again."""
-    token = await desk.lead()
-    await desk.join_or_lead("other")
-    desk.clock.now += 100
-    assert isinstance(await desk.join_or_lead("other"), Joined)
-    desk.clock.now += 1
-    assert (await desk.beat(token)).verdict is HolderStatus.HELD
-    assert isinstance(await desk.join_or_lead("other"), Joined)
+    token = await bench.lead()
+    await bench.join_or_lead("other")
+    bench.clock.now += 100
+    assert isinstance(await bench.join_or_lead("other"), Joined)
+    bench.clock.now += 1
+    assert (await bench.beat(token)).verdict is HolderStatus.HELD
+    assert isinstance(await bench.join_or_lead("other"), Joined)
 
 
 @pytest.mark.parametrize("step", [900.0, -900.0])
-async def test_waiters_and_lingers_do_not_go_by_the_servers_clock(desk: JobTracker, step: float) -> None:
+async def test_waiters_and_lingers_do_not_go_by_the_servers_clock(bench: Bench, step: float) -> None:
     """A step neither makes a waiter that looks every second count as silent, nor ends or prolongs a linger."""
-    token = await desk.lead()
-    await desk.beat(token)
-    await desk.join_or_lead("second")
-    desk.clock.off += step
-    assert not await desk.records.leave("k", "leader", at_once=True)
-    assert (await desk.beat(token)).verdict is HolderStatus.HELD
-    assert await desk.records.leave("k", "second")
-    desk.clock.off -= step
-    assert (await desk.beat(token)).verdict is HolderStatus.HELD
+    token = await bench.lead()
+    await bench.beat(token)
+    await bench.join_or_lead("second")
+    bench.clock.off += step
+    assert not await bench.records.leave("k", "leader", at_once=True)
+    assert (await bench.beat(token)).verdict is HolderStatus.HELD
+    assert await bench.records.leave("k", "second")
+    bench.clock.off -= step
+    assert (await bench.beat(token)).verdict is HolderStatus.HELD
     for _ in range(round(LINGER) - 1):
-        desk.clock.now += 1
-        assert (await desk.beat(token)).verdict is HolderStatus.HELD
-    desk.clock.off += step
-    desk.clock.now += 1.01
-    assert (await desk.beat(token)).verdict is HolderStatus.CANCELLED
+        bench.clock.now += 1
+        assert (await bench.beat(token)).verdict is HolderStatus.HELD
+    bench.clock.off += step
+    bench.clock.now += 1.01
+    assert (await bench.beat(token)).verdict is HolderStatus.CANCELLED
 
 
-async def test_a_token_is_no_earlier_than_what_its_leader_has_heard_of(desk: JobTracker) -> None:
+async def test_a_token_is_no_earlier_than_what_its_leader_has_heard_of(bench: Bench) -> None:
     """After the server's clock was set back a flight that begins after an invalidation still has the later time."""
-    desk.clock.off -= 900
-    known = round((desk.clock() - 1) * 1e6)
-    boarded = await desk.join_or_lead("leader", not_before=known)
+    bench.clock.off -= 900
+    known = round((bench.clock() - 1) * 1e6)
+    boarded = await bench.join_or_lead("leader", not_before=known)
     assert boarded.token == known
-    again = await desk.join_or_lead("leader", given_up=known, not_before=known)
+    again = await bench.join_or_lead("leader", given_up=known, not_before=known)
     assert again.token > known
 
 
 # Abandoned and cancelled.
 
 
-async def test_the_last_waiter_leaves_and_the_render_lingers(desk: JobTracker) -> None:
+async def test_the_last_waiter_leaves_and_the_render_lingers(bench: Bench) -> None:
     """After the last one's leaving a render goes on for the linger, then its heartbeat says cancelled, ever again."""
-    token = await desk.lead()
-    await desk.join_or_lead("second")
-    assert not await desk.records.leave("k", "leader")
-    assert (await desk.beat(token)).verdict is HolderStatus.HELD
-    assert await desk.records.leave("k", "second")
-    assert (await desk.beat(token)).verdict is HolderStatus.HELD  # from here on
+    token = await bench.lead()
+    await bench.join_or_lead("second")
+    assert not await bench.records.leave("k", "leader")
+    assert (await bench.beat(token)).verdict is HolderStatus.HELD
+    assert await bench.records.leave("k", "second")
+    assert (await bench.beat(token)).verdict is HolderStatus.HELD  # from here on
     for _ in range(10):
-        desk.clock.now += LINGER / 10 - 0.001
-        assert (await desk.beat(token)).verdict is HolderStatus.HELD
-    desk.clock.now += 0.02
-    assert (await desk.beat(token)).verdict is HolderStatus.CANCELLED
-    assert (await desk.beat(token)).verdict is HolderStatus.CANCELLED
-    assert await desk.state() is FlightState.CANCELLED
-    assert await desk.lead("newcomer") > token
-    assert (await desk.beat(token)).verdict is HolderStatus.LOST
+        bench.clock.now += LINGER / 10 - 0.001
+        assert (await bench.beat(token)).verdict is HolderStatus.HELD
+    bench.clock.now += 0.02
+    assert (await bench.beat(token)).verdict is HolderStatus.CANCELLED
+    assert (await bench.beat(token)).verdict is HolderStatus.CANCELLED
+    assert await bench.state() is FlightState.CANCELLED
+    assert await bench.lead("newcomer") > token
+    assert (await bench.beat(token)).verdict is HolderStatus.LOST
 
 
-async def test_leaving_at_once_cancels_at_the_next_heartbeat(desk: JobTracker) -> None:
+async def test_leaving_at_once_cancels_at_the_next_heartbeat(bench: Bench) -> None:
     """A DELETE does not linger; and it leaves a render alone that others wait for."""
-    token = await desk.lead()
-    await desk.join_or_lead("second")
-    assert not await desk.records.leave("k", "leader", at_once=True)
-    assert (await desk.beat(token)).verdict is HolderStatus.HELD
-    assert await desk.records.leave("k", "second", at_once=True)
-    assert (await desk.beat(token)).verdict is HolderStatus.CANCELLED
+    token = await bench.lead()
+    await bench.join_or_lead("second")
+    assert not await bench.records.leave("k", "leader", at_once=True)
+    assert (await bench.beat(token)).verdict is HolderStatus.HELD
+    assert await bench.records.leave("k", "second", at_once=True)
+    assert (await bench.beat(token)).verdict is HolderStatus.CANCELLED
 
 
-async def test_leaving_at_once_ends_a_linger(desk: JobTracker) -> None:
+async def test_leaving_at_once_ends_a_linger(bench: Bench) -> None:
     """At once is at once, also when the linger had begun, and a later leaving does not take it back."""
-    token = await desk.lead()
-    assert await desk.records.leave("k", "leader")
-    assert await desk.records.leave("k", "job", at_once=True)
-    assert await desk.records.leave("k", "leader")
-    assert (await desk.beat(token)).verdict is HolderStatus.CANCELLED
+    token = await bench.lead()
+    assert await bench.records.leave("k", "leader")
+    assert await bench.records.leave("k", "job", at_once=True)
+    assert await bench.records.leave("k", "leader")
+    assert (await bench.beat(token)).verdict is HolderStatus.CANCELLED
 
 
-async def test_somebody_comes_back_in_time(desk: JobTracker) -> None:
+async def test_somebody_comes_back_in_time(bench: Bench) -> None:
     """One look within the linger makes the render wanted again, even after an at-once leaving not heard of yet."""
-    token = await desk.lead()
+    token = await bench.lead()
     for at_once in (False, True):
-        assert await desk.records.leave("k", "leader", at_once=at_once)
-        assert isinstance(await desk.join_or_lead("leader"), Joined)
-        desk.clock.now += LINGER + 1
-        assert (await desk.beat(token)).verdict is HolderStatus.HELD
+        assert await bench.records.leave("k", "leader", at_once=at_once)
+        assert isinstance(await bench.join_or_lead("leader"), Joined)
+        bench.clock.now += LINGER + 1
+        assert (await bench.beat(token)).verdict is HolderStatus.HELD
 
 
-async def test_a_dead_router_keeps_its_render(desk: JobTracker) -> None:
+async def test_a_dead_router_keeps_its_render(bench: Bench) -> None:
     """Waiters that fall silent have not left: nothing is abandoned for their sake."""
-    token = await desk.lead()
+    token = await bench.lead()
     for _ in range(20):
-        desk.clock.now += LEASE_SECONDS - 1
-        assert (await desk.beat(token)).verdict is HolderStatus.HELD
+        bench.clock.now += LEASE_SECONDS - 1
+        assert (await bench.beat(token)).verdict is HolderStatus.HELD
 
 
-async def test_a_silent_waiter_does_not_count_when_another_leaves(desk: JobTracker) -> None:
+async def test_a_silent_waiter_does_not_count_when_another_leaves(bench: Bench) -> None:
     """Whoever was not heard of for WAITER_SECONDS does not keep a render that everybody else has left."""
-    token = await desk.lead("silent")
+    token = await bench.lead("silent")
     for _ in range(round(WAITER_SECONDS)):
-        await desk.beat(token)
-        await desk.join_or_lead("second")
-        assert not await desk.records.leave("k", "second")
-        await desk.join_or_lead("second")
-        desk.clock.now += 1
-    await desk.beat(token)
-    assert await desk.records.leave("k", "second")
+        await bench.beat(token)
+        await bench.join_or_lead("second")
+        assert not await bench.records.leave("k", "second")
+        await bench.join_or_lead("second")
+        bench.clock.now += 1
+    await bench.beat(token)
+    assert await bench.records.leave("k", "second")
 
 
-async def test_leaving_an_ended_flight_changes_nothing(desk: JobTracker) -> None:
+async def test_leaving_an_ended_flight_changes_nothing(bench: Bench) -> None:
     """Nobody is cancelled where nobody works."""
-    assert not await desk.records.leave("k", "nobody")
-    token = await desk.lead()
-    assert await desk.records.fail("k", token, "why")
-    assert not await desk.records.leave("k", "leader", at_once=True)
-    assert await desk.records.look("k") == FlightStatus(token, FlightState.FAILED, detail="why")
+    assert not await bench.records.leave("k", "nobody")
+    token = await bench.lead()
+    assert await bench.records.fail("k", token, "why")
+    assert not await bench.records.leave("k", "leader", at_once=True)
+    assert await bench.records.look("k") == FlightStatus(token, FlightState.FAILED, detail="why")
 
 
 # Landed and failed.
 
 
-async def test_landed_is_the_value_and_how_it_came(desk: JobTracker) -> None:
+async def test_landed_is_the_value_and_how_it_came(bench: Bench) -> None:
     """A landed flight is the bytes and the record's word to all who look; a late heartbeat changes nothing."""
-    token = await desk.lead()
-    await desk.beat(token, 4)
+    token = await bench.lead()
+    await bench.beat(token, 4)
     frame = bytes(range(256))
-    assert await desk.records.complete("k", token, frame, '{"outcome": "rendered"}')
+    assert await bench.records.complete("k", token, frame, '{"outcome": "rendered"}')
     found = Found(frame, FlightStatus(token, FlightState.LANDED, 4, 4, "hit", '{"outcome": "rendered"}'))
-    assert (await desk.beat(token, 2)).verdict is HolderStatus.HELD
-    assert [await desk.join_or_lead("leader"), await desk.join_or_lead("new")] == [found, found]
+    assert (await bench.beat(token, 2)).verdict is HolderStatus.HELD
+    assert [await bench.join_or_lead("leader"), await bench.join_or_lead("new")] == [found, found]
 
 
-async def test_landed_elsewhere_is_told_once_to_each_waiter(desk: JobTracker) -> None:
+async def test_landed_elsewhere_is_told_once_to_each_waiter(bench: Bench) -> None:
     """Without a value in L2, those who waited hear that it landed; those who come later lead."""
-    token = await desk.lead()
-    await desk.join_or_lead("second")
-    assert await desk.records.complete("k", token, None, "in l3")
+    token = await bench.lead()
+    await bench.join_or_lead("second")
+    assert await bench.records.complete("k", token, None, "in l3")
     ended = Ended(FlightStatus(token, FlightState.LANDED, detail="in l3"))
-    assert [await desk.join_or_lead("leader"), await desk.join_or_lead("second")] == [ended, ended]
-    assert isinstance(await desk.join_or_lead("second"), Leading)
+    assert [await bench.join_or_lead("leader"), await bench.join_or_lead("second")] == [ended, ended]
+    assert isinstance(await bench.join_or_lead("second"), Leading)
 
 
-async def test_a_failure_is_told_once_to_each_waiter(desk: JobTracker) -> None:
+async def test_a_failure_is_told_once_to_each_waiter(bench: Bench) -> None:
     """Who waited hears of the failure; who asks again, or anew, gets a new try."""
-    token = await desk.lead()
-    await desk.join_or_lead("second")
-    assert await desk.records.fail("k", token, "why")
+    token = await bench.lead()
+    await bench.join_or_lead("second")
+    assert await bench.records.fail("k", token, "why")
     ended = Ended(FlightStatus(token, FlightState.FAILED, detail="why"))
-    assert [await desk.join_or_lead("leader"), await desk.join_or_lead("second")] == [ended, ended]
-    new = await desk.lead("leader")
+    assert [await bench.join_or_lead("leader"), await bench.join_or_lead("second")] == [ended, ended]
+    new = await bench.lead("leader")
     assert new > token
-    assert isinstance(await desk.join_or_lead("third"), Joined)
+    assert isinstance(await bench.join_or_lead("third"), Joined)
 
 
-async def test_who_would_not_lead_is_idle(desk: JobTracker) -> None:
+async def test_who_would_not_lead_is_idle(bench: Bench) -> None:
     """With lead=False a waiter counts and leaves the lead to others; it is never told of a flight before its time."""
-    assert await desk.join_or_lead("shy", lead=False) == Idle()
-    assert await desk.state() is None
-    token = await desk.lead()
-    assert not await desk.records.leave("k", "leader")
+    assert await bench.join_or_lead("shy", lead=False) == Idle()
+    assert await bench.state() is None
+    token = await bench.lead()
+    assert not await bench.records.leave("k", "leader")
     for _ in range(round(LEASE_SECONDS)):
-        assert isinstance(await desk.join_or_lead("leader"), Joined)
-        desk.clock.now += 1
-    assert await desk.join_or_lead("leader", lead=False) == Idle()
-    assert await desk.state() is FlightState.WAITING
-    assert await desk.records.fail("k", token, "why")
-    assert await desk.join_or_lead("late", lead=False) == Idle()
-    assert await desk.join_or_lead("late", lead=False) == Idle()
-    assert await desk.join_or_lead("leader", lead=False) == Ended(FlightStatus(token, FlightState.FAILED, detail="why"))
+        assert isinstance(await bench.join_or_lead("leader"), Joined)
+        bench.clock.now += 1
+    assert await bench.join_or_lead("leader", lead=False) == Idle()
+    assert await bench.state() is FlightState.WAITING
+    assert await bench.records.fail("k", token, "why")
+    assert await bench.join_or_lead("late", lead=False) == Idle()
+    assert await bench.join_or_lead("late", lead=False) == Idle()
+    assert await bench.join_or_lead("leader", lead=False) == Ended(
+        FlightStatus(token, FlightState.FAILED, detail="why")
+    )
 
 
-async def test_a_failure_is_not_told_to_newcomers(desk: JobTracker) -> None:
+async def test_a_failure_is_not_told_to_newcomers(bench: Bench) -> None:
     """Failures are not stored: the first who asks afterwards leads."""
-    token = await desk.lead()
-    assert await desk.records.fail("k", token, "why")
-    assert isinstance(await desk.join_or_lead("newcomer"), Leading)
+    token = await bench.lead()
+    assert await bench.records.fail("k", token, "why")
+    assert isinstance(await bench.join_or_lead("newcomer"), Leading)
 
 
-async def test_a_value_that_is_gone_is_made_again(desk: JobTracker) -> None:
+async def test_a_value_that_is_gone_is_made_again(bench: Bench) -> None:
     """When the value of a landed flight was deleted, the next one leads under a larger token."""
-    token = await desk.lead()
-    assert await desk.records.complete("k", token, b"video", "")
-    assert isinstance(await desk.join_or_lead("leader"), Found)
-    desk.forget_value("k")
-    assert await desk.lead("next") > token
+    token = await bench.lead()
+    assert await bench.records.complete("k", token, b"video", "")
+    assert isinstance(await bench.join_or_lead("leader"), Found)
+    bench.forget_value("k")
+    assert await bench.lead("next") > token
 
 
 # What only a server can do.

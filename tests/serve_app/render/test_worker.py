@@ -110,9 +110,9 @@ async def test_latents_that_are_no_use_cost_a_render_and_no_more(rig: Rig, local
 async def test_a_job_over_the_real_line(rig: Rig, local: LocalRenderer) -> None:
     """A job goes to completed with its embedding told, and its content is the MP4."""
     service = rig.service(renderer=local)
-    job = await ended(service, await service.submit(ask(**TINY)))
+    job = await ended(service, await service.jobs.submit(ask(**TINY)))
     assert (job.status, job.embedding) == ("completed", "miss")
-    assert probe((await service.content(job.id))[0].data).num_frames == 8
+    assert probe((await service.jobs.content(job.id))[0].data).num_frames == 8
 
 
 async def test_events_in_order(local: LocalRenderer) -> None:
@@ -182,9 +182,9 @@ async def test_without_guidance_the_negative_prompt_is_not_needed(local: LocalRe
 async def test_deleting_the_only_job_frees_the_engine(rig: Rig, local: LocalRenderer, tmp_path: Path) -> None:
     """DELETE of the only waiter ends the render in the engine within a step; nothing is stored."""
     service = rig.service(renderer=local, linger_seconds=60)
-    job = await service.submit(ask(**(TINY | {"num_inference_steps": 50})))
+    job = await service.jobs.submit(ask(**(TINY | {"num_inference_steps": 50})))
     await reached(service, job, JobStatus.IN_PROGRESS, 1)
-    await service.delete(job.id)
+    await service.jobs.delete(job.id)
     await until(lambda: not local.engine.stats()["running"])
     assert local.engine.stats()["steps_done"] < 50
     assert await local.videos.get(job.keys.video) is None

@@ -41,13 +41,16 @@ from serve_app.flight.record import FlightRecords
 from serve_app.model.model import Family, load_family
 from serve_app.model.native.config import DEMO_SIZES
 from serve_app.schema import VideoRequest, parse_request, resolve
+from serve_app.service.assembly import assemble
 from serve_app.service.jobs.input_images import InputImageStore, MemoryInputImages
 from serve_app.service.jobs.job import Job
 from serve_app.service.jobs.redis_input_images import RedisInputImages
 from serve_app.service.jobs.redis_store import RedisJobs
 from serve_app.service.jobs.store import JobStore, MemoryJobs
+from serve_app.service.parts import Limits
 from serve_app.service.plan import Plan, Planner
-from serve_app.service.service import Limits, VideoService
+from serve_app.service.records import Records
+from serve_app.service.service import VideoService
 from serve_app.service.warmup.redis_store import RedisWarmUps
 from serve_app.service.warmup.store import MemoryWarmUps, WarmStore
 from serve_app.telemetry import Event, Telemetry
@@ -288,19 +291,21 @@ class Rig:
         **limits: Any,
     ) -> VideoService:
         """One more router."""
-        service = VideoService(
+        service = assemble(
             Planner(family or load_family("native/demo"), "encoder", max_prompt_chars=500, clock=self.clock),
             self.cache(rules=None if rules is None else rules.book),
             renderer or self.renderer,
-            self.jobs() if jobs is None else jobs,
+            Records(
+                self.jobs() if jobs is None else jobs,
+                self.images() if images is None else images,
+                self.warm_ups() if warm_ups is None else warm_ups,
+            ),
             secret=secret,
             telemetry=self.telemetry,
             peers=self.peers,
             latents=None if self.folder is None else self.latents(None if rules is None else rules.book),
-            flights=flights,
+            flight_records=flights,
             rules=rules,
-            warm_ups=self.warm_ups() if warm_ups is None else warm_ups,
-            images=self.images() if images is None else images,
             limits=Limits(**({"linger_seconds": 0.05} | limits)),
             clock=self.clock,
         )
@@ -342,7 +347,7 @@ async def ended(service: VideoService, job: Job) -> Job:
     async with asyncio.timeout(30):
         while not job.status.is_final:
             await asyncio.sleep(0.002)
-            job = await service.job(job.id)
+            job = await service.jobs.get(job.id)
     return job
 
 
@@ -351,5 +356,5 @@ async def reached(service: VideoService, job: Job, status: JobStatus, progress: 
     async with asyncio.timeout(30):
         while job.status is not status or job.progress < progress:
             await asyncio.sleep(0.002)
-            job = await service.job(job.id)
+            job = await service.jobs.get(job.id)
     return job

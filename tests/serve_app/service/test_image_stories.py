@@ -37,7 +37,7 @@ def asked(image: bytes | None, **fields: Any) -> Any:
 
 async def rounds(*services: VideoService) -> None:
     for service in services:
-        await service._desk._sweeper.round()
+        await service.jobs._tracker._sweeper.round()
 
 
 async def test_an_image_in_an_mp4_out(rig: Rig, local: LocalRenderer, family: Family) -> None:
@@ -62,7 +62,7 @@ async def test_jobs_from_images_and_from_text_together(rig: Rig, local: LocalRen
     """Several jobs of both sorts at once share passes and are each what they are alone."""
     service = rig.service(renderer=local, family=family)
     requests = [asked(picture(number) if number % 2 else None, seed=number) for number in range(4)]
-    jobs = [await ended(service, job) for job in [await service.submit(each) for each in requests]]
+    jobs = [await ended(service, job) for job in [await service.jobs.submit(each) for each in requests]]
     assert [job.status for job in jobs] == ["completed"] * 4
     assert local.engine.stats()["passes"] < 4 * SMALL["num_inference_steps"]
 
@@ -98,7 +98,7 @@ def test_the_plan_says_what_the_image_is(settings: Settings) -> None:
 async def test_nothing_is_rendered_of_what_is_no_image(rig: Rig, family: Family) -> None:
     """A file that is none is refused by both doors, and leaves nothing behind."""
     service = rig.service(family=family, images=(images := MemoryInputImages()))
-    for door in (service.generate, service.submit, service.explain):
+    for door in (service.generate, service.jobs.submit, service.explain):
         with pytest.raises(InvalidImage):
             await door(asked(b"no picture"))
     assert rig.renderer.asked == []
@@ -110,17 +110,17 @@ async def test_an_image_is_kept_no_longer_than_its_job_needs_it(rig: Rig, family
     """It is there while the job is not finished, and gone when it was completed, has failed or was deleted."""
     rig.renderer.hold()
     service = rig.service(family=family, images=(images := MemoryInputImages()))
-    job = await service.submit(asked(picture(1)))
+    job = await service.jobs.submit(asked(picture(1)))
     await reached(service, job, JobStatus.IN_PROGRESS)
     assert len(images) == 1
     if fate == "deleted":
-        await service.delete(job.id)
+        await service.jobs.delete(job.id)
     else:
         rig.renderer.failure = RenderFailed("no luck") if fate == "failed" else None
         rig.renderer.allow()
         assert (await ended(service, job)).status == fate
     await until(lambda: len(images) == 0)
-    await service.submit(asked(picture(1)))  # of a completed one this is a hit, which keeps nothing
+    await service.jobs.submit(asked(picture(1)))  # of a completed one this is a hit, which keeps nothing
     assert len(images) == (0 if fate == "completed" else 1)
 
 
@@ -128,14 +128,14 @@ async def test_tries_of_one_request(rig: Rig, family: Family) -> None:
     """The same image under one key is the first job, another one is KeyReused; neither leaves an image behind."""
     rig.renderer.hold()
     service = rig.service(family=family, images=(images := MemoryInputImages()))
-    first = await service.submit(asked(picture(1)), RequestAttempt("order"))
-    assert (await service.submit(asked(picture(1)), RequestAttempt("order"))).id == first.id
+    first = await service.jobs.submit(asked(picture(1)), RequestAttempt("order"))
+    assert (await service.jobs.submit(asked(picture(1)), RequestAttempt("order"))).id == first.id
     for other in (picture(2), None):
         with pytest.raises(KeyReused):
-            await service.submit(asked(other), RequestAttempt("order"))
-    tries = [service.submit(asked(picture(3)), RequestAttempt("many")) for _ in range(5)]
+            await service.jobs.submit(asked(other), RequestAttempt("order"))
+    tries = [service.jobs.submit(asked(picture(3)), RequestAttempt("many")) for _ in range(5)]
     assert len({job.id for job in await asyncio.gather(*tries)}) == 1
-    await service._images.aclose()
+    await service.jobs._images.aclose()
     assert len(images) == 2
     rig.renderer.allow()
     await ended(service, first)
@@ -161,7 +161,7 @@ async def test_a_client_that_hangs_up_leaves_a_job_or_no_image(rig: Rig, family:
     rig.renderer.hold()
     jobs = rig.jobs()
     service = rig.service(family=family, images=(images := Slow()), jobs=jobs)
-    asking = asyncio.create_task(service.submit(asked(picture(1))))
+    asking = asyncio.create_task(service.jobs.submit(asked(picture(1))))
     await until(lambda: images.entered == 1)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -169,9 +169,9 @@ async def test_a_client_that_hangs_up_leaves_a_job_or_no_image(rig: Rig, family:
     if not is_accepted:
         jobs.accept = refuse  # type: ignore[method-assign]
     images.let_go.set()
-    await service._images.settled()
-    await service._images.aclose()
-    assert len(images) == len(service._desk._followed) == int(is_accepted)
+    await service.jobs._images.settled()
+    await service.jobs._images.aclose()
+    assert len(images) == len(service.jobs._tracker._followed) == int(is_accepted)
 
 
 async def refuse(job: Any, mark: Any) -> str:
@@ -182,29 +182,29 @@ async def test_a_place_that_was_taken_meanwhile_is_gone(rig: Rig, family: Family
     """Jobs whose images are written at the same time share what places there are; who gets none leaves no image."""
     rig.renderer.hold()
     service = rig.service(family=family, images=(images := Slow()), max_queued=2)
-    tries = [asyncio.create_task(service.submit(asked(picture(number)))) for number in range(5)]
+    tries = [asyncio.create_task(service.jobs.submit(asked(picture(number)))) for number in range(5)]
     await until(lambda: images.entered == 5)
     images.let_go.set()
     ends = await asyncio.gather(*tries, return_exceptions=True)
     assert [type(end) for end in ends if isinstance(end, BaseException)] == [Busy] * 3
-    await service._images.aclose()
-    assert len(images) == len(service._source) == 2
+    await service.jobs._images.aclose()
+    assert len(images) == len(service._loader) == 2
 
 
 async def test_whoever_joins_brings_the_image(shared_rig: Rig, family: Family) -> None:
     """An adopted job's flight has no image of its own: if its store lost it, that of a request that joined is used."""
     shared_rig.renderer.hold()
     dead = shared_rig.service(family=family)
-    job = await dead.submit(asked(picture(1)))
+    job = await dead.jobs.submit(asked(picture(1)))
     await reached(dead, job, JobStatus.IN_PROGRESS)
     await dead.aclose()
-    await until(lambda: len(dead._source) == 0)
+    await until(lambda: len(dead._loader) == 0)
     await shared_rig.images().release(image_key(job.spec), job.id)
     shared_rig.clock.now += ORPHAN_SECONDS
     fresh = shared_rig.service(family=family)
     plan = fresh.planner.plan(asked(picture(1)))
-    await fresh._desk._adopt()
-    flight, led = fresh._source.join_or_lead(
+    await fresh.jobs._tracker._adopt()
+    flight, led = fresh._loader.join_or_lead(
         plan.spec, plan.keys, plan.urgency, image=plan.image
     )  # before it is rendered
     assert not led
@@ -212,17 +212,17 @@ async def test_whoever_joins_brings_the_image(shared_rig: Rig, family: Family) -
     assert (await flight.wait()).outcome is Outcome.RENDERED
     assert (await ended(fresh, job)).status == "completed"
     assert shared_rig.renderer.requests[-1].image == plan.image
-    assert len(fresh._source) == 0  # and the flight holds the image no longer
+    assert len(fresh._loader) == 0  # and the flight holds the image no longer
 
 
 async def test_an_orphan_with_an_image_is_rendered(shared_rig: Rig, family: Family) -> None:
     """A router that takes over a dead one's job has its image, and lets it go when the video is there."""
     shared_rig.renderer.hold()
     dead = shared_rig.service(family=family)
-    job = await dead.submit(asked(picture(1, size=(300, 300))))
+    job = await dead.jobs.submit(asked(picture(1, size=(300, 300))))
     await reached(dead, job, JobStatus.IN_PROGRESS)
     await dead.aclose()
-    await until(lambda: len(dead._source) == 0)  # in this process the dead one's render would go on for a while
+    await until(lambda: len(dead._loader) == 0)  # in this process the dead one's render would go on for a while
 
     shared_rig.clock.now += ORPHAN_SECONDS
     images = shared_rig.images()
@@ -233,7 +233,7 @@ async def test_an_orphan_with_an_image_is_rendered(shared_rig: Rig, family: Fami
     done = await ended(fresh, job)
     assert (done.status, done.outcome) == ("completed", Outcome.RENDERED)
     assert [request.image for request in shared_rig.renderer.requests[1:]] == [shared_rig.renderer.requests[0].image]
-    await fresh._images.aclose()
+    await fresh.jobs._images.aclose()
     assert await images.find(image_key(job.spec)) is None
 
 
@@ -243,11 +243,11 @@ async def test_everything_dies(tmp_path: Path, start_valkey: Callable[..., Valke
     rig = Rig(tmp_path / "l3", server.url)
     rig.renderer.hold()
     dead = rig.service(family=family)
-    job = await dead.submit(asked(picture(1)))
+    job = await dead.jobs.submit(asked(picture(1)))
     await reached(dead, job, JobStatus.IN_PROGRESS)
     server.kill()
-    dead._desk.forget(job.id)  # a killed process tells nobody anything
-    await until(lambda: len(dead._source) == 0)
+    dead.jobs._tracker.forget(job.id)  # a killed process tells nobody anything
+    await until(lambda: len(dead._loader) == 0)
     rig.renderer.requests.clear()
 
     server.restart()
@@ -266,10 +266,10 @@ async def test_an_image_that_is_lost_is_told(shared_rig: Rig, family: Family) ->
     """Where a store lost the image but not the job, the job fails and says what to do; nothing else is rendered."""
     shared_rig.renderer.hold()
     dead = shared_rig.service(family=family)
-    job = await dead.submit(asked(picture(1)))
+    job = await dead.jobs.submit(asked(picture(1)))
     await reached(dead, job, JobStatus.IN_PROGRESS)
     await dead.aclose()
-    await until(lambda: len(dead._source) == 0)
+    await until(lambda: len(dead._loader) == 0)
     images: InputImageStore = shared_rig.images()
     await images.release(image_key(job.spec), job.id)
     shared_rig.clock.now += ORPHAN_SECONDS
@@ -285,8 +285,8 @@ async def test_damage_on_the_way_fails_the_render(rig: Rig, local: LocalRenderer
     """Bytes that are not the picture which the spec names make no video."""
     service = rig.service(renderer=local, family=family)
     plan = service.planner.plan(asked(picture(1)))
-    flight, _ = service._source.join_or_lead(plan.spec, plan.keys, plan.urgency, image=picture(2))
+    flight, _ = service._loader.join_or_lead(plan.spec, plan.keys, plan.urgency, image=picture(2))
     with pytest.raises(RenderFailed, match="did not arrive whole"):
         await flight.wait()
     with pytest.raises(NotFound):
-        await service.content(plan.keys.video)
+        await service.jobs.content(plan.keys.video)

@@ -182,7 +182,7 @@ async def test_a_render_in_the_air_answers_those_who_asked_before(router: Make) 
     one, two = router(), router()
     one.rig.renderer.hold()
     before = [asyncio.create_task(each.ask()) for each in (one, two)]
-    await until(lambda: len(one.rig.renderer.asked) == 1 and len(two.service._source) == 1)
+    await until(lambda: len(one.rig.renderer.asked) == 1 and len(two.service._loader) == 1)
     await asyncio.sleep(0.05)  # both are on the one flight
     await one.invalidate(prompt=PROMPT)
     await two.sync()
@@ -226,7 +226,7 @@ async def test_a_render_under_an_invalidated_tag_is_no_answer_to_others(
     one.rig.renderer.hold()
     tagged = asyncio.create_task(one.ask(tags=["spring"]))
     untagged = asyncio.create_task(two.ask())
-    await until(lambda: bool(one.rig.renderer.asked) and len(two.service._source) == 1)
+    await until(lambda: bool(one.rig.renderer.asked) and len(two.service._loader) == 1)
     await asyncio.sleep(0.05)
     await one.invalidate(tag="spring")
     await two.sync()
@@ -371,16 +371,16 @@ async def test_a_job_of_an_invalidated_video_says_that_it_is_gone(router: Make) 
     """The record of a completed job stays; its content is gone, by key and by a wider choice."""
     one = router()
     for choice in ("key", "prompt"):
-        job = await one.service.submit(ask())
+        job = await one.service.jobs.submit(ask())
         await until(lambda job=job: _completed(one, job.id))
         answer = await one.ask()
         await one.invalidate(**CHOICES[choice](answer, one.service))
         with pytest.raises(ContentGone):
-            await one.service.content(job.id)
+            await one.service.jobs.content(job.id)
 
 
 async def _completed(router: Router, job_id: str) -> bool:
-    return (await router.service.job(job_id)).status == "completed"
+    return (await router.service.jobs.get(job_id)).status == "completed"
 
 
 async def test_many_at_once_are_all_in_force(router: Make) -> None:

@@ -150,7 +150,7 @@ async def accepted(front: Front, request: VideoRequest, *, later: float = 0.0) -
     """Submit as a client does that is told to try again `later`: a busy machine may be late for a timeout."""
     for _ in range(20):
         try:
-            return await front.service.submit(request)
+            return await front.service.jobs.submit(request)
         except Unavailable:
             front.clock.now += later
             await asyncio.sleep(0.1)
@@ -166,11 +166,11 @@ async def jobs_while_broken(front: Front, *, keeps: bool) -> None:
             assert (await ended(front.service, await accepted(front, request))).status == "completed"
         else:
             with pytest.raises(Unavailable) as refused:
-                await front.service.submit(request)
+                await front.service.jobs.submit(request)
             assert refused.value.retry_after is not None
-        hit = await front.service.submit(ask("video number 1"))
+        hit = await front.service.jobs.submit(ask("video number 1"))
         assert hit.status == "completed"
-        entry, _, outcome = await front.service.content(hit.id)
+        entry, _, outcome = await front.service.jobs.content(hit.id)
     assert (outcome, entry.data) == (Outcome.L1, (await front.generate("video number 1")).entry.data)
 
 
@@ -203,7 +203,7 @@ async def test_a_redis_that_takes_no_values(
             answer = await front.generate(f"a new video {number}")
             assert (answer.outcome, answer.stored) == (Outcome.RENDERED, False)
             with pytest.raises((Unavailable, Busy)) as refused:
-                await front.service.submit(ask(f"a job {number}"))
+                await front.service.jobs.submit(ask(f"a job {number}"))
             assert refused.value.retry_after is not None
         other.service.forget((front.service.planner.plan(ask("an old video")).keys.video,), ())
         assert (await other.generate("an old video")).outcome is Outcome.L2
@@ -233,7 +233,7 @@ async def test_a_trial_asks_before_a_job_relies_on_it(front: Front) -> None:
         before = await alone.attempts(["l3"])
         front.clock.now += 5
         with pytest.raises(EncoreError) as refused:
-            await alone.service.submit(ask("a job"))
+            await alone.service.jobs.submit(ask("a job"))
         assert isinstance(refused.value, Unavailable)
         assert front.proxies["l3"].attempts - before in (1, 2)  # aiohttp knocks twice when it is hung up on
     front.proxies["l3"].heal()
@@ -247,7 +247,7 @@ async def test_without_any_storage_a_job_is_told_what_to_set() -> None:
     """A server that was given no tier at all says which settings it lacks."""
     service, line = open_line(Settings(), Telemetry())
     with pytest.raises(Unavailable, match="ENCORE_REDIS_URL or ENCORE_L3_URL") as caught:
-        await service.submit(ask("a red circle"))
+        await service.jobs.submit(ask("a red circle"))
     assert caught.value.retry_after == 60
     await service.aclose()
     await line.aclose()

@@ -110,7 +110,7 @@ async def test_the_last_ones_leaving_lingers_then_cancels(rig: Rig) -> None:
     await asyncio.sleep(0.03)
     assert rig.renderer.cancelled == []
     await until(lambda: rig.renderer.cancelled == rig.renderer.asked)
-    await until(lambda: len(service._source) == 0)
+    await until(lambda: len(service._loader) == 0)
     assert (await service.stats())["waiting"] == 0
 
 
@@ -178,13 +178,13 @@ async def test_max_queued(rig: Rig) -> None:
     rig.renderer.hold()
     waiter = asyncio.create_task(service.generate(ask("slow")))
     await until(lambda: len(rig.renderer.asked) == 3)
-    for refused in (service.generate, service.submit):
+    for refused in (service.generate, service.jobs.submit):
         with pytest.raises(Busy) as busy:
             await refused(ask("another"))
         assert busy.value.retry_after is not None
         assert busy.value.retry_after >= 1
     joiner = asyncio.create_task(service.generate(ask("slow")))
-    job = await service.submit(ask("slow"))
+    job = await service.jobs.submit(ask("slow"))
     assert (await service.generate(ask("in memory"))).outcome is Outcome.L1
     assert (await service.generate(ask("in the folder"))).outcome is Outcome.L3
     rig.renderer.allow()
@@ -201,9 +201,9 @@ async def test_a_job_for_what_a_tier_has_is_complete_even_when_full(rig: Rig) ->
     rig.renderer.hold()
     waiter = asyncio.create_task(service.generate(ask("slow")))
     await until(lambda: len(rig.renderer.asked) == 2)
-    job = await service.submit(ask("in the folder"))
+    job = await service.jobs.submit(ask("in the folder"))
     assert (job.status, job.outcome) == ("completed", Outcome.L3)
-    assert (await service.content(job.id))[2] is Outcome.L1
+    assert (await service.jobs.content(job.id))[2] is Outcome.L1
     rig.renderer.allow()
     await waiter
 
@@ -217,11 +217,11 @@ async def test_max_waiting(rig: Rig) -> None:
     await until(lambda: len(rig.renderer.asked) == 2)
     with pytest.raises(Busy):
         await service.generate(ask("slow"))
-    jobs = [await service.submit(ask("slow")) for _ in range(2)]
+    jobs = [await service.jobs.submit(ask("slow")) for _ in range(2)]
     with pytest.raises(Busy):
-        await service.submit(ask("slow"))
+        await service.jobs.submit(ask("slow"))
     assert (await service.generate(ask("in memory"))).outcome is Outcome.L1
-    assert (await service.submit(ask("in memory"))).outcome is Outcome.L1
+    assert (await service.jobs.submit(ask("in memory"))).outcome is Outcome.L1
     rig.renderer.allow()
     await asyncio.gather(*waiters)
     for job in jobs:
@@ -241,7 +241,7 @@ async def test_no_durable_tier(bare: Rig) -> None:
     assert [(answer.outcome, answer.stored) for answer in (first, again)] == [("rendered", False), ("l1", False)]
     for prompt in ("a red circle moves left", "another"):
         with pytest.raises(Unavailable) as unavailable:
-            await service.submit(ask(prompt))
+            await service.jobs.submit(ask(prompt))
         assert unavailable.value.retry_after is not None
     await service.aclose()
 
@@ -258,25 +258,25 @@ async def test_unstored_is_stored_when_a_tier_is_back(
     answer = await service.generate(ask())
     assert (answer.outcome, answer.stored) == (Outcome.RENDERED, False)
     with pytest.raises(Unavailable):  # the renderer's process found out; this one believes it
-        await service.submit(ask())
+        await service.jobs.submit(ask())
     rig.clock.now += 5  # worth another try
-    given_up = await service.submit(ask())
+    given_up = await service.jobs.submit(ask())
     await until(lambda: "trying again" in caplog.text)
     rig.clock.now += tracker.UNSTORED_SECONDS
     failed = await ended(service, given_up)
     assert (failed.status, failed.error_code) == ("failed", "not_stored")
     assert not (await service.generate(ask())).stored
     with pytest.raises(Unavailable):
-        await service.submit(ask())
+        await service.jobs.submit(ask())
     rig.clock.now += 5
-    accepted = await service.submit(ask())
+    accepted = await service.jobs.submit(ask())
     objects.unlink()
     objects.mkdir(exist_ok=True)  # or the next try of the job makes it first
     job = accepted
     while not job.status.is_final:
         rig.clock.now += 5
         await asyncio.sleep(0.01)
-        job = await service.job(job.id)
+        job = await service.jobs.get(job.id)
     assert (job.status, job.outcome) == ("completed", Outcome.L1)
     assert (await service.generate(ask())).stored
     assert (await rig.service().generate(ask())).outcome is Outcome.L3
@@ -287,7 +287,7 @@ async def test_urgency_reaches_the_renderer(rig: Rig) -> None:
     """Priority and deadline of a request or a job go with its render; whoever comes later gets the same video."""
     service = rig.service()
     await service.generate(ask("one", priority="warm_up"))
-    await ended(service, await service.submit(ask("two", priority="batch", deadline_seconds=30)))
+    await ended(service, await service.jobs.submit(ask("two", priority="batch", deadline_seconds=30)))
     await service.generate(ask("three"))
     assert [request.urgency for request in rig.renderer.requests] == [
         Urgency(Priority.WARM_UP), Urgency(Priority.BATCH, rig.clock.now + 30), Urgency()
@@ -299,12 +299,12 @@ async def test_a_flight_hurries_for_whoever_joins_it(rig: Rig) -> None:
     """The renderer hears of a joiner who is in more of a hurry, and only of such; the two wishes are joined."""
     service = rig.service()
     rig.renderer.hold()
-    job = await service.submit(ask(priority="batch"))
+    job = await service.jobs.submit(ask(priority="batch"))
     await until(lambda: bool(rig.renderer.requests))
-    await service.submit(ask(priority="warm_up"))
+    await service.jobs.submit(ask(priority="warm_up"))
     assert rig.renderer.promoted == []
-    await service.submit(ask(priority="batch", deadline_seconds=30))
-    await service.submit(ask())
+    await service.jobs.submit(ask(priority="batch", deadline_seconds=30))
+    await service.jobs.submit(ask())
     assert rig.renderer.promoted == [
         (job.keys.video, Urgency(Priority.BATCH, rig.clock() + 30)),
         (job.keys.video, Urgency(Priority.INTERACTIVE, rig.clock() + 30)),
@@ -380,23 +380,23 @@ async def test_nothing_is_left_behind(rig: Rig) -> None:
     """After many requests of all kinds no flight, waiter, follower or background task stays."""
     service = rig.service()
     for number in range(20):
-        await ended(service, await service.submit(ask(seed=number)))
+        await ended(service, await service.jobs.submit(ask(seed=number)))
         await service.generate(ask(seed=number))
     rig.renderer.failure = RenderFailed("no")
     for number in range(20, 30):
         with pytest.raises(RenderFailed):
             await service.generate(ask(seed=number))
-        await ended(service, await service.submit(ask(seed=number)))
-    await until(lambda: not service._desk._background)
+        await ended(service, await service.jobs.submit(ask(seed=number)))
+    await until(lambda: not service.jobs._tracker._background)
     stats = await service.stats()
     assert (stats["flights"], stats["waiting"], stats["jobs"]["followed"]) == (0, 0, 0)
-    assert service._desk._watchers == {}
+    assert service.jobs._tracker._watchers == {}
 
 
 async def test_unknown_job(rig: Rig) -> None:
     """An id that names nothing is NotFound for look-up, content and deletion."""
     service = rig.service()
-    for call in (service.job, service.content, service.delete):
+    for call in (service.jobs.get, service.jobs.content, service.jobs.delete):
         for job_id in (
             "",
             "video_",

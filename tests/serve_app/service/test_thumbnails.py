@@ -153,26 +153,26 @@ async def test_through_the_service(rig: Rig) -> None:
     """A completed job has its pictures, from any router; once the video is invalidated they are gone with it."""
     rig.renderer.data = FILM
     service = rig.service()
-    job = await ended(service, await service.submit(ask()))
-    picture, same, outcome = await service.content(job.id, Variant.THUMBNAIL)
+    job = await ended(service, await service.jobs.submit(ask()))
+    picture, same, outcome = await service.jobs.content(job.id, Variant.THUMBNAIL)
     assert (picture.data, same.id, outcome) == (thumbnail(FILM), job.id, "l1")
     elsewhere = rig.service()
-    hit = await ended(elsewhere, await elsewhere.submit(ask()))
-    assert (await elsewhere.content(hit.id, Variant.SPRITESHEET))[0].data == spritesheet(FILM)
+    hit = await ended(elsewhere, await elsewhere.jobs.submit(ask()))
+    assert (await elsewhere.jobs.content(hit.id, Variant.SPRITESHEET))[0].data == spritesheet(FILM)
     assert len(rig.renderer.asked) == 1
     await elsewhere.invalidate(job.keys.video)
     for router, job_id in ((service, job.id), (elsewhere, hit.id)):
-        assert router._pictures.stats()["entries"] == 0
+        assert router.jobs._thumbnails.stats()["entries"] == 0
         with pytest.raises(NotFound, match="no longer stored"):
-            await router.content(job_id, Variant.THUMBNAIL)
+            await router.jobs.content(job_id, Variant.THUMBNAIL)
 
 
 async def test_no_picture_before_the_video(rig: Rig) -> None:
     """A job that is not completed has no picture, and says so as it does for the video."""
     rig.renderer.hold()
     service = rig.service()
-    job = await service.submit(ask())
+    job = await service.jobs.submit(ask())
     with pytest.raises(NotFound, match="not ready"):
-        await service.content(job.id, Variant.THUMBNAIL)
+        await service.jobs.content(job.id, Variant.THUMBNAIL)
     rig.renderer.allow()
     await ended(service, job)

@@ -15,7 +15,7 @@ from serve_app.cache.redis.redis import RedisTier
 from tests.conftest import ValkeyServer
 
 
-class JobTracker:
+class Bench:
     """A wire on a server, and a sender of its own."""
 
     def __init__(self, server: ValkeyServer) -> None:
@@ -39,8 +39,8 @@ class JobTracker:
 
 
 @pytest.fixture
-async def desk(valkey_server: ValkeyServer) -> AsyncIterator[JobTracker]:
-    made = JobTracker(valkey_server)
+async def bench(valkey_server: ValkeyServer) -> AsyncIterator[Bench]:
+    made = Bench(valkey_server)
     yield made
     await made.close()
 
@@ -50,85 +50,85 @@ async def got(ear: asyncio.Queue[bytes]) -> bytes:
         return await ear.get()
 
 
-async def test_a_message_reaches_who_listens_to_its_channel(desk: JobTracker) -> None:
+async def test_a_message_reaches_who_listens_to_its_channel(bench: Bench) -> None:
     """Every listener of a channel hears its messages in order, and no others."""
     ears: list[asyncio.Queue[bytes]] = [asyncio.Queue() for _ in range(3)]
     for channel, ear in zip(("a", "a", "b"), ears, strict=True):
-        desk.wire.subscribe(channel, ear.put_nowait)
-    await desk.settled("a")
-    await desk.settled("b")
+        bench.wire.subscribe(channel, ear.put_nowait)
+    await bench.settled("a")
+    await bench.settled("b")
     for channel, message in (("a", b"1"), ("b", b"2"), ("a", b"3")):
-        await desk.sender.publish(channel, message)
+        await bench.sender.publish(channel, message)
     assert [await got(ear) for ear in (ears[0], ears[0], ears[1], ears[1], ears[2])] == [b"1", b"3", b"1", b"3", b"2"]
     assert all(ear.empty() for ear in ears)
 
 
-async def test_one_connection_serves_all_channels(desk: JobTracker) -> None:
+async def test_one_connection_serves_all_channels(bench: Bench) -> None:
     """However many channels a process listens to, the server sees one connection more."""
-    before = len(await desk.sender.client_list())
-    stops = [desk.wire.subscribe(f"channel {number}", lambda data: None) for number in range(200)]
-    await desk.settled("channel 199")
-    assert len(await desk.sender.client_list()) == before + 1
+    before = len(await bench.sender.client_list())
+    stops = [bench.wire.subscribe(f"channel {number}", lambda data: None) for number in range(200)]
+    await bench.settled("channel 199")
+    assert len(await bench.sender.client_list()) == before + 1
     for stop in stops:
         stop()
-    await desk.settled("channel 199", 0)
-    assert len(await desk.sender.client_list()) == before + 1
+    await bench.settled("channel 199", 0)
+    assert len(await bench.sender.client_list()) == before + 1
 
 
-async def test_a_channel_is_left_with_its_last_listener(desk: JobTracker) -> None:
+async def test_a_channel_is_left_with_its_last_listener(bench: Bench) -> None:
     """While one of two listeners is left the channel stays; with the last one the server forgets us."""
     ear: asyncio.Queue[bytes] = asyncio.Queue()
-    stop_first, stop_second = desk.wire.subscribe("a", lambda data: None), desk.wire.subscribe("a", ear.put_nowait)
-    await desk.settled("a")
+    stop_first, stop_second = bench.wire.subscribe("a", lambda data: None), bench.wire.subscribe("a", ear.put_nowait)
+    await bench.settled("a")
     stop_first()
     stop_first()
-    await desk.sender.publish("a", b"1")
+    await bench.sender.publish("a", b"1")
     assert await got(ear) == b"1"
     stop_second()
-    await desk.settled("a", 0)
+    await bench.settled("a", 0)
 
 
-async def test_a_channel_wanted_again_is_heard_again(desk: JobTracker) -> None:
+async def test_a_channel_wanted_again_is_heard_again(bench: Bench) -> None:
     """Listening ends and begins as often as one likes, with nothing else to listen to in between."""
     for message in (b"1", b"2", b"3"):
         ear: asyncio.Queue[bytes] = asyncio.Queue()
-        stop = desk.wire.subscribe("a", ear.put_nowait)
-        await desk.settled("a")
-        await desk.sender.publish("a", message)
+        stop = bench.wire.subscribe("a", ear.put_nowait)
+        await bench.settled("a")
+        await bench.sender.publish("a", message)
         assert await got(ear) == message
         stop()
-        await desk.settled("a", 0)
+        await bench.settled("a", 0)
 
 
-async def test_channels_are_added_while_messages_come(desk: JobTracker) -> None:
+async def test_channels_are_added_while_messages_come(bench: Bench) -> None:
     """A stream of messages neither loses nor delays channels that are added meanwhile."""
     ear: asyncio.Queue[bytes] = asyncio.Queue()
-    desk.wire.subscribe("a", ear.put_nowait)
-    await desk.settled("a")
+    bench.wire.subscribe("a", ear.put_nowait)
+    await bench.settled("a")
     late: asyncio.Queue[bytes] = asyncio.Queue()
     for number in range(50):
-        await desk.sender.publish("a", str(number).encode())
-        desk.wire.subscribe(f"late {number}", late.put_nowait)
-    await desk.settled("late 49")
+        await bench.sender.publish("a", str(number).encode())
+        bench.wire.subscribe(f"late {number}", late.put_nowait)
+    await bench.settled("late 49")
     for number in range(50):
-        await desk.sender.publish(f"late {number}", str(number).encode())
+        await bench.sender.publish(f"late {number}", str(number).encode())
     assert [await got(ear) for _ in range(50)] == [str(number).encode() for number in range(50)]
     assert [await got(late) for _ in range(50)] == [str(number).encode() for number in range(50)]
 
 
-async def test_a_listener_that_fails_hurts_nobody(desk: JobTracker, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_listener_that_fails_hurts_nobody(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """An exception in one listener is logged, and everybody else hears on."""
 
     def broken(data: bytes) -> None:
         raise ZeroDivisionError
 
     ear: asyncio.Queue[bytes] = asyncio.Queue()
-    desk.wire.subscribe("a", broken)
-    desk.wire.subscribe("a", ear.put_nowait)
-    await desk.settled("a")
+    bench.wire.subscribe("a", broken)
+    bench.wire.subscribe("a", ear.put_nowait)
+    await bench.settled("a")
     with caplog.at_level(logging.ERROR):
         for message in (b"1", b"2"):
-            await desk.sender.publish("a", message)
+            await bench.sender.publish("a", message)
             assert await got(ear) == message
     assert "ZeroDivisionError" in caplog.text
 
@@ -136,20 +136,20 @@ async def test_a_listener_that_fails_hurts_nobody(desk: JobTracker, caplog: pyte
 async def test_a_restarted_server_is_heard_again(start_valkey: Callable[..., ValkeyServer]) -> None:
     """Every channel still wanted is subscribed again after the server came back, also those added while it was away."""
     server = start_valkey()
-    desk = JobTracker(server)
+    bench = Bench(server)
     ear: asyncio.Queue[bytes] = asyncio.Queue()
-    desk.wire.subscribe("a", ear.put_nowait)
-    await desk.settled("a")
+    bench.wire.subscribe("a", ear.put_nowait)
+    await bench.settled("a")
     server.kill()
     await asyncio.sleep(0.05)
-    desk.wire.subscribe("b", ear.put_nowait)
+    bench.wire.subscribe("b", ear.put_nowait)
     server.restart()
-    await desk.sender.connection_pool.disconnect()
+    await bench.sender.connection_pool.disconnect()
     for channel in ("a", "b"):
-        await desk.settled(channel)
-        await desk.sender.publish(channel, channel.encode())
+        await bench.settled(channel)
+        await bench.sender.publish(channel, channel.encode())
         assert await got(ear) == channel.encode()
-    await desk.close()
+    await bench.close()
 
 
 @pytest.mark.parametrize("kind", ["refused_port", "hanging_port"])
@@ -187,10 +187,10 @@ async def test_a_server_that_talks_nonsense_is_left_and_tried_again(
     await tier.close()
 
 
-async def test_closing_ends_the_connection(desk: JobTracker) -> None:
+async def test_closing_ends_the_connection(bench: Bench) -> None:
     """After aclose the server has nobody of ours on the line, and closing twice is harmless."""
-    desk.wire.subscribe("a", lambda data: None)
-    await desk.settled("a")
-    await desk.wire.aclose()
-    await desk.wire.aclose()
-    await desk.settled("a", 0)
+    bench.wire.subscribe("a", lambda data: None)
+    await bench.settled("a")
+    await bench.wire.aclose()
+    await bench.wire.aclose()
+    await bench.settled("a", 0)

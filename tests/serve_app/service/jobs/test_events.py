@@ -77,7 +77,7 @@ class Reader:
 
 
 async def read(service: VideoService, job: Job, last: str | None = None, pause: float = 0.0) -> Reader:
-    told = await service.events(job.id, last)
+    told = await service.jobs.events(job.id, last)
     assert told is not None
     return Reader(told, pause)
 
@@ -92,7 +92,7 @@ async def test_every_step_is_told(rig: Rig) -> None:
     """Queued, started, each denoising step with what is left, completed; then it ends."""
     rig.renderer.hold()
     service = rig.service()
-    reader = await read(service, await service.submit(ask()))
+    reader = await read(service, await service.jobs.submit(ask()))
     await reader.heard("1.0")  # else the first step may overtake the start
     await stepped(rig, reader, 1, 4)
     rig.renderer.allow()
@@ -102,19 +102,19 @@ async def test_every_step_is_told(rig: Rig) -> None:
     assert [(event.job.step, event.job.total_steps) for event in reader.events[2:5]] == [(1, 4), (2, 4), (3, 4)]
     assert [event.job.progress for event in reader.events] == [0, 0, 25, 50, 75, 99, 100]
     assert [event.eta_seconds is not None for event in reader.events] == [False] * 3 + [True] * 3 + [False]
-    assert reader.events[-1].job == await service.job(reader.events[-1].job.id)
-    assert service._desk._watchers == {}
+    assert reader.events[-1].job == await service.jobs.get(reader.events[-1].job.id)
+    assert service.jobs._tracker._watchers == {}
 
 
 async def test_a_failure_and_a_deletion_are_told(rig: Rig) -> None:
     """A render that fails ends the story with why; a job that is deleted ends it too."""
     rig.renderer.hold()
     service = rig.service()
-    failing, deleted = [await service.submit(ask(seed=seed)) for seed in (1, 2)]
+    failing, deleted = [await service.jobs.submit(ask(seed=seed)) for seed in (1, 2)]
     readers = [await read(service, job) for job in (failing, deleted)]
     for reader in readers:
         await reader.heard("1.0")
-    await service.delete(deleted.id)
+    await service.jobs.delete(deleted.id)
     rig.renderer.failure = RenderFailed("no kernel")
     rig.renderer.allow()
     await asyncio.gather(*(reader.task for reader in readers))
@@ -127,7 +127,7 @@ async def test_going_on_after_an_event(rig: Rig) -> None:
     rig.renderer.hold()
     jobs = MemoryJobs(clock=rig.clock)
     one, two = rig.service(jobs=jobs), rig.service(jobs=jobs)
-    job = await one.submit(ask())
+    job = await one.jobs.submit(ask())
     first = await read(one, job)
     await stepped(rig, first, 1, 2)
     first.task.cancel()
@@ -137,7 +137,7 @@ async def test_going_on_after_an_event(rig: Rig) -> None:
     await second.task
     assert second.ids == ["1.3", "1.4", "2.0"]
     for service in (one, two):
-        assert await service.events(job.id, "2.0") is None
+        assert await service.jobs.events(job.id, "2.0") is None
         assert (await read(service, job)).events == []
         last = await read(service, job, "1.4")
         await last.task
@@ -148,33 +148,33 @@ async def test_ids_that_are_none(rig: Rig) -> None:
     """A Last-Event-ID that no event of this job had is passed over: the story is told from the start."""
     rig.renderer.hold()
     service = rig.service()
-    job = await reached(service, await service.submit(ask()), JobStatus.IN_PROGRESS)
+    job = await reached(service, await service.jobs.submit(ask()), JobStatus.IN_PROGRESS)
     for nonsense in ("", "x", "1", "9.9", "-1.0", "1.1.1", "2.0", "4.0", "\u0661.1"):
         reader = await read(service, job, nonsense)
         await reader.heard("1.0")
         reader.task.cancel()
     with pytest.raises(NotFound):
-        await service.events("nobody", "2.0")
+        await service.jobs.events("nobody", "2.0")
 
 
 async def test_unknown_deleted_and_gone_before_it_begins(rig: Rig) -> None:
     """What cannot be told is refused before the first event; who heard of a deletion is not told again."""
     service = rig.service()
-    job, other = [await ended(service, await service.submit(ask(seed=seed))) for seed in (1, 2)]
-    await service.delete(job.id)
+    job, other = [await ended(service, await service.jobs.submit(ask(seed=seed))) for seed in (1, 2)]
+    await service.jobs.delete(job.id)
     await service.invalidate(other.keys.video)
     for job_id, kind in (("nobody", NotFound), (job.id, NotFound), (other.id, ContentGone)):
         with pytest.raises(kind):
-            await service.events(job_id)
-    assert await service.events(job.id, "4.0") is None
-    assert await service.events(other.id, "2.0") is None
+            await service.jobs.events(job_id)
+    assert await service.jobs.events(job.id, "4.0") is None
+    assert await service.jobs.events(other.id, "2.0") is None
 
 
 async def test_a_slow_reader_hears_the_newest(rig: Rig) -> None:
     """Steps that pass while the reader is busy are not queued up for it; ids still only grow, and the end is told."""
     rig.renderer.total = 200
     service = rig.service()
-    reader = await read(service, await service.submit(ask()), pause=0.05)
+    reader = await read(service, await service.jobs.submit(ask()), pause=0.05)
     await reader.task
     assert reader.ids[-1] == "2.0"
     assert len(reader.events) < 10
@@ -194,7 +194,7 @@ async def test_another_router_tells_it_from_messages(
     monkeypatch.setattr(events_module, "POLL_SECONDS", 30.0)
     one, two, waves = abroad
     rig.renderer.hold()
-    job = await one.submit(ask())
+    job = await one.jobs.submit(ask())
     key = job.keys.video
     reader = await read(two, job)
     await reader.heard("0.0")
@@ -218,7 +218,7 @@ async def test_another_router_without_messages(
     one, two, waves = abroad
     waves.lost = True
     rig.renderer.hold()
-    job = await one.submit(ask())
+    job = await one.jobs.submit(ask())
     reader = await read(two, job)
     for step in (1, 3):
         waves.tell(job.keys.video, FlightState.RENDERING, step, 4)
@@ -237,10 +237,10 @@ async def test_a_deletion_is_told_in_the_middle_of_messages(
     monkeypatch.setattr(events_module, "POLL_SECONDS", 0.05)
     one, two, waves = abroad
     rig.renderer.hold()
-    job = await one.submit(ask())
+    job = await one.jobs.submit(ask())
     reader = await read(two, job)
     await reader.heard("0.0")
-    await one.delete(job.id)
+    await one.jobs.delete(job.id)
     for step in range(100):
         waves.tell(job.keys.video, FlightState.RENDERING, step, 100)
         if reader.task.done():
@@ -256,12 +256,12 @@ async def test_a_look_at_a_job_elsewhere_shows_fresh_progress(
     """GET on a router that does not follow the job shows the flight's step; without flight records the job's record."""
     one, two, waves = abroad
     rig.renderer.hold()
-    job = await one.submit(ask())
+    job = await one.jobs.submit(ask())
     waves.tell(job.keys.video, FlightState.RENDERING, 3, 4)
-    assert [(await service.job(job.id)).progress for service in (one, two)] == [0, 75]
-    assert (await two.job(job.id)).status is JobStatus.IN_PROGRESS
+    assert [(await service.jobs.get(job.id)).progress for service in (one, two)] == [0, 75]
+    assert (await two.jobs.get(job.id)).status is JobStatus.IN_PROGRESS
     waves.away = True
-    assert (await two.job(job.id)).progress == 0
+    assert (await two.jobs.get(job.id)).progress == 0
 
 
 async def test_a_render_that_begins_again_shows_the_furthest(
@@ -270,7 +270,7 @@ async def test_a_render_that_begins_again_shows_the_furthest(
     """After a replica's death steps are counted from nought; the reader hears nothing until they are new."""
     one, two, waves = abroad
     rig.renderer.hold()
-    job = await one.submit(ask())
+    job = await one.jobs.submit(ask())
     key = job.keys.video
     reader = await read(two, job)
     await reader.heard("0.0")
@@ -292,7 +292,7 @@ async def test_silence_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(events_module, "IDLE_SECONDS", 0.03)
     rig.renderer.hold()
     service = rig.service()
-    reader = await read(service, await service.submit(ask()))
+    reader = await read(service, await service.jobs.submit(ask()))
     await until(lambda: reader.idle > 3)
     assert reader.ids == ["0.0", "1.0"]
     rig.renderer.allow()
@@ -325,13 +325,13 @@ async def test_a_reader_that_leaves_leaves_nothing(
     """Whoever stops reading is listened for no longer, on either router, and the job goes on."""
     one, two, waves = abroad
     rig.renderer.hold()
-    job = await one.submit(ask())
+    job = await one.jobs.submit(ask())
     readers = [await read(service, job) for service in (one, two)]
     for reader in readers:
         await reader.heard("0.0")
         reader.task.cancel()
         await asyncio.gather(reader.task, return_exceptions=True)
-    assert (one._desk._watchers, two._desk._watchers, waves.hearers[job.keys.video]) == ({}, {}, [])
+    assert (one.jobs._tracker._watchers, two.jobs._tracker._watchers, waves.hearers[job.keys.video]) == ({}, {}, [])
     rig.renderer.allow()
     assert (await ended(one, job)).status == "completed"
 

@@ -27,11 +27,11 @@ async def sync(service: VideoService, job_id: str) -> Outcome | None:
 
 
 async def submit(service: VideoService, job_id: str) -> Outcome | None:
-    return (await ended(service, await service.submit(ask()))).outcome
+    return (await ended(service, await service.jobs.submit(ask()))).outcome
 
 
 async def content(service: VideoService, job_id: str) -> Outcome | None:
-    return (await service.content(job_id))[2]
+    return (await service.jobs.content(job_id))[2]
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def test_every_hit_extends(
 ) -> None:
     """Content, sync and submit, found in memory or in L2: its time in L2 begins anew; L3 hears of it, once an hour."""
     service = shared_rig.service()
-    job = await ended(service, await service.submit(ask()))
+    job = await ended(service, await service.jobs.submit(ask()))
     if tier is Outcome.L2:
         service = shared_rig.service()
     name = storage_name(SECRET, "video", job.keys.video)
@@ -74,7 +74,7 @@ async def test_every_hit_extends(
 async def test_an_extension_never_shortens(shared_rig: Rig) -> None:
     """What was given a longer life than usual, or one without end, keeps it through every kind of hit."""
     service = shared_rig.service()
-    job = await ended(service, await service.submit(ask()))
+    job = await ended(service, await service.jobs.submit(ask()))
     name = storage_name(SECRET, "video", job.keys.video)
     redis = shared_rig.pools[0].client
 
@@ -99,7 +99,7 @@ async def test_an_extension_that_failed_is_made_up_for(
     server = start_valkey(persistent=True)
     rig = Rig(tmp_path, server.url)
     service = rig.service()
-    job = await ended(service, await service.submit(ask()))
+    job = await ended(service, await service.jobs.submit(ask()))
     name = storage_name(SECRET, "video", job.keys.video)
     redis = rig.pools[0].client
     await redis.pexpire(redis_name(name), 60_000)

@@ -30,7 +30,7 @@ async def test_progress_is_real_and_only_grows(rig: Rig) -> None:
     """The job shows nought, then each step as it is done, then 100 % when the video can be fetched."""
     rig.renderer.hold()
     service = rig.service()
-    job = await service.submit(ask())
+    job = await service.jobs.submit(ask())
     assert (job.status.is_final, job.progress, job.outcome) == (False, 0, None)
     await reached(service, job, JobStatus.IN_PROGRESS)
     seen = []
@@ -39,23 +39,23 @@ async def test_progress_is_real_and_only_grows(rig: Rig) -> None:
         job = await reached(service, job, JobStatus.IN_PROGRESS, 25 * step)
         seen.append(job.progress)
         with pytest.raises(NotFound, match="not ready"):
-            await service.content(job.id)
+            await service.jobs.content(job.id)
     rig.renderer.allow(1)
     job = await ended(service, job)
     assert seen == [25, 50, 75]
     assert (job.status, job.progress, job.outcome, job.embedding) == ("completed", 100, Outcome.RENDERED, "miss")
-    assert (await service.content(job.id))[0].key == job.keys.video
+    assert (await service.jobs.content(job.id))[0].key == job.keys.video
 
 
 async def test_progress_does_not_fall_when_a_render_begins_again(rig: Rig) -> None:
     """A render that another replica begins anew counts from nought; the job keeps the furthest it got."""
     rig.renderer.hold()
     service = rig.service()
-    job = await service.submit(ask())
+    job = await service.jobs.submit(ask())
     rig.renderer.allow(3)
     await reached(service, job, JobStatus.IN_PROGRESS, 75)
-    service._desk._hear(job.id, Progress(1, 4))
-    assert (await service.job(job.id)).progress == 75
+    service.jobs._tracker._hear(job.id, Progress(1, 4))
+    assert (await service.jobs.get(job.id)).progress == 75
     rig.renderer.allow()
     await ended(service, job)
 
@@ -65,12 +65,12 @@ async def test_a_jobs_record_counts_its_attempts(rig: Rig) -> None:
     rig.renderer.hold()
     jobs = MemoryJobs(clock=rig.clock)
     one = rig.service(jobs=jobs)
-    job = await one.submit(ask())
+    job = await one.jobs.submit(ask())
     await reached(one, job, JobStatus.IN_PROGRESS)
-    one._desk._hear(job.id, Retried(2))
+    one.jobs._tracker._hear(job.id, Retried(2))
     await rounds(one)
     assert (await jobs.get(job.id)).attempts == 2
-    await one._desk.aclose()
+    await one.jobs._tracker.aclose()
     two = rig.service(jobs=jobs)
     await rounds(two)
     rig.clock.now += ORPHAN_SECONDS
@@ -85,11 +85,11 @@ async def test_a_failed_job_tells_why(rig: Rig) -> None:
     service = rig.service()
     for failure, code in ((RenderFailed("no kernel"), "render_failed"), (ValueError("/a/path"), "internal_error")):
         rig.renderer.failure = failure
-        job = await ended(service, await service.submit(ask()))
+        job = await ended(service, await service.jobs.submit(ask()))
         assert (job.status, job.error_code, job.outcome) == ("failed", code, None)
         assert "/a/path" not in (job.error_message or "")
         with pytest.raises(NotFound, match="failed"):
-            await service.content(job.id)
+            await service.jobs.content(job.id)
     assert [event.outcome for event in rig.events if isinstance(event, Answered)] == ["failed", "failed"]
 
 
@@ -98,7 +98,7 @@ async def test_completed_means_stored(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     service = rig.service()
     for seed in range(5):
-        job = await ended(service, await service.submit(ask(seed=seed)))
+        job = await ended(service, await service.jobs.submit(ask(seed=seed)))
         assert (await rig.cache(l1=False).get(job.keys.video)) is not None
     await rig.aclose()
 
@@ -107,24 +107,24 @@ async def test_delete_cancels_at_once(rig: Rig) -> None:
     """Deleting the only job of a render cancels it without the linger; the job is gone from then on."""
     rig.renderer.hold()
     service = rig.service(linger_seconds=60)
-    job = await service.submit(ask())
+    job = await service.jobs.submit(ask())
     await reached(service, job, JobStatus.IN_PROGRESS)
-    await service.delete(job.id)
-    for call in (service.job, service.content, service.delete):
+    await service.jobs.delete(job.id)
+    for call in (service.jobs.get, service.jobs.content, service.jobs.delete):
         with pytest.raises(NotFound):
             await call(job.id)
     await until(lambda: rig.renderer.cancelled == [job.keys.video])
-    assert (await service.jobs(after=None, limit=9, order="asc")).jobs == ()
+    assert (await service.jobs.page(after=None, limit=9, order="asc")).jobs == ()
 
 
 async def test_delete_leaves_the_render_to_others(rig: Rig) -> None:
     """With another job and a sync request on the same render, deleting one job leaves it to them."""
     rig.renderer.hold()
     service = rig.service(linger_seconds=60)
-    job, other = await service.submit(ask()), await service.submit(ask())
+    job, other = await service.jobs.submit(ask()), await service.jobs.submit(ask())
     waiter = asyncio.create_task(service.generate(ask()))
     await reached(service, other, JobStatus.IN_PROGRESS)
-    await service.delete(job.id)
+    await service.jobs.delete(job.id)
     await asyncio.sleep(0.02)
     rig.renderer.allow()
     assert (await waiter).outcome is Outcome.JOINED
@@ -136,10 +136,10 @@ async def test_submitting_again_right_after_a_delete(rig: Rig) -> None:
     """A job for the same video, right after the deletion that cancelled its render, gets a render of its own."""
     rig.renderer.hold()
     service = rig.service(linger_seconds=60)
-    job = await service.submit(ask())
+    job = await service.jobs.submit(ask())
     await reached(service, job, JobStatus.IN_PROGRESS)
-    await service.delete(job.id)
-    again = await service.submit(ask())
+    await service.jobs.delete(job.id)
+    again = await service.jobs.submit(ask())
     rig.renderer.allow()
     assert (await ended(service, again)).status == "completed"
 
@@ -153,13 +153,13 @@ async def test_a_client_that_hangs_up_while_its_job_is_accepted(rig: Rig) -> Non
             return await super().accept(job, mark)
 
     service = rig.service(jobs=Slow(), linger_seconds=0.01)
-    submit = asyncio.create_task(service.submit(ask()))
+    submit = asyncio.create_task(service.jobs.submit(ask()))
     await asyncio.sleep(0.01)
     submit.cancel()
     await asyncio.gather(submit, return_exceptions=True)
 
     async def jobs() -> tuple[Job, ...]:
-        return (await service.jobs(after=None, limit=9, order="asc")).jobs
+        return (await service.jobs.page(after=None, limit=9, order="asc")).jobs
 
     await until(jobs)
     (job,) = await jobs()
@@ -179,12 +179,12 @@ async def test_a_job_deleted_while_its_end_is_written_stays_deleted(rig: Rig) ->
 
     jobs = Slow(clock=rig.clock)
     service = rig.service(jobs=jobs)
-    job = await service.submit(ask())
+    job = await service.jobs.submit(ask())
     await writing.wait()
-    await service.delete(job.id)
+    await service.jobs.delete(job.id)
     go.set()
-    await until(lambda: not service._desk._background)
-    for look in (service.job, jobs.get):
+    await until(lambda: not service.jobs._tracker._background)
+    for look in (service.jobs.get, jobs.get):
         with pytest.raises(NotFound):
             await look(job.id)
 
@@ -202,21 +202,21 @@ async def test_a_job_read_while_it_is_deleted_is_not_kept(rig: Rig) -> None:
 
     jobs = Slow(clock=rig.clock)
     one = rig.service(jobs=jobs)
-    job = await ended(one, await one.submit(ask()))
+    job = await ended(one, await one.jobs.submit(ask()))
     two = rig.service(jobs=jobs)
-    read = asyncio.create_task(two.job(job.id))
+    read = asyncio.create_task(two.jobs.get(job.id))
     await reading.wait()
-    await one.delete(job.id)
+    await one.jobs.delete(job.id)
     go.set()
     assert (await read).id == job.id
     with pytest.raises(NotFound):
-        await two.job(job.id)
+        await two.jobs.get(job.id)
 
 
 async def rounds(*services: VideoService) -> None:
     """What each router does once a second."""
     for service in services:
-        await service._desk._sweeper.round()
+        await service.jobs._tracker._sweeper.round()
 
 
 class Counting(MemoryJobs):
@@ -240,7 +240,7 @@ async def test_one_heartbeat_stands_for_all_jobs(rig: Rig) -> None:
     rig.renderer.hold()
     jobs = Counting(rig)
     service = rig.service(jobs=jobs)
-    followed = [await service.submit(ask(seed=seed)) for seed in range(5)]
+    followed = [await service.jobs.submit(ask(seed=seed)) for seed in range(5)]
     for job in followed:
         await reached(service, job, JobStatus.IN_PROGRESS)
     await rounds(service)
@@ -260,14 +260,14 @@ async def test_deleted_through_another_router(shared_rig: Rig) -> None:
     """The router that is asked tells the following one, which cancels the render at once, without a round."""
     shared_rig.renderer.hold()
     one, two = shared_rig.service(linger_seconds=60), shared_rig.service(linger_seconds=60)
-    job = await one.submit(ask())
+    job = await one.jobs.submit(ask())
     await reached(one, job, JobStatus.IN_PROGRESS)
-    await two.delete(job.id)
+    await two.jobs.delete(job.id)
     await until(lambda: shared_rig.renderer.cancelled == [job.keys.video], seconds=0.5)
     for service in (one, two):
         with pytest.raises(NotFound):
-            await service.job(job.id)
-        assert len(service._desk) == 0
+            await service.jobs.get(job.id)
+        assert len(service.jobs._tracker) == 0
 
 
 async def test_a_deletion_nobody_told_of(shared_rig: Rig) -> None:
@@ -276,13 +276,13 @@ async def test_a_deletion_nobody_told_of(shared_rig: Rig) -> None:
     one = shared_rig.service(linger_seconds=60)
     shared_rig.peers.services.clear()
     two = shared_rig.service()
-    job = await one.submit(ask())
+    job = await one.jobs.submit(ask())
     await reached(one, job, JobStatus.IN_PROGRESS)
-    await two.delete(job.id)
-    assert len(one._desk) == 1
+    await two.jobs.delete(job.id)
+    assert len(one.jobs._tracker) == 1
     await rounds(one)
     await until(lambda: shared_rig.renderer.cancelled == [job.keys.video], seconds=0.5)
-    assert len(one._desk) == 0
+    assert len(one.jobs._tracker) == 0
     shared_rig.peers.services.append(one)
 
 
@@ -307,22 +307,25 @@ async def test_an_orphan_is_rendered_without_a_reader(rig: Rig) -> None:
     rig.clock.now -= 1  # so that the second one may still have a follower
     rig.renderer.hold()
     service = rig.service(jobs=jobs)
-    assert await service.job(fresh.id) == fresh
+    assert await service.jobs.get(fresh.id) == fresh
     await rounds(service, service)
     await until(lambda: rig.renderer.asked == [old.keys.video])
-    assert service._desk.stats()["adopted"] == 1
+    assert service.jobs._tracker.stats()["adopted"] == 1
     rig.renderer.allow()
     done = await ended(service, old)
     assert (done.status, done.outcome) == ("completed", Outcome.RENDERED)
     assert len(rig.renderer.asked) == 1
-    assert len(service._desk) == 0
+    assert len(service.jobs._tracker) == 0
     assert await jobs.get(old.id) == done
 
 
 async def test_the_rounds_begin_by_themselves(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """`start`, or the first call of anything, is enough for orphans to be found from then on."""
     monkeypatch.setattr(sweeper, "ROUND_SECONDS", 0.01)
-    for begin in (lambda service: service.start(), lambda service: asyncio.ensure_future(service.submit(ask(seed=9)))):
+    for begin in (
+        lambda service: service.start(),
+        lambda service: asyncio.ensure_future(service.jobs.submit(ask(seed=9))),
+    ):
         jobs = MemoryJobs(clock=rig.clock)
         service = rig.service(jobs=jobs)
         begin(service)
@@ -342,7 +345,7 @@ async def test_two_routers_share_the_orphans(shared_rig: Rig) -> None:
     shared_rig.renderer.hold()
     one, two = shared_rig.service(), shared_rig.service()
     await asyncio.gather(rounds(one), rounds(two))
-    adopted = [set(service._desk._followed) for service in (one, two)]
+    adopted = [set(service.jobs._tracker._followed) for service in (one, two)]
     assert adopted[0] | adopted[1] == {job.id for job in orphans}
     assert not adopted[0] & adopted[1]
     assert max(map(len, adopted)) <= ADOPTED_AT_ONCE
@@ -359,16 +362,16 @@ async def test_no_more_are_adopted_than_there_is_room_for(rig: Rig, limits: dict
     orphans = [await orphan(rig, jobs, seed=seed) for seed in range(5)]
     rig.renderer.hold()
     service = rig.service(jobs=jobs, **limits)
-    mine = await service.submit(ask(seed=99))
+    mine = await service.jobs.submit(ask(seed=99))
     await rounds(service, service)
-    assert len(service._desk) == 3
+    assert len(service.jobs._tracker) == 3
     with pytest.raises(Busy):
-        await service.submit(ask(seed=100))
+        await service.jobs.submit(ask(seed=100))
     rig.renderer.allow()
     await ended(service, mine)
     for _ in range(4):
         await rounds(service)
-        await until(lambda: len(service._desk) == 0)
+        await until(lambda: len(service.jobs._tracker) == 0)
     assert [(await jobs.get(job.id)).status for job in orphans] == ["completed"] * 5
 
 
@@ -391,8 +394,8 @@ async def test_an_adopted_job_keeps_its_urgency_and_its_progress(shared_rig: Rig
     service = shared_rig.service()
     await rounds(service)
     shared_rig.renderer.allow(1)
-    await until(lambda: service._desk._followed[job.id].job.step == 1)
-    assert (await service.job(job.id)).progress == 40
+    await until(lambda: service.jobs._tracker._followed[job.id].job.step == 1)
+    assert (await service.jobs.get(job.id)).progress == 40
     shared_rig.renderer.allow()
     done = await ended(service, job)
     assert (done.urgency, done.created_at) == (wanted, job.created_at)
@@ -403,15 +406,15 @@ async def test_a_router_that_was_held_up_is_no_second_follower_for_long(shared_r
     """A router so slow that its job was adopted elsewhere: the end is told once, and both routers show the same."""
     shared_rig.renderer.hold()
     one, two = shared_rig.service(), shared_rig.service()
-    job = await one.submit(ask())
+    job = await one.jobs.submit(ask())
     await reached(one, job, JobStatus.IN_PROGRESS)
     shared_rig.clock.now += ORPHAN_SECONDS
     await rounds(two)
-    assert (len(one._desk), len(two._desk)) == (1, 1)
+    assert (len(one.jobs._tracker), len(two.jobs._tracker)) == (1, 1)
     shared_rig.renderer.allow()
     done = await ended(two, job)
-    await until(lambda: len(one._desk) == 0)
-    assert await one.job(job.id) == done
+    await until(lambda: len(one.jobs._tracker) == 0)
+    assert await one.jobs.get(job.id) == done
     told = [event.outcome for event in shared_rig.events if isinstance(event, Answered)]
     assert told == [done.outcome]
 
@@ -422,11 +425,11 @@ async def test_redis_lost_its_data(tmp_path: Path, start_valkey: Callable[..., V
     rig = Rig(tmp_path / "l3", server.url)
     rig.renderer.hold()
     service = rig.service()
-    job = await reached(service, await service.submit(ask()), JobStatus.IN_PROGRESS)
+    job = await reached(service, await service.jobs.submit(ask()), JobStatus.IN_PROGRESS)
     server.flush()
-    assert (await rig.service().jobs(after=None, limit=9, order="asc")).jobs == ()
+    assert (await rig.service().jobs.page(after=None, limit=9, order="asc")).jobs == ()
     await rounds(service)
-    (listed,) = (await rig.service().jobs(after=None, limit=9, order="asc")).jobs
+    (listed,) = (await rig.service().jobs.page(after=None, limit=9, order="asc")).jobs
     assert (listed.id, listed.status) == (job.id, "in_progress")
     rig.renderer.allow()
     assert (await ended(service, job)).status == "completed"
@@ -436,13 +439,13 @@ async def test_redis_lost_its_data(tmp_path: Path, start_valkey: Callable[..., V
 async def test_jobs_expire(rig: Rig) -> None:
     """After `expires_at` a job is unknown, although memory has it still, and it is deleted no more."""
     service = rig.service(job_ttl_seconds=100)
-    job = await ended(service, await service.submit(ask()))
-    hit = await service.submit(ask())
+    job = await ended(service, await service.jobs.submit(ask()))
+    hit = await service.jobs.submit(ask())
     rig.clock.now += 99
-    assert (await service.job(job.id)).status == "completed"
+    assert (await service.jobs.get(job.id)).status == "completed"
     rig.clock.now += 1
     for job_id in (job.id, hit.id):
-        for call in (service.job, service.content, service.delete):
+        for call in (service.jobs.get, service.jobs.content, service.jobs.delete):
             with pytest.raises(NotFound, match="There is no video"):
                 await call(job_id)
 
@@ -450,16 +453,18 @@ async def test_jobs_expire(rig: Rig) -> None:
 async def test_content_that_is_gone(shared_rig: Rig) -> None:
     """A completed job whose video no tier has is `content_gone`, for its state and its content; it can be deleted."""
     service = shared_rig.service()
-    job = await ended(service, await service.submit(ask()))
+    job = await ended(service, await service.jobs.submit(ask()))
     await service.invalidate(job.keys.video)
     for router in (service, shared_rig.service()):
-        for call in (router.job, router.content, router.events):
+        for call in (router.jobs.get, router.jobs.content, router.jobs.events):
             with pytest.raises(ContentGone, match="no longer stored"):
                 await call(job.id)
-    assert [listed.status for listed in (await service.jobs(after=None, limit=9, order="asc")).jobs] == ["completed"]
-    await service.delete(job.id)
+    assert [listed.status for listed in (await service.jobs.page(after=None, limit=9, order="asc")).jobs] == [
+        "completed"
+    ]
+    await service.jobs.delete(job.id)
     with pytest.raises(NotFound, match="deleted"):
-        await service.job(job.id)
+        await service.jobs.get(job.id)
 
 
 async def test_content_that_may_be_there(tmp_path: Path, start_valkey: Callable[..., ValkeyServer]) -> None:
@@ -468,10 +473,10 @@ async def test_content_that_may_be_there(tmp_path: Path, start_valkey: Callable[
     rig = Rig(tmp_path / "l3", server.url)
     jobs = MemoryJobs(clock=rig.clock)
     service = rig.service(jobs=jobs)
-    job = await ended(service, await service.submit(ask()))
+    job = await ended(service, await service.jobs.submit(ask()))
     await service.invalidate(job.keys.video)
     server.kill()
-    assert (await rig.service(jobs=jobs).job(job.id)).status == "completed"
+    assert (await rig.service(jobs=jobs).jobs.get(job.id)).status == "completed"
     await rig.aclose()
 
 
@@ -479,68 +484,68 @@ async def test_a_hit_is_a_receipt(rig: Rig) -> None:
     """A job for a video in memory is complete at once; another router with the secret answers without a record."""
     service = rig.service()
     await service.generate(ask())
-    job = await service.submit(ask(" A red circle moves LEFT!"))
+    job = await service.jobs.submit(ask(" A red circle moves LEFT!"))
     assert (job.status, job.outcome, job.prompt) == ("completed", Outcome.L1, " A red circle moves LEFT!")
     elsewhere = rig.service()
-    entry, same, _ = await elsewhere.content(job.id)
+    entry, same, _ = await elsewhere.jobs.content(job.id)
     assert entry.key == job.keys.video
     assert (same.id, same.status) == (job.id, "completed")
     assert same.spec == replace(job.spec, prompt="")  # what is stored beside a video tells no prompt
     assert abs(same.created_at - job.created_at) < 1e-6
     with pytest.raises(NotFound):
-        await rig.service(secret=SECRET + b"!").job(job.id)
+        await rig.service(secret=SECRET + b"!").jobs.get(job.id)
     for broken in (job.id[:-1], job.id + "A", job.id[:-1] + ("A" if job.id[-1] != "A" else "B")):
         with pytest.raises(NotFound):
-            await elsewhere.job(broken)
+            await elsewhere.jobs.get(broken)
 
 
 async def test_a_receipt_read_twice_at_once_is_one_job(rig: Rig) -> None:
     """Two readers of an unrecorded receipt make one record: listing shows it once, and deleting it once suffices."""
     first = rig.service()
     await first.generate(ask())
-    job = await first.submit(ask())
+    job = await first.jobs.submit(ask())
     service = rig.service()
-    await asyncio.gather(service.content(job.id), service.content(job.id), service.job(job.id))
-    await until(lambda: not service._desk._background)
-    assert [listed.id for listed in (await service.jobs(after=None, limit=9, order="asc")).jobs] == [job.id]
-    await service.delete(job.id)
-    assert (await service.jobs(after=None, limit=9, order="asc")).jobs == ()
+    await asyncio.gather(service.jobs.content(job.id), service.jobs.content(job.id), service.jobs.get(job.id))
+    await until(lambda: not service.jobs._tracker._background)
+    assert [listed.id for listed in (await service.jobs.page(after=None, limit=9, order="asc")).jobs] == [job.id]
+    await service.jobs.delete(job.id)
+    assert (await service.jobs.page(after=None, limit=9, order="asc")).jobs == ()
 
 
 async def test_a_deleted_receipt_stays_deleted(shared_rig: Rig) -> None:
     """A deleted hit is gone on every router, old and new, in every spelling; its video stays cached."""
     service = shared_rig.service()
     await service.generate(ask())
-    job = await service.submit(ask())
-    await service.delete(job.id)
-    await until(lambda: not service._desk._background)
+    job = await service.jobs.submit(ask())
+    await service.jobs.delete(job.id)
+    await until(lambda: not service.jobs._tracker._background)
     for router in (service, shared_rig.service()):
         for job_id in (job.id, job.id.removeprefix("video_"), job.id + "="):
             with pytest.raises(NotFound):
-                await router.content(job_id)
+                await router.jobs.content(job_id)
     assert (await service.generate(ask())).outcome is Outcome.L1
-    assert (await service.jobs(after=None, limit=9, order="asc")).jobs == ()
+    assert (await service.jobs.page(after=None, limit=9, order="asc")).jobs == ()
 
 
 async def test_a_receipt_ends_when_it_said_it_would(rig: Rig) -> None:
     """After `expires_at` a receipt is unknown, like a job whose record expired, although its video is stored."""
     service = rig.service(job_ttl_seconds=100)
     await service.generate(ask())
-    job = await service.submit(ask())
+    job = await service.jobs.submit(ask())
     assert job.expires_at == rig.clock.now + 100
     rig.clock.now += 101
     with pytest.raises(NotFound):
-        await rig.service(job_ttl_seconds=100).job(job.id)
+        await rig.service(job_ttl_seconds=100).jobs.get(job.id)
 
 
 async def test_a_receipt_whose_video_is_gone(rig: Rig) -> None:
     """When the video was invalidated, the receipt's content is NotFound and says why."""
     service = rig.service()
     await service.generate(ask())
-    job = await service.submit(ask())
+    job = await service.jobs.submit(ask())
     await service.invalidate(job.keys.video)
     for router in (service, rig.service()):
-        for call in (router.job, router.content):
+        for call in (router.jobs.get, router.jobs.content):
             with pytest.raises(ContentGone):
                 await call(job.id)
 
@@ -548,19 +553,19 @@ async def test_a_receipt_whose_video_is_gone(rig: Rig) -> None:
 async def test_restart_keeps_jobs_and_content(shared_rig: Rig) -> None:
     """A new router over the same Valkey and folder lists yesterday's jobs, has their content and ends the rest."""
     service = shared_rig.service()
-    done = await ended(service, await service.submit(ask("finished")))
-    hit = await service.submit(ask("finished"))
+    done = await ended(service, await service.jobs.submit(ask("finished")))
+    hit = await service.jobs.submit(ask("finished"))
     shared_rig.renderer.hold()
-    cut = await service.submit(ask("cut short"))
+    cut = await service.jobs.submit(ask("cut short"))
     await reached(service, cut, JobStatus.IN_PROGRESS)
     await service.aclose()
 
     shared_rig.clock.now += ORPHAN_SECONDS
     fresh = shared_rig.service()
-    page = await fresh.jobs(after=None, limit=9, order="asc")
+    page = await fresh.jobs.page(after=None, limit=9, order="asc")
     assert {job.id for job in page.jobs} == {done.id, hit.id, cut.id}
     for job in (done, hit):
-        entry, same, _ = await fresh.content(job.id)
+        entry, same, _ = await fresh.jobs.content(job.id)
         assert (entry.key, same.prompt, same.status) == (job.keys.video, "finished", "completed")
     shared_rig.renderer.allow()
     await rounds(fresh)
@@ -577,32 +582,32 @@ async def test_a_redis_outage_during_a_render(tmp_path: Path, start_valkey: Call
     rig.renderer.hold()
     jobs = rig.jobs()
     service = rig.service(jobs=jobs)
-    job = await service.submit(ask())
+    job = await service.jobs.submit(ask())
     await reached(service, job, JobStatus.IN_PROGRESS)
     server.kill()
     await rounds(service)
     rig.renderer.allow()
     job = await ended(service, job)
-    assert (job.status, service._desk.stats()["unwritten"]) == ("completed", 1)
-    assert (await service.content(job.id))[0].key == job.keys.video
+    assert (job.status, service.jobs._tracker.stats()["unwritten"]) == ("completed", 1)
+    assert (await service.jobs.content(job.id))[0].key == job.keys.video
     assert rig.renderer.cancelled == []
     with pytest.raises(Unavailable) as refused:
-        await service.submit(ask(seed=7))
+        await service.jobs.submit(ask(seed=7))
     assert refused.value.retry_after is not None
     for attempt in (FIRST, RequestAttempt("key"), RequestAttempt(retried=True)):
-        hit = await service.submit(ask(), attempt)
+        hit = await service.jobs.submit(ask(), attempt)
         assert (hit.status, hit.outcome) == ("completed", Outcome.L1)
-        assert (await rig.service().content(hit.id))[0].key == job.keys.video
+        assert (await rig.service().jobs.content(hit.id))[0].key == job.keys.video
     with pytest.raises(Unavailable):
-        await service.job(new_job_id(1.8e9))
+        await service.jobs.get(new_job_id(1.8e9))
     server.restart()
     jobs._circuit.reach._opened_at = -1e9
     await asyncio.sleep(0.05)
     await rounds(service)
     fresh = rig.service()
-    assert (await fresh.job(job.id)).status == "completed"
-    assert len((await fresh.jobs(after=None, limit=9, order="asc")).jobs) == 4
-    assert service._desk.stats()["unwritten"] == 0
+    assert (await fresh.jobs.get(job.id)).status == "completed"
+    assert len((await fresh.jobs.page(after=None, limit=9, order="asc")).jobs) == 4
+    assert service.jobs._tracker.stats()["unwritten"] == 0
     await rig.aclose()
 
 
@@ -614,9 +619,9 @@ async def test_a_refused_job_is_not_rendered(tmp_path: Path, start_valkey: Calla
     service = rig.service(linger_seconds=60)
     server.kill()
     with pytest.raises(Unavailable):
-        await service.submit(ask())
-    await until(lambda: len(service._source) == 0)
-    assert len(service._desk) == 0
+        await service.jobs.submit(ask())
+    await until(lambda: len(service._loader) == 0)
+    assert len(service.jobs._tracker) == 0
     await rig.aclose()
 
 
@@ -627,22 +632,22 @@ async def test_a_deletion_during_an_outage(tmp_path: Path, start_valkey: Callabl
     rig.renderer.hold()
     jobs = rig.jobs()
     service = rig.service(jobs=jobs)
-    job = await reached(service, await service.submit(ask()), JobStatus.IN_PROGRESS)
+    job = await reached(service, await service.jobs.submit(ask()), JobStatus.IN_PROGRESS)
     server.kill()
-    await service.delete(job.id)
+    await service.jobs.delete(job.id)
     await until(lambda: rig.renderer.cancelled == [job.keys.video])
     with pytest.raises(NotFound, match="deleted"):
-        await service.job(job.id)
+        await service.jobs.get(job.id)
     server.restart()
     jobs._circuit.reach._opened_at = -1e9
     await asyncio.sleep(0.05)
     await rounds(service)
     fresh = rig.service()
     with pytest.raises(NotFound, match="deleted"):
-        await fresh.job(job.id)
+        await fresh.jobs.get(job.id)
     rig.clock.now += ORPHAN_SECONDS
     await rounds(fresh)
-    assert len(fresh._desk) == 0
+    assert len(fresh.jobs._tracker) == 0
     await rig.aclose()
 
 
@@ -650,11 +655,11 @@ async def test_pages_show_the_newest_state(rig: Rig) -> None:
     """A list shows the progress of a followed job as the job itself does, not the record's."""
     rig.renderer.hold()
     service = rig.service()
-    job = await service.submit(ask())
+    job = await service.jobs.submit(ask())
     rig.renderer.allow(2)
     await reached(service, job, JobStatus.IN_PROGRESS, 50)
-    (listed,) = (await service.jobs(after=None, limit=9, order="desc")).jobs
-    assert listed == await service.job(job.id)
+    (listed,) = (await service.jobs.page(after=None, limit=9, order="desc")).jobs
+    assert listed == await service.jobs.get(job.id)
     rig.renderer.allow()
     await ended(service, job)
 
@@ -664,11 +669,11 @@ async def test_finished_jobs_in_memory_are_bounded(rig: Rig, monkeypatch: pytest
     monkeypatch.setattr(desk_module, "KEPT_FINISHED", 3)
     service = rig.service()
     await service.generate(ask())
-    jobs = [await service.submit(ask()) for _ in range(6)]
-    await until(lambda: not service._desk._background)
-    assert service._desk.stats()["finished_kept"] == 3
-    assert (await service.job(jobs[0].id)).id == jobs[0].id
-    assert service._desk.stats()["finished_kept"] == 3
+    jobs = [await service.jobs.submit(ask()) for _ in range(6)]
+    await until(lambda: not service.jobs._tracker._background)
+    assert service.jobs._tracker.stats()["finished_kept"] == 3
+    assert (await service.jobs.get(jobs[0].id)).id == jobs[0].id
+    assert service.jobs._tracker.stats()["finished_kept"] == 3
 
 
 async def test_a_job_that_is_asked_for_stays_in_memory(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -676,11 +681,11 @@ async def test_a_job_that_is_asked_for_stays_in_memory(rig: Rig, monkeypatch: py
     monkeypatch.setattr(desk_module, "KEPT_FINISHED", 3)
     service = rig.service()
     await service.generate(ask())
-    hot, *_ = [await service.submit(ask()) for _ in range(3)]
+    hot, *_ = [await service.jobs.submit(ask()) for _ in range(3)]
     for _ in range(4):
-        await service.job(hot.id)
-        await service.submit(ask())
-    assert hot.id in service._desk._finished
+        await service.jobs.get(hot.id)
+        await service.jobs.submit(ask())
+    assert hot.id in service.jobs._tracker._finished
     await service.aclose()
 
 
@@ -689,7 +694,7 @@ async def test_closing_leaves_jobs_to_others(rig: Rig) -> None:
     rig.renderer.hold()
     jobs = MemoryJobs()
     service: VideoService = rig.service(jobs=jobs)
-    job = await service.submit(ask())
+    job = await service.jobs.submit(ask())
     await reached(service, job, JobStatus.IN_PROGRESS)
     began = time.monotonic()
     await service.aclose()

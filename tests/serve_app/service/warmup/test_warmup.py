@@ -363,7 +363,7 @@ async def test_a_warm_up_that_joins_somebodys_render_has_it_kept_for_its_ttl(kep
     await until(lambda: len(kept.renderer.asked) == 1)
     begun = await kept.service.warming.begin(request("Anna", **TINY) | {"ttl": "30d"})
     key = kept.service.planner.plan(ask("a red heart grows for Anna", **TINY)).keys.video
-    flight = kept.service._source._flights.find(key)
+    flight = kept.service._loader._flights.find(key)
     assert flight is not None
     await until(lambda: flight.waiters == 2)
     kept.renderer.allow()
