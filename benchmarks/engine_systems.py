@@ -25,7 +25,8 @@ from serve_app.engine.denoising import Trajectory, advance
 from serve_app.engine.engine import StepEngine
 from serve_app.engine.pass_times import PassTimes, Shape
 from serve_app.engine.threads import torch_thread
-from serve_app.model.model import Decoder, Denoiser, load_family
+from serve_app.model.families import load_family
+from serve_app.model.model import Decoder, Denoiser
 from serve_app.telemetry.telemetry import Telemetry
 
 BATCH_WAIT = 0.01

@@ -41,7 +41,8 @@ from serve_app.media.media import encode_mp4
 from serve_app.schema import parse_request
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
-from serve_app.wiring.wiring import open_cache, open_planner, open_tiers
+from serve_app.wiring.model import open_planner
+from serve_app.wiring.tiers import open_cache, open_tiers
 
 FIELDS = {"prompt": "television static", "size": LARGEST, "num_frames": 24, "fps": 16}
 BARE, CONTENT, SYNC, SUBMIT = "bare route", "GET content", "POST /v1/videos/sync", "POST /v1/videos"

@@ -39,7 +39,7 @@ from outage_line import Alone, Line
 from serve_app.api.api import build_api
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
-from serve_app.wiring import wiring
+from serve_app.wiring import model, router
 
 HOLD_SECONDS, GROWTH, IMAGE_GROWTH = 0.05, 64 * MIB, 650 * MIB
 _PIECE = 65_536
@@ -182,9 +182,9 @@ async def _measure(quick: bool, folder: Path) -> Result:
     settings = Settings(l3_url=f"file://{folder}", l2_ttl_seconds=3600)
     telemetry = Telemetry(lambda event: None)
     line = Line(settings, telemetry)
-    opened = wiring.open_family
-    with patch.object(wiring, "open_family", lambda given: TakesImages(opened(given))):
-        service = wiring.open_service(settings, line, Alone(), telemetry, line.router)
+    opened = model.open_family
+    with patch.object(model, "open_family", lambda given: TakesImages(opened(given))):
+        service = router.open_service(settings, line, Alone(), telemetry, line.router)
     app = build_api(service, max_body_bytes=settings.max_body_bytes, max_image_bytes=settings.max_image_bytes)
     every = 5 if quick else 1
     kinds: dict[str, Kind] = {}

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from serve_app.core import VideoSpec
 from serve_app.engine.denoising import Trajectory, advance
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 
 PROMPTS = (
     "a small red circle moving left on a white background",

@@ -23,7 +23,8 @@ from serve_app.render.video_encoding import VideoWriter
 from serve_app.service.service import VideoService
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
-from serve_app.wiring.wiring import open_cache, open_flights, open_latents, open_service, open_tiers
+from serve_app.wiring.router import open_service
+from serve_app.wiring.tiers import open_cache, open_flights, open_latents, open_tiers
 
 WIDTH, HEIGHT = min(DEMO_SIZES)
 FIELDS = {"size": f"{WIDTH}x{HEIGHT}", "num_frames": 8, "num_inference_steps": 2}

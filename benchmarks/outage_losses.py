@@ -29,7 +29,7 @@ from serve_app.service.jobs.job import Job
 from serve_app.service.service import VideoService
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
-from serve_app.wiring.wiring import open_flights
+from serve_app.wiring.tiers import open_flights
 
 POLICIES = ("noeviction", "volatile-lru", "volatile-ttl", "volatile-random")
 MEMORY = "40mb"

@@ -33,7 +33,7 @@ from serve_app.cache.storage_name import redis_name, storage_name
 from serve_app.core import RenderEvent, RenderRequest, Urgency
 from serve_app.engine.engine import Rendering
 from serve_app.flight.redis_record import RedisFlightRecords
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.render.latents import LatentsCache
 from serve_app.render.text_encoding import PromptEmbedder
 from serve_app.render.video_encoding import VideoWriter

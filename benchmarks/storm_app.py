@@ -18,6 +18,7 @@ from ray.serve import Application
 from deployments import app, diffusion
 from serve_app.engine.engine import Rendering, StepEngine
 from serve_app.settings import Settings
+from serve_app.wiring import diffusion as wiring
 
 VARIABLE = "STORM_NOTES"
 READY, RENDER = "ready", "render"
@@ -61,7 +62,7 @@ class Diffusion(diffusion.Diffusion):
     """The product's own, over an engine that notes; Serve knows it under the same name."""
 
     async def __init__(self, *args: Any) -> None:
-        diffusion.StepEngine = NotedEngine
+        wiring.StepEngine = NotedEngine
         await super().__init__(*args)
         write(READY)
 

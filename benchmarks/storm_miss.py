@@ -31,7 +31,7 @@ from deployments.replica.freeze_gc import settle
 from serve_app.core import Outcome, RenderEvent, RenderRequest, Urgency, VideoSpec
 from serve_app.engine.engine import Rendering
 from serve_app.media.media import encode_mp4
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.render.latents import LatentsCache
 from serve_app.render.text_encoding import PromptEmbedder
 from serve_app.render.video_encoding import VideoWriter
@@ -39,7 +39,9 @@ from serve_app.render.worker import RenderWorker
 from serve_app.schema import VideoRequest, parse_request
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
-from serve_app.wiring.wiring import open_cache, open_flights, open_latents, open_planner, open_service, open_tiers
+from serve_app.wiring.model import open_planner
+from serve_app.wiring.router import open_service
+from serve_app.wiring.tiers import open_cache, open_flights, open_latents, open_tiers
 
 STEPS, STEP_SECONDS = 16, 0.005
 WARM_UP = 10

@@ -36,11 +36,11 @@ async def digests(requests: Iterable[dict[str, Any]], torch_threads: int) -> lis
     from serve_app.engine.engine import StepEngine
     from serve_app.engine.threads import torch_thread
     from serve_app.media.media import encode_mp4
-    from serve_app.model.model import load_family
+    from serve_app.model.families import load_family
     from serve_app.schema import parse_request
     from serve_app.settings import Settings
     from serve_app.telemetry import Telemetry
-    from serve_app.wiring.wiring import open_planner
+    from serve_app.wiring.model import open_planner
 
     family, planner = load_family("native/demo"), open_planner(Settings(model="native/demo"))
     text_encoder = family.load_text_encoder("cpu")

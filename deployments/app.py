@@ -18,7 +18,8 @@ from deployments.router import CacheRouter
 from deployments.text_encoder import TextEncoder
 from deployments.video_encoder import VideoEncoder
 from serve_app.settings import Settings, unknown
-from serve_app.wiring.wiring import check_settings, require_own_stores
+from serve_app.wiring.router import check_settings
+from serve_app.wiring.tiers import require_own_stores
 
 logger = logging.getLogger("ray.serve")
 

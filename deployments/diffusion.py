@@ -20,25 +20,13 @@ from deployments.replica.draining import is_draining
 from deployments.replica.expected_errors import expected_errors_in_one_line
 from deployments.replica.freeze_gc import settle
 from deployments.replica.torch_threads import torch_threads
-from serve_app.core import Finished, Frames, ModelCard, Outcome, RenderEvent, RenderRequest, Urgency
-from serve_app.engine.engine import StepEngine
+from serve_app.core import Finished, Frames, Outcome, RenderEvent, RenderRequest, Urgency
 from serve_app.errors import EncoreError, RenderCrashed, RenderFailed
 from serve_app.flight.attempts import backoff
-from serve_app.model.model import Denoiser
-from serve_app.render.latents import LatentsCache
 from serve_app.render.text_encoding import PromptEmbeds
-from serve_app.render.worker import RenderWorker
 from serve_app.settings import Settings
-from serve_app.wiring.wiring import (
-    batch_invariant,
-    compute_device,
-    default_spec,
-    open_attempts,
-    open_family,
-    open_flights,
-    open_latents,
-    open_tiers,
-)
+from serve_app.wiring.diffusion import LoadedEngine, load_engine, open_worker
+from serve_app.wiring.model import default_spec
 
 DRAIN_POLL_SECONDS = 0.5
 
@@ -49,34 +37,16 @@ class Diffusion:
     async def __init__(self, args: dict[str, Any], video_encoder: DeploymentHandle[Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         expected_errors_in_one_line()
         settings = Settings(**args)
-        family = open_family(settings)
-        device = compute_device(settings)
         telemetry = replica_telemetry()
         self._video_encoder = video_encoder
-        self._batch_invariant = batch_invariant(settings, device)
         self._drain_seconds = settings.drain_seconds
         self._max_attempts = settings.max_attempts
-        tiers = open_tiers(settings, telemetry)
-        latents = open_latents(settings, tiers, telemetry)
-        self._latents = None if latents is None else LatentsCache(latents)
-        denoiser = await asyncio.to_thread(family.load_denoiser, device)
-        self._engine = StepEngine(
-            denoiser,
-            await asyncio.to_thread(family.load_decoder, device),
-            max_batch_size=settings.max_batch_size,
-            telemetry=telemetry,
-            torch_threads=torch_threads(settings),
-        )
+        threads = torch_threads(settings)
+        loaded = await load_engine(settings, telemetry, torch_threads=threads)
+        self._engine, self._batch_invariant = loaded.engine, loaded.batch_invariant
         await self._engine.start()
-        await self._measure(settings, family.card, denoiser, device)
-        self._worker = RenderWorker(
-            self._engine,
-            self._finish,
-            family.card.model_fingerprint,
-            self._latents,
-            open_flights(settings, tiers),
-            open_attempts(settings, tiers, telemetry),
-        )
+        await self._measure(settings, loaded)
+        self._worker, self._latents = open_worker(settings, telemetry, loaded, self._finish)
         self._drain = asyncio.create_task(self._drain_in_time())
         settle()
 
@@ -111,16 +81,16 @@ class Diffusion:
         if self._latents is not None:
             await self._latents.settled()
 
-    async def _measure(self, settings: Settings, card: ModelCard, denoiser: Denoiser, device: str) -> None:
+    async def _measure(self, settings: Settings, loaded: LoadedEngine) -> None:
         """Find how many jobs of the model's own size share a pass with profit, unless that is known of this device."""
         kept = Measurements(
             settings.measurements_file,
-            model_fingerprint=card.model_fingerprint,
-            device=device,
+            model_fingerprint=loaded.card.model_fingerprint,
+            device=loaded.device,
             torch_threads=torch_threads(settings),
         )
         kept.load(self._engine.pace)
-        if await self._engine.measure([denoiser.latent_shape(default_spec(card))]):
+        if await self._engine.measure([loaded.denoiser.latent_shape(default_spec(loaded.card))]):
             kept.save(self._engine.pace)
 
     async def _drain_in_time(self) -> None:

@@ -31,7 +31,7 @@ from serve_app.service.service import Answer
 from serve_app.setting_names import names
 from serve_app.settings import Settings
 from serve_app.tasks import detached
-from serve_app.wiring.wiring import open_service
+from serve_app.wiring.router import open_service
 
 logger = logging.getLogger("ray.serve")
 

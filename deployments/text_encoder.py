@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +10,9 @@ from deployments.replica.expected_errors import expected_errors_in_one_line
 from deployments.replica.freeze_gc import settle
 from deployments.replica.torch_threads import torch_threads
 from serve_app.core import Origin
-from serve_app.render.text_encoding import PromptEmbedder, PromptEmbeds
+from serve_app.render.text_encoding import PromptEmbeds
 from serve_app.settings import Settings
-from serve_app.wiring.wiring import open_cache, open_family, open_tiers, text_device
+from serve_app.wiring.text_encoder import open_embedder
 
 
 class TextEncoder:
@@ -23,10 +22,7 @@ class TextEncoder:
         expected_errors_in_one_line()
         settings = Settings(**args)
         telemetry = replica_telemetry()
-        encoder = await asyncio.to_thread(open_family(settings).load_text_encoder, text_device(settings))
-        tiers = open_tiers(settings, telemetry)
-        self._cache = open_cache("embedding", settings, tiers, telemetry, l1_bytes=settings.embedding_l1_bytes)
-        self._embedder = PromptEmbedder(encoder, self._cache, telemetry, torch_threads=torch_threads(settings))
+        self._embedder, self._cache = await open_embedder(settings, telemetry, torch_threads=torch_threads(settings))
         settle()
 
     async def embed(self, keys: Sequence[str], prompts: Sequence[str], origin: Origin | None = None) -> PromptEmbeds:

@@ -8,9 +8,8 @@ from deployments.metrics import replica_telemetry
 from deployments.replica.expected_errors import expected_errors_in_one_line
 from deployments.replica.freeze_gc import settle
 from serve_app.core import Finished, Frames, Outcome, RenderRequest
-from serve_app.render.video_encoding import VideoWriter
 from serve_app.settings import Settings
-from serve_app.wiring.wiring import open_cache, open_flights, open_tiers
+from serve_app.wiring.video_encoder import open_video_writer
 
 
 class VideoEncoder:
@@ -20,14 +19,12 @@ class VideoEncoder:
         expected_errors_in_one_line()
         settings = Settings(**args)
         telemetry = replica_telemetry()
-        tiers = open_tiers(settings, telemetry)
-        self._cache = open_cache("video", settings, tiers, telemetry)
-        self._finisher = VideoWriter(self._cache, telemetry, open_flights(settings, tiers))
+        self._writer, self._cache = open_video_writer(settings, telemetry)
         settle()
 
     async def finish(self, request: RenderRequest, frames: Frames, render_seconds: float, outcome: Outcome) -> Finished:
         """Encode `frames`, store the file, end its flight; return it with its tiers. Raises RenderFailed."""
-        return await self._finisher.finish(request, frames, render_seconds, outcome)
+        return await self._writer.finish(request, frames, render_seconds, outcome)
 
     def stats(self) -> dict[str, Any]:
         """Return the counts of this replica's writes."""

@@ -15,7 +15,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from serve_app.core import Frames
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.model.training.judge.questions import Question
 from serve_app.model.training.world.world import Scene
 from serve_app.render.evaluation import Evaluation

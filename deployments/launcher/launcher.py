@@ -47,7 +47,7 @@ from serve_app.service.jobs.records_server import RecordsServer
 from serve_app.setting_sources import of_environment
 from serve_app.settings import UNSET_SECRET, Settings
 from serve_app.urls import quoted_path
-from serve_app.wiring.wiring import require_own_stores
+from serve_app.wiring.tiers import require_own_stores
 
 LOCAL_CONFIG = Path(__file__).parents[1] / "config" / "local.yaml"
 SERVER_COMMAND = [sys.executable, "-P", "-m", "deployments.launcher.ray_driver"]

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from serve_app.errors import InvalidRequest
 from serve_app.settings import Settings, first_fault, unknown
 from serve_app.urls import path_of
-from serve_app.wiring.wiring import check_settings
+from serve_app.wiring.router import check_settings
 
 Say = Callable[[str], None]
 

@@ -18,7 +18,7 @@ from serve_app.errors import EncoreError, InvalidRequest
 from serve_app.schema import parse_request
 from serve_app.service.plan import Planner
 from serve_app.settings import Settings
-from serve_app.wiring.wiring import batch_invariant, open_planner
+from serve_app.wiring.model import batch_invariant, open_planner
 
 
 def explain_one(prompt: str, fields: Fields, *, url: str | None, as_json: bool) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from serve_app.cli.output.model_tables import print_model
 from serve_app.errors import NotFound
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.model.native.config import DEMO, FIVE_B
 from serve_app.model.roofline import PRECISIONS, STEPS, Claim, Roofline, Sizing, Work, rooflines
 from serve_app.model.wan.checkpoint.published import ARCHITECTURES

@@ -19,7 +19,7 @@ import yaml
 from pydantic import ValidationError
 
 from serve_app.errors import InvalidRequest
-from serve_app.model.model import checkpoint_path
+from serve_app.model.families import checkpoint_path
 from serve_app.model.wan.speed import PLAIN
 from serve_app.setting_sources import meant, variable
 from serve_app.settings import SECRETS, Settings, first_fault, refuse_secret
@@ -83,11 +83,11 @@ def overrides(model: str | None, assignments: Sequence[str]) -> dict[str, Any]:
     settings = read_settings(given)
     checked = settings.model_dump(mode="json", include=set(given))
     if checked.get("negative_prompt") is not None:
-        from serve_app.wiring.wiring import open_planner
+        from serve_app.wiring.model import open_planner
 
         open_planner(settings)
     elif not MODEL_SETTINGS.isdisjoint(checked):
-        from serve_app.wiring.wiring import open_family
+        from serve_app.wiring.model import open_family
 
         open_family(settings)
     for name in ("model", "checkpoint"):

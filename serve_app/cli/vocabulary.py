@@ -11,7 +11,7 @@ import typer
 
 from serve_app.prompt.vocabulary import vocabulary_of
 from serve_app.settings import Settings
-from serve_app.wiring.wiring import open_family, open_normaliser
+from serve_app.wiring.model import open_family, open_normaliser
 
 
 def print_vocabulary(prompts: Iterable[str], min_prompts: int) -> None:

@@ -18,7 +18,8 @@ from serve_app.media import probe
 from serve_app.model.native.config import DEMO_SIZES
 from serve_app.schema import parse_request
 from serve_app.telemetry import Telemetry
-from serve_app.wiring.wiring import open_cache, open_planner, open_tiers
+from serve_app.wiring.model import open_planner
+from serve_app.wiring.tiers import open_cache, open_tiers
 from tests.end_to_end.conftest import Cluster
 
 pytestmark = pytest.mark.cluster

@@ -14,7 +14,7 @@ from typer.testing import Result
 from serve_app.errors import Unavailable, Unprocessable
 from serve_app.schema import VideoRequest
 from serve_app.settings import Settings
-from serve_app.wiring.wiring import open_planner
+from serve_app.wiring.model import open_planner
 from tests.serve_app.client.wire_server import KEY, World
 
 Encore = Callable[..., Result]

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 from typer.testing import Result
 
 from serve_app.api.wire_objects import model_object
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from tests.serve_app.client.wire_server import World
 
 Encore = Callable[..., Result]

@@ -11,7 +11,7 @@ import torch
 from serve_app.engine import profiling
 from serve_app.engine.pass_times import best_rows
 from serve_app.engine.profiling import measure
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 
 SHAPE = (8, 4, 4, 4)
 

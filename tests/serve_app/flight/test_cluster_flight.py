@@ -28,7 +28,7 @@ from serve_app.flight.heartbeat import Heartbeat
 from serve_app.flight.record import FlightState
 from serve_app.flight.redis_record import RedisFlightRecords
 from serve_app.flight.result import FlightResult
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.render.text_encoding import PromptEmbeds
 from serve_app.render.video_encoding import VideoWriter
 from serve_app.render.worker import RenderWorker

@@ -4,7 +4,7 @@ import pytest
 
 from serve_app.model.batch_invariant import is_on
 from serve_app.settings import Settings
-from serve_app.wiring.wiring import batch_invariant
+from serve_app.wiring.model import batch_invariant
 
 
 @pytest.mark.parametrize(

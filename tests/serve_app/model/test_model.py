@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.errors import NotFound
-from serve_app.model.model import checkpoint_path, load_family
+from serve_app.model.families import checkpoint_path, load_family
 from tests.serve_app.model.training.short_run import ShortRun
 
 
@@ -29,7 +29,7 @@ def test_cards_and_token_counts_need_no_torch() -> None:
     """A router reads the card and counts tokens in a process that never imports torch or transformers."""
     program = (
         "import sys\n"
-        "from serve_app.model.model import load_family\n"
+        "from serve_app.model.families import load_family\n"
         "family = load_family('encore-demo')\n"
         "assert family.card.model_fingerprint and family.count_tokens('') == 2\n"
         "heavy = {'torch', 'transformers', 'einops', 'ray'} & set(sys.modules)\n"

@@ -11,7 +11,7 @@ from serve_app.errors import InvalidRequest, NotFound, Unprocessable
 from serve_app.media.probe import probe
 from serve_app.model.model import Family
 from serve_app.settings import Settings
-from serve_app.wiring.wiring import default_spec, open_planner
+from serve_app.wiring.model import default_spec, open_planner
 from tests.serve_app.service.image_world import SMALL, family, local, settings
 from tests.serve_app.service.local_renderer import LocalRenderer
 from tests.serve_app.service.rig import Rig, ask

@@ -24,7 +24,7 @@ from serve_app.core import (
 )
 from serve_app.errors import FingerprintMismatch, RenderCancelled
 from serve_app.media.probe import probe
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.service.plan import Planner
 from tests.serve_app.service.local_renderer import LocalRenderer
 from tests.serve_app.service.rig import SMALLEST, TINY, Rig, ask, ended, reached, until

@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.core import ModelCard
 from serve_app.errors import ImageNotSupported, Unprocessable
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.schema import VideoRequest, parse_request, resolve
 
 DATA = bytes(range(256))

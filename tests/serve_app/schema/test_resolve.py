@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from serve_app.cache.key import keys_for
 from serve_app.core import FloatRange, IntRange, ModelCard, VideoSpec
 from serve_app.errors import Contradiction, NotFound, Unprocessable
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.schema import parse_request, resolve
 from serve_app.schema.request import QUALITY
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from serve_app.model.model import Family
 from serve_app.settings import Settings
-from serve_app.wiring.wiring import open_family
+from serve_app.wiring.model import open_family
 from tests.serve_app.service.local_renderer import LocalRenderer
 from tests.serve_app.service.rig import Rig
 

@@ -38,7 +38,8 @@ from serve_app.core import (
 )
 from serve_app.errors import RenderCancelled
 from serve_app.flight.record import FlightRecords
-from serve_app.model.model import Family, load_family
+from serve_app.model.families import load_family
+from serve_app.model.model import Family
 from serve_app.model.native.config import DEMO_SIZES
 from serve_app.schema import VideoRequest, parse_request, resolve
 from serve_app.service.assembly import assemble

@@ -21,7 +21,7 @@ from serve_app.service.jobs.input_images import InputImageStore, MemoryInputImag
 from serve_app.service.jobs.store import ORPHAN_SECONDS
 from serve_app.service.service import VideoService
 from serve_app.settings import Settings
-from serve_app.wiring.wiring import open_planner
+from serve_app.wiring.model import open_planner
 from tests.conftest import ValkeyServer
 from tests.serve_app.service.image_world import SMALL, family, local, picture, settings
 from tests.serve_app.service.local_renderer import LocalRenderer

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serve_app.core import Judged
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.service.notice import MAX_CHARS, NAMES, notice_of
 from serve_app.service.plan import Planner
 from tests.serve_app.service.rig import SPEC, ask

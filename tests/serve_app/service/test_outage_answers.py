@@ -84,7 +84,7 @@ class Front:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The time of every breaker that the wiring makes."""
     made = Clock()
-    monkeypatch.setattr("serve_app.wiring.wiring.Circuit", partial(Circuit, clock=made))
+    monkeypatch.setattr("serve_app.wiring.tiers.Circuit", partial(Circuit, clock=made))
     return made
 
 

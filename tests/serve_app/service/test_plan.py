@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from serve_app.core import Priority, Urgency
 from serve_app.errors import Unprocessable
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.service.plan import Planner
 from tests.serve_app.service.rig import ask
 

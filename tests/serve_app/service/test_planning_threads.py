@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serve_app.errors import Busy, ImageNotSupported, Unprocessable
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.service.plan import Plan, Planner
 from serve_app.service.planning_threads import MAX_PENDING, Planning
 from tests.serve_app.service.rig import TINY, a_plan, ask

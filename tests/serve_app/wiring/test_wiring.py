@@ -13,15 +13,9 @@ from serve_app.cache.store_secret import MARKER, marker_of, require_own
 from serve_app.errors import ForeignStore, InvalidRequest
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
-from serve_app.wiring.wiring import (
-    compute_device,
-    open_builder,
-    open_family,
-    open_planner,
-    open_tiers,
-    require_own_stores,
-    text_device,
-)
+from serve_app.wiring.model import compute_device, open_family, open_planner, text_device
+from serve_app.wiring.router import open_builder
+from serve_app.wiring.tiers import open_tiers, require_own_stores
 from tests.serve_app.service.rig import ask
 
 

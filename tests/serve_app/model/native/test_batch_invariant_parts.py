@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from serve_app.errors import InvalidRequest
 from serve_app.model import pieces, rows
-from serve_app.model.model import TextEncoder, load_family
+from serve_app.model.families import load_family
+from serve_app.model.model import TextEncoder
 from serve_app.model.native.native import demo
 from serve_app.model.wan.speed import Speed
 

@@ -122,7 +122,7 @@ def test_many_words_are_counted() -> None:
 def test_a_router_imports_no_torch_for_it() -> None:
     """The card with its notices comes without torch, because every router has it."""
     program = (
-        "import sys; from serve_app.model.model import load_family; "
+        "import sys; from serve_app.model.families import load_family; "
         "told = load_family('native/demo').card.prompt_notice('a cat'); assert told, told; "
         "sys.exit('torch' in sys.modules)"
     )

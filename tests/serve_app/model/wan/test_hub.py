@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 from safetensors.torch import load_file, save_file
 
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.model.wan.checkpoint.published import PUBLISHED
 
 NAME = "wan2.2-t2v-5b"
@@ -105,7 +105,7 @@ def hub(wan_folder: Callable[..., Path]) -> Iterator[Hub]:
 def start(url: str, home: Path, options: str = "") -> subprocess.CompletedProcess[str]:
     """Open the published model in a process that knows the Hub under `url`; it prints two fingerprints."""
     program = (
-        "from serve_app.model.model import load_family\n"
+        "from serve_app.model.families import load_family\n"
         f"card = load_family({NAME!r}{options}).card\n"
         "print(card.model_fingerprint, card.text_encoder_fingerprint)\n"
     )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from serve_app.core import ModelCard
 from serve_app.errors import InvalidRequest, NotFound
-from serve_app.model.model import load_family
+from serve_app.model.families import load_family
 from serve_app.model.wan.checkpoint.published import PUBLISHED
 from serve_app.model.wan.speed import Speed
 from serve_app.model.wan.wan import WanFamily, from_folder
@@ -68,7 +68,7 @@ def test_cards_and_token_counts_need_no_torch(wan_folder: Folders) -> None:
     """A router reads the card and counts tokens in a process that never imports torch, transformers or diffusers."""
     program = (
         "import sys\n"
-        "from serve_app.model.model import load_family\n"
+        "from serve_app.model.families import load_family\n"
         f"family = load_family('wan2.2-t2v-5b', checkpoint={str(wan_folder())!r})\n"
         "assert family.card.model_fingerprint and family.count_tokens('a cat') > 1\n"
         "heavy = {'torch', 'transformers', 'diffusers', 'accelerate', 'huggingface_hub', 'ray'} & set(sys.modules)\n"

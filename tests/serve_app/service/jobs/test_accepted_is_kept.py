@@ -21,7 +21,8 @@ from serve_app.service.jobs.redis_store import RedisJobs
 from serve_app.service.jobs.signed_id import issue
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
-from serve_app.wiring.wiring import open_records, open_tiers
+from serve_app.wiring.router import open_records
+from serve_app.wiring.tiers import open_tiers
 from tests.conftest import ValkeyServer
 from tests.serve_app.service.rig import NOW, SECRET, a_job
 from tests.valkey_cluster import ValkeyCluster

@@ -15,7 +15,7 @@ from serve_app.core import Outcome
 from serve_app.service.service import VideoService
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
-from serve_app.wiring.wiring import open_cache, open_tiers
+from serve_app.wiring.tiers import open_cache, open_tiers
 from tests.conftest import ValkeyServer
 from tests.serve_app.service.rig import SECRET, Rig, ask, ended
 
