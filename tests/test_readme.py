@@ -1,4 +1,4 @@
-"""The README is true: its commands run, its tables list what the code has."""
+"""The README and docs/ are true: commands run, tables list what the code has, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -21,24 +21,77 @@ from tests.conftest import free_ports
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
 
 
-def blocks(language: str) -> list[str]:
-    """Return the README's code blocks of one language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    """Return the code blocks of one language in a page, by default the README."""
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def doc(name: str) -> str:
+    """Return a page of docs/."""
+    return (ROOT / "docs" / name).read_text()
 
 
 def test_every_setting_is_listed() -> None:
-    """The settings table has a row for each setting, with its default and its description."""
+    """The settings page has a row for each setting, with its default and its description, and is the written one."""
     for name, field in Settings.model_fields.items():
         default = "environment only" if name in SECRETS else f"`{field.default}`"
-        assert f"| `{name}` | {default} | {field.description} |" in README
+        assert f"| `{name}` | {default} | {field.description} |" in doc("settings.md")
+    program = "import runpy; print(runpy.run_path('docs/settings.py')['page'](), end='')"
+    written = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": "."},
+    )
+    assert written.stdout == doc("settings.md"), "run: python docs/settings.py"
 
 
 def test_every_field_is_listed() -> None:
     """Each field of a request is named in the table of fields."""
     for name in VideoRequest.model_fields:
-        assert f"`{name}`" in README
+        assert f"`{name}`" in doc("api.md")
+
+
+def test_the_readme_is_one_sitting() -> None:
+    """The README has at most 200 lines, the map of the code at most 80."""
+    assert len(README.splitlines()) <= 200
+    assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= 80
+
+
+def anchors(page: str) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    titles = re.findall(r"^#+ +(.+)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    """Every relative link of a page names a file of this repository, and its anchor a heading there."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name) if name else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+@pytest.mark.parametrize("path", [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
+def test_the_map_names_what_is_there(path: Path) -> None:
+    """Every file and folder that the map names exists."""
+    for name in re.findall(r"`([\w./]+(?:/|\.py|\.lua))`", path.read_text()):
+        assert (
+            (ROOT / name).exists()
+            or (ROOT / "serve_app" / name).exists()
+            or (ROOT / "deployments/launcher" / name).exists()
+            or (ROOT / "deployments" / name).exists()
+            or any((ROOT / "serve_app").glob(f"*/{name}"))
+        ), name
 
 
 def test_make_test_is_the_test_command() -> None:
@@ -89,7 +142,7 @@ def run(script: str, served: dict[str, str], *command: str) -> subprocess.Comple
 
 @pytest.mark.cluster
 def test_the_curl_command(served: dict[str, str]) -> None:
-    """The first command of "Use it" leaves a playable MP4."""
+    """The README's first request leaves a playable MP4."""
     assert shutil.which("curl")
     done = run(blocks("sh")[1], served, "sh", "-c")
     assert done.returncode == 0, done.stderr
@@ -120,7 +173,9 @@ def test_ray_s_tools(served: dict[str, str]) -> None:
 def test_the_encore_commands(served: dict[str, str]) -> None:
     """Every `encore` line runs; the key that `invalidate` wants is the one that `explain` told."""
     (Path(served["folder"]) / "prompts.txt").write_text("a cat\na dog\n")
-    (Path(served["folder"]) / "templates.yaml").write_text("\n".join(blocks("yaml")[0].splitlines()) + "\n")
+    (Path(served["folder"]) / "templates.yaml").write_text(
+        "\n".join(blocks("yaml", doc("cache.md"))[0].splitlines()) + "\n"
+    )
     explained = run("encore explain --json 'a red circle moves left'", served, "sh", "-c")
     key = re.search(r'"video": *"([0-9a-f]{64})"', explained.stdout)
     assert key, explained.stderr
