@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from serve_app.errors import InvalidRequest
+from serve_app.running_mean import RunningMean
 
 Shape = tuple[int, ...]
 
 GAIN = 0.05
 """Twice the rows must raise throughput by at least this share."""
-_KEEP = 0.9  # of an estimate, when another pass of that size was seen
+_NEWEST = 0.1
+"""The share of the latest pass in the mean of its size."""
 
 
 class PassTimes:
@@ -38,7 +40,9 @@ class PassTimes:
     def saw(self, shape: Shape, rows: int, seconds: float) -> None:
         """Learn from a pass that ran; numbers of rows that were not measured are learnt too."""
         known = self._seconds.setdefault(shape, {})
-        known[rows] = _KEEP * known[rows] + (1 - _KEEP) * seconds if rows in known else seconds
+        mean = RunningMean(_NEWEST, known.get(rows))
+        mean.add(seconds)
+        known[rows] = mean.value or seconds
 
     def did_not_fit(self, shape: Shape, rows: int) -> None:
         """Learn that a pass of so many rows ran out of memory: from now on half as many at most."""

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from serve_app.cache.circuit import Circuit
 from serve_app.cache.redis.bloom import BloomFilter
 from serve_app.cache.redis.heartbeat_age import Elapsed, Silence
 from serve_app.cache.redis.pubsub import Subscriptions
@@ -52,8 +51,7 @@ class RedisFlightRecords:
 
     linger_seconds: how long a flight goes on after its last waiter left. bloom: the filter that tells a leader whether
     L3 may have the video. clock: for tests, Unix seconds instead of the server's own time, which only new tokens are
-    made of. monotonic: this process' own, which leases are measured by. circuit: that of the server, shared with
-    whatever else asks it.
+    made of. monotonic: this process' own, which leases are measured by.
     """
 
     def __init__(
@@ -67,7 +65,6 @@ class RedisFlightRecords:
         waiter_seconds: float = WAITER_SECONDS,
         clock: Callable[[], float] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
-        circuit: Circuit | None = None,
     ) -> None:
         self._redis = redis
         self._secret = secret
@@ -80,8 +77,8 @@ class RedisFlightRecords:
         self._clock = clock
         self._silence = Silence(monotonic)
         self._elapsed = Elapsed(lease_seconds, monotonic)
-        self._circuit = circuit or Circuit("l2")
-        self._newswire = Subscriptions(redis.new_client, lambda: self._circuit.answers)
+        self._circuit = redis.circuit
+        self._subscriptions = Subscriptions(redis.new_client, lambda: self._circuit.answers)
 
     @property
     def max_value_bytes(self) -> int:
@@ -154,13 +151,13 @@ class RedisFlightRecords:
     def watch(self, key: str, hear: Hear) -> Callable[[], None]:
         """Hear what holders tell of `key` until the returned function is called."""
         *_, channel = self._names(key)
-        return self._newswire.subscribe(
+        return self._subscriptions.subscribe(
             channel, lambda data: hear(_status([part.encode() for part in json.loads(data)]))
         )
 
     async def aclose(self) -> None:
         """Stop hearing."""
-        await self._newswire.aclose()
+        await self._subscriptions.aclose()
 
     async def _end(
         self, key: str, token: int, state: FlightState, detail: str, frame: bytes, ttl: float | None = None

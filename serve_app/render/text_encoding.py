@@ -30,7 +30,7 @@ from serve_app.engine.threads import torch_thread
 from serve_app.errors import EncoreError, RenderFailed
 from serve_app.flight.single_flight import Flight, SingleFlight
 from serve_app.model.model import TextEncoder
-from serve_app.tasks import detached
+from serve_app.tasks import TaskSet, detached
 from serve_app.telemetry import EmbeddingServed, Telemetry, span
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class PromptEmbedder:
         self._thread = torch_thread("text-encoder", torch_threads)
         self._missing: dict[str, tuple[str, asyncio.Future[Embeds], Origin, Context]] = {}
         self._runner: asyncio.Task[None] | None = None
-        self._writes: set[asyncio.Task[None]] = set()
+        self._writes = TaskSet()
 
     async def embed(self, keys: Sequence[str], prompts: Sequence[str], origin: Origin | None = None) -> PromptEmbeds:
         """Return the embeddings of [prompt, negative prompt], given with their keys; raises RenderFailed.
@@ -91,7 +91,7 @@ class PromptEmbedder:
         """Wait until every embedding that was computed is in the shared tiers."""
         if self._runner is not None:
             await asyncio.wait({self._runner})
-        await asyncio.gather(*self._writes, return_exceptions=True)
+        await self._writes.settled()
 
     async def _find(self, key: str, origin: Origin) -> Embeds | None:
         found = await self._cache.get(key, stale=lambda entry: begun_at(entry) < origin.not_before)
@@ -169,9 +169,7 @@ class PromptEmbedder:
             entry = Entry.of(key, _dump(tensor), meta)
             self._cache.remember(entry)
             with _in(trace):  # of the request that it is for, not of the batch's first
-                write = detached(self._write(entry, origin), traced=True)
-            self._writes.add(write)
-            write.add_done_callback(self._writes.discard)
+                self._writes.spawn(self._write(entry, origin), traced=True)
         return {key: tensor.float().numpy() for key, tensor in zip(prompts, tensors, strict=True)}
 
     async def _write(self, entry: Entry, origin: Origin) -> None:

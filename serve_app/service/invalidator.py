@@ -53,7 +53,7 @@ class Invalidator:
 
     def __init__(
         self,
-        keeper: RuleSync,
+        sync: RuleSync,
         planner: Planner,
         cache: TieredCache,
         renderer: Renderer,
@@ -62,8 +62,8 @@ class Invalidator:
         latents: TieredCache | None = None,
         sweeper: RuleSweeper | None = None,
     ) -> None:
-        self._keeper = keeper
-        self._labels = keeper.book.labels
+        self._sync = sync
+        self._labels = sync.book.labels
         self._planner = planner
         self._cache = cache
         self._renderer = renderer
@@ -73,7 +73,7 @@ class Invalidator:
 
     def start(self) -> None:
         """Begin to hear of others' invalidations, and to sweep, on the running event loop."""
-        self._keeper.start()
+        self._sync.start()
         if self._sweeper is not None:
             self._sweeper.start()
 
@@ -91,7 +91,7 @@ class Invalidator:
             return
         known = () if entry is None else entry.meta.get("labels", ())
         tags = [tag for tag in (self._labels.of("tag", each) for each in plan.tags) if tag not in known]
-        self._keeper.note(self._labels.of("key", plan.keys.video), tags)
+        self._sync.note(self._labels.of("key", plan.keys.video), tags)
 
     async def invalidate(self, request: InvalidationRequest) -> Invalidation:
         """Do what `request` says; raises Unprocessable for its prompt, NotFound for its model, Unavailable."""
@@ -99,7 +99,7 @@ class Invalidator:
             return await self.key(request.key)
         selector, labels, age = await self._chosen(request)
         before = self._cache.invalidated
-        rules = await self._keeper.add(selector, labels, older_than=age)
+        rules = await self._sync.add(selector, labels, older_than=age)
         await self._peers.learn(rules)
         known = None if request.fingerprint is None else request.fingerprint in self._planner.fingerprints
         return self._told(selector, rules, {"l1": self._cache.invalidated - before}, known)
@@ -110,7 +110,7 @@ class Invalidator:
         latents = await self._latents_of(key)
         labels = [self._labels.of("key", key)]
         labels += [self._labels.of_value("latents", each) for each in latents]
-        rules = await self._keeper.add("key", labels)
+        rules = await self._sync.add("key", labels)
         await self._drop_latents(latents)
         deleted = dict.fromkeys(await self._cache.delete(key), 1)
         await self._peers.learn(rules)
@@ -119,13 +119,13 @@ class Invalidator:
 
     def stats(self) -> dict[str, Any]:
         """Return what rules there are and how far the sweep is."""
-        return {"rules": len(self._keeper.book)} if self._sweeper is None else self._sweeper.stats()
+        return {"rules": len(self._sync.book)} if self._sweeper is None else self._sweeper.stats()
 
     async def aclose(self) -> None:
         """End hearing and sweeping."""
         if self._sweeper is not None:
             await self._sweeper.aclose()
-        await self._keeper.aclose()
+        await self._sync.aclose()
 
     async def _chosen(self, request: InvalidationRequest) -> tuple[Selector, list[str], float]:
         of = self._labels.of
@@ -158,7 +158,7 @@ class Invalidator:
         self, selector: Selector, rules: Iterable[Rule], deleted: dict[str, int], known: bool | None
     ) -> Invalidation:
         before = max(rule.before for rule in rules)
-        return Invalidation(selector, before / MICROSECONDS, self._keeper.epoch, deleted, known)
+        return Invalidation(selector, before / MICROSECONDS, self._sync.epoch, deleted, known)
 
     async def _latents_of(self, key: str) -> tuple[str, ...]:
         """Return the key of what the video was decoded from; without the video it is not known."""

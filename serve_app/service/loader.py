@@ -25,6 +25,7 @@ from serve_app.flight.record import FlightRecords
 from serve_app.flight.renderer import Renderer
 from serve_app.flight.result import FlightResult
 from serve_app.flight.single_flight import FlightMap
+from serve_app.running_mean import RunningMean
 from serve_app.service.render_cost import Cost
 from serve_app.telemetry import span
 
@@ -65,7 +66,7 @@ class VideoLoader:
         self._linger_seconds = linger_seconds
         self._clock = clock
         self._flights: FlightMap[ClusterFlight] = FlightMap()
-        self._render_seconds = 1.0
+        self._render_seconds = RunningMean(0.2, 1.0)
         cache.rules.listen(self._invalidated)
 
     def __len__(self) -> int:
@@ -136,7 +137,7 @@ class VideoLoader:
 
     def busy(self, what: str) -> Busy:
         """Return the refusal that says `what` there are too many of, and when to come back."""
-        wait = min(600, max(1, round(self._render_seconds * len(self._flights))))
+        wait = min(600, max(1, round((self._render_seconds.value or 0.0) * len(self._flights))))
         return Busy(f"Too many {what}; try again in {wait} s.", retry_after=wait)
 
     def _invalidated(self, rules: tuple[Rule, ...]) -> None:
@@ -165,7 +166,7 @@ class VideoLoader:
 
     def _take_in(self, result: FlightResult, seconds: float, *, asked: bool) -> None:
         if result.outcome is Outcome.RENDERED:
-            self._render_seconds += 0.2 * (seconds - self._render_seconds)
+            self._render_seconds.add(seconds)
             self.cost.learn(result.entry)
         self._cache.hear(stored=result.stored)
         if not result.stored:

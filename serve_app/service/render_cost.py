@@ -7,15 +7,17 @@ a render's first step and its finished file, so jobs that share passes count in 
 from __future__ import annotations
 
 from serve_app.core import Entry, VideoSpec, described_spec
+from serve_app.running_mean import RunningMean
 
-_REMEMBERED = 0.8
+_NEWEST = 0.2
+"""The share of the latest render in the mean."""
 
 
 class Cost:
     """Seconds per unit of work, the mean over the latest renders; None until there was one."""
 
     def __init__(self) -> None:
-        self._seconds_per_work: float | None = None
+        self._seconds_per_work = RunningMean(_NEWEST)
 
     def learn(self, entry: Entry) -> None:
         """Take what a video took; metadata of another release that does not say it is passed over."""
@@ -23,18 +25,17 @@ class Cost:
         seconds = entry.meta.get("render_seconds")
         if spec is None or not isinstance(seconds, int | float):
             return
-        measured = (seconds + float(entry.meta.get("encode_seconds", 0.0))) / work_of(spec)
-        known = self._seconds_per_work
-        self._seconds_per_work = measured if known is None else _REMEMBERED * known + (1 - _REMEMBERED) * measured
+        self._seconds_per_work.add((seconds + float(entry.meta.get("encode_seconds", 0.0))) / work_of(spec))
 
     @property
     def is_known(self) -> bool:
         """Whether there was a render to learn from."""
-        return self._seconds_per_work is not None
+        return self._seconds_per_work.value is not None
 
     def seconds(self, spec: VideoSpec) -> float | None:
         """Return what a render of `spec` takes; None while nothing was measured."""
-        return None if self._seconds_per_work is None else self._seconds_per_work * work_of(spec)
+        known = self._seconds_per_work.value
+        return None if known is None else known * work_of(spec)
 
 
 def work_of(spec: VideoSpec) -> float:

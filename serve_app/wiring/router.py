@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serve_app.cache.circuit import Circuit
 from serve_app.cache.invalidation.object_rules import ObjectRules
 from serve_app.cache.invalidation.redis_rules import RedisRules
 from serve_app.cache.invalidation.rules import Labels, RuleBook
@@ -51,7 +50,7 @@ def open_records(settings: Settings, tiers: SharedTiers, telemetry: Telemetry) -
         return Records(jobs, MemoryInputImages(settings.jobs_max_bytes), MemoryWarmUps())
     server = RecordsServer(url, setting, settings.redis_timeout_seconds)
     server.check_at_start()
-    return _redis_records(settings, tiers, telemetry, redis, tiers.circuits["jobs"], server)
+    return _redis_records(settings, tiers, telemetry, redis, server)
 
 
 def _redis_records(
@@ -59,7 +58,6 @@ def _redis_records(
     tiers: SharedTiers,
     telemetry: Telemetry,
     redis: RedisTier,
-    circuit: Circuit,
     server: RecordsServer,
 ) -> Records:
     secret, own = settings.secret_bytes, redis is not tiers.l2
@@ -70,19 +68,15 @@ def _redis_records(
         tombstone_seconds=settings.job_ttl_seconds,
         max_count=settings.jobs_max_count,
         max_bytes=settings.jobs_max_bytes,
-        circuit=circuit,
         server=server,
     )
-    images = RedisInputImages(
-        redis, secret=secret, telemetry=telemetry, max_bytes=settings.jobs_max_bytes, circuit=circuit
-    )
-    warm_ups = RedisWarmUps(redis, secret=secret, telemetry=telemetry, circuit=circuit)
+    images = RedisInputImages(redis, secret=secret, telemetry=telemetry, max_bytes=settings.jobs_max_bytes)
+    warm_ups = RedisWarmUps(redis, secret=secret, telemetry=telemetry)
     moves: tuple[Chore, ...] = ()
     if tiers.l2 is not None:
         jobs.old = OldRecords(
             tiers.l2,
             secret=secret,
-            circuit=tiers.circuits["l2"],
             jobs=jobs,
             images=images,
             warm_ups=warm_ups if own else None,
@@ -97,15 +91,16 @@ def open_rules(settings: Settings, tiers: SharedTiers) -> RuleSync:
     secret = settings.secret_bytes
     return RuleSync(
         RuleBook(Labels(secret)),
-        None if tiers.l2 is None else RedisRules(tiers.l2, secret=secret, circuit=tiers.circuits["l2"]),
+        None if tiers.l2 is None else RedisRules(tiers.l2, secret=secret),
         None if tiers.l3 is None else ObjectRules(tiers.l3, secret=secret, circuit=tiers.circuits["l3"]),
     )
 
 
 def open_sweeper(settings: Settings, keeper: RuleSync, tiers: SharedTiers) -> RuleSweeper:
     """Return what deletes from the shared tiers what invalidations cover."""
-    l2 = () if tiers.l2 is None else (RedisShelf(tiers.l2, secret=settings.secret_bytes),)
-    l3 = () if tiers.l3 is None else (ObjectShelf(tiers.l3, secret=settings.secret_bytes),)
+    secret = settings.secret_bytes
+    l2 = () if tiers.l2 is None else (RedisShelf(tiers.l2, secret=secret),)
+    l3 = () if tiers.l3 is None else (ObjectShelf(tiers.l3, secret=secret, circuit=tiers.circuits["l3"]),)
     return RuleSweeper(keeper, (*l2, *l3))
 
 
@@ -113,7 +108,7 @@ def open_builder(tiers: SharedTiers) -> BloomBuilder | None:
     """Return what keeps the filter over L3 built, where there is one."""
     if tiers.bloom is None or tiers.l2 is None or tiers.l3 is None:
         return None
-    return BloomBuilder(tiers.bloom, tiers.l3.names, Lease(tiers.l2, "bloom", circuit=tiers.circuits["l2"]))
+    return BloomBuilder(tiers.bloom, tiers.l3.names, Lease(tiers.l2, "bloom"))
 
 
 def check_settings(settings: Settings) -> None:

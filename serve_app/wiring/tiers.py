@@ -16,6 +16,7 @@ from serve_app.cache.invalidation.rules import RuleBook
 from serve_app.cache.memory import MemoryTier
 from serve_app.cache.objects.folder import FolderStore
 from serve_app.cache.redis.bloom import BloomFilter
+from serve_app.cache.redis.cluster import is_cluster
 from serve_app.cache.redis.redis import RESERVE, RedisTier
 from serve_app.cache.storage_name import Kind
 from serve_app.cache.store import ObjectStore, open_store
@@ -35,7 +36,7 @@ START_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class SharedTiers:
-    """The tiers that all processes share, opened once per process; a circuit for each, whoever asks it."""
+    """The tiers that all processes share, opened once per process; `circuits` has one for each server."""
 
     l2: RedisTier | None
     l3: ObjectStore | None
@@ -58,6 +59,7 @@ def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
             ttl=settings.l2_ttl_seconds,
             max_value_bytes=settings.l2_max_value_bytes,
             reserve=RESERVE if shared else 0.0,
+            circuit=_circuit("l2", settings.redis_url, settings, telemetry),
         )
     if settings.l3_url is not None:
         l3 = open_store(
@@ -70,12 +72,13 @@ def open_tiers(settings: Settings, telemetry: Telemetry) -> SharedTiers:
             plain_secret=settings.secret_bytes if settings.s3_redirect else None,
             timeout=settings.l3_timeout_seconds,
         )
-    circuits = {"l2": _circuit("l2", l2, settings, telemetry), "l3": Circuit("l3", telemetry)}
-    records, circuits["jobs"] = l2, circuits["l2"]
+    circuits = {"l3": Circuit("l3", telemetry)} | ({} if l2 is None else {"l2": l2.circuit})
+    records = l2
     if settings.jobs_url not in (None, settings.redis_url):
-        records = _open_redis(settings.jobs_url, settings)
-        circuits["jobs"] = _circuit("jobs", records, settings, telemetry)
-    return SharedTiers(l2, l3, circuits, _open_bloom(settings, l2, l3, circuits["l2"]), records)
+        circuit = _circuit("jobs", settings.jobs_url, settings, telemetry)
+        records = _open_redis(settings.jobs_url, settings, circuit=circuit)
+        circuits["jobs"] = circuit
+    return SharedTiers(l2, l3, circuits, _open_bloom(settings, l2, l3), records)
 
 
 def require_own_stores(settings: Settings) -> None:
@@ -125,21 +128,18 @@ def _open_redis(url: str, settings: Settings, **options: Any) -> RedisTier:
     )
 
 
-def _circuit(tier: str, redis: RedisTier | None, settings: Settings, telemetry: Telemetry) -> Circuit:
+def _circuit(tier: str, url: str, settings: Settings, telemetry: Telemetry) -> Circuit:
     slow = 2 * settings.redis_timeout_seconds  # nothing takes that long in good order
     # A cluster's node that is gone fails its share of calls: more in a row say that all are.
-    failures = 3 if redis is None or not redis.is_cluster else 12
-    return Circuit(tier, telemetry, failures=failures, slow_after=slow)
+    return Circuit(tier, telemetry, failures=12 if is_cluster(url) else 3, slow_after=slow)
 
 
-def _open_bloom(
-    settings: Settings, l2: RedisTier | None, l3: ObjectStore | None, circuit: Circuit
-) -> BloomFilter | None:
+def _open_bloom(settings: Settings, l2: RedisTier | None, l3: ObjectStore | None) -> BloomFilter | None:
     """Return the filter over L3; for a folder on this machine a look costs no more than asking Redis about it."""
     if l2 is None or l3 is None or settings.l3_filter == "off":
         return None
     skipped = settings.l3_filter == "auto" and isinstance(l3, FolderStore)
-    return None if skipped else BloomFilter(l2, circuit=circuit)
+    return None if skipped else BloomFilter(l2)
 
 
 def open_cache(
@@ -187,7 +187,6 @@ def open_flights(settings: Settings, tiers: SharedTiers) -> RedisFlightRecords |
         secret=settings.secret_bytes,
         linger_seconds=settings.linger_seconds,
         bloom=tiers.bloom,
-        circuit=tiers.circuits["l2"],
     )
 
 
@@ -195,6 +194,4 @@ def open_attempts(settings: Settings, tiers: SharedTiers, telemetry: Telemetry) 
     """Return the count of renders that ended in a death, beside the job records; None without a Redis."""
     if tiers.records is None:
         return None
-    return RedisAttempts(
-        tiers.records, secret=settings.secret_bytes, telemetry=telemetry, circuit=tiers.circuits["jobs"]
-    )
+    return RedisAttempts(tiers.records, secret=settings.secret_bytes, telemetry=telemetry)

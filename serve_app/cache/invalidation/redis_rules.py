@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from serve_app.cache.circuit import Circuit
 from serve_app.cache.invalidation.rules import MAX_RULES
 from serve_app.cache.redis.lease import Lease
 from serve_app.cache.redis.pubsub import Subscriptions
@@ -73,10 +72,10 @@ class Reading:
 
 
 class RedisRules:
-    """The rules over an L2; whoever gave it `redis` closes that. Every method raises TierError.
+    """The rules over an L2; `redis` belongs to the caller, which closes it. Every method raises TierError.
 
-    clock: for tests, Unix seconds instead of the server's own time. circuit: that of the server, shared with whatever
-    else asks it; polls keep to it, while a change that somebody wants is tried in any case.
+    clock: for tests, Unix seconds instead of the server's own time. Polls keep to the server's circuit; a change that
+    an operator asks for is tried in any case.
     """
 
     def __init__(
@@ -85,12 +84,11 @@ class RedisRules:
         *,
         secret: bytes,
         clock: Callable[[], float] | None = None,
-        circuit: Circuit | None = None,
     ) -> None:
         self._redis = redis
         self._clock = clock
-        self._circuit = circuit or Circuit("l2")
-        self._newswire = Subscriptions(redis.new_client, lambda: self._circuit.answers)
+        self._circuit = redis.circuit
+        self._subscriptions = Subscriptions(redis.new_client, lambda: self._circuit.answers)
         names = ("rules", "epoch", "swept", "sweeper", "news", "tags", "clock")
         self._secret = secret
         self._rules, self._epoch, self._swept, self._sweeper, self._channel, self._tags, self._now = map(
@@ -172,11 +170,11 @@ class RedisRules:
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` when somebody says that rules changed; messages may be lost."""
-        self._newswire.subscribe(self._channel, lambda _: changed())
+        self._subscriptions.subscribe(self._channel, lambda _: changed())
 
     async def aclose(self) -> None:
         """Stop hearing."""
-        await self._newswire.aclose()
+        await self._subscriptions.aclose()
 
     async def _add(self, fields: Sequence[str], tag: str, *, most: int | None = None) -> tuple[Added, int]:
         """Return what was added, and how many videos of the tag are left to be."""

@@ -5,7 +5,7 @@ all names of "everything with this tag". So an invalidation is a rule, and every
 need: when it was begun and, as HMACs under the deployment's secret, by what it may be chosen. Whoever reads a covered
 value treats it as not there. Rules are few: of one label only the newest counts, one that says everything takes the
 place of all that it covers, there are at most MAX_RULES, and a day later, when everything covered is deleted, a rule is
-retired. Nothing here does I/O; `rule_keeper` brings the rules to every process.
+retired. Nothing here does I/O; `sync` brings the rules to every process.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Protocol, cast
 
+from serve_app.cache.circuit import Circuit
 from serve_app.cache.envelope import Envelope, Incomplete
 from serve_app.cache.invalidation.rules import MICROSECONDS
 from serve_app.cache.invalidation.sync import KEPT_SECONDS, RuleSync
@@ -24,7 +25,7 @@ from serve_app.cache.storage_name import is_name, redis_name
 from serve_app.cache.store import ObjectStore, Peeking
 from serve_app.core import Entry, Rule
 from serve_app.errors import CorruptEntry, TierError
-from serve_app.tasks import detached, end
+from serve_app.tasks import Periodic
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ class RedisShelf:
 
     async def names(self) -> AsyncIterator[str]:
         """Yield the names of values; SCAN may yield one twice."""
-        await self._redis.passed()
+        with self._redis.circuit.attempt():
+            await self._redis.passed()
         try:
             async for key in self._redis.client.scan_iter(match=f"{_VALUES}*", count=1000):
                 name = key.decode(errors="replace")[-_NAME_LENGTH:]
@@ -73,6 +75,10 @@ class RedisShelf:
 
     async def head(self, name: str) -> Entry | None:
         """Return the header, in one round trip unless it is long."""
+        with self._redis.circuit.attempt():
+            return await self._head(name)
+
+    async def _head(self, name: str) -> Entry | None:
         await self._redis.passed()
         needed = _HEAD
         for _ in range(3):
@@ -92,14 +98,16 @@ class RedisShelf:
 
     async def delete(self, name: str) -> bool:
         """Remove a value."""
-        return bool(await self._redis.delete(redis_name(name)))
+        with self._redis.circuit.attempt():
+            return bool(await self._redis.delete(redis_name(name)))
 
 
 class ObjectShelf:
-    """The values of an L3."""
+    """The values of an L3; `circuit` is that of the store."""
 
-    def __init__(self, store: ObjectStore, *, secret: bytes) -> None:
+    def __init__(self, store: ObjectStore, *, secret: bytes, circuit: Circuit | None = None) -> None:
         self._store = store
+        self._circuit = circuit or Circuit("l3")
         self._envelope = Envelope(secret)
 
     def names(self) -> AsyncIterator[str]:
@@ -109,7 +117,8 @@ class ObjectShelf:
     async def head(self, name: str) -> Entry | None:
         """Return the header; where the store can give it alone, nobody counts that as a use of the value."""
         store = self._store
-        head = await (store.head(name, HEADER_BYTES) if isinstance(store, Peeking) else store.get(name))
+        with self._circuit.attempt():
+            head = await (store.head(name, HEADER_BYTES) if isinstance(store, Peeking) else store.get(name))
         try:
             return None if head is None else self._envelope.glance(name, head)
         except CorruptEntry:
@@ -117,59 +126,59 @@ class ObjectShelf:
 
     async def delete(self, name: str) -> bool:
         """Remove an object."""
-        return await self._store.delete(name)
+        with self._circuit.attempt():
+            return await self._store.delete(name)
 
 
 class RuleSweeper:
-    """Sweeps `shelves` for the rules that `keeper` knows; all methods belong to one event loop."""
+    """Sweeps `shelves` for the rules that `sync` knows; all methods belong to one event loop."""
 
-    def __init__(self, keeper: RuleSync, shelves: Iterable[Shelf]) -> None:
-        self._keeper = keeper
+    def __init__(self, sync: RuleSync, shelves: Iterable[Shelf]) -> None:
+        self._sync = sync
         self._shelves = tuple(shelves)
-        self._lease = None if keeper.redis is None else keeper.redis.lease(LEASE_SECONDS)
-        self._task: asyncio.Task[None] | None = None
+        self._lease = None if sync.redis is None else sync.redis.lease(LEASE_SECONDS)
+        self._periodic = Periodic("a sweep", self.round, lambda: ROUND_SECONDS, expected=TierError)
         self._leased_at = 0.0
         self._progress = {"running": False, "sweeps": 0, "seen": 0, "deleted": 0, "retired": 0}
 
     def start(self) -> None:
         """Begin, on the running event loop; doing so again is harmless."""
-        if self._task is None and self._shelves:
-            self._task = detached(self._run())
+        if self._shelves:
+            self._periodic.start()
 
     async def round(self) -> None:
         """Do what there is to do: sweep, retire. Raises TierError when that is cut short."""
-        now = self._keeper.book.clock.now()
+        now = self._sync.book.clock.now()
         await self._retire(now)
         if not self._due(now) or not await self._leads():
             return
-        await self._keeper.refresh()  # what others have swept meanwhile
+        await self._sync.refresh()  # what others have swept meanwhile
         if due := self._due(now):
             await self._sweep(due, now)
 
     def stats(self) -> dict[str, Any]:
         """Return how many rules there are, how many are still to be swept for, and how far that is."""
-        now = self._keeper.book.clock.now()
+        now = self._sync.book.clock.now()
         due = len(self._due(now))
-        return {"rules": len(self._keeper.book), "epoch": self._keeper.epoch, "due": due, **self._progress}
+        return {"rules": len(self._sync.book), "epoch": self._sync.epoch, "due": due, **self._progress}
 
     async def aclose(self) -> None:
         """End, in the middle of a sweep if need be."""
-        if self._task is not None:
-            await end(self._task)
+        await self._periodic.aclose()
 
     def _due(self, now: int) -> tuple[Rule, ...]:
-        return tuple(rule for rule in self._keeper.book if self._is_due(rule, now))
+        return tuple(rule for rule in self._sync.book if self._is_due(rule, now))
 
     def _is_due(self, rule: Rule, now: int) -> bool:
-        swept = self._keeper.swept.get(rule.label, 0)
+        swept = self._sync.swept.get(rule.label, 0)
         return swept < rule.at or swept < rule.at + _KEPT <= now
 
     async def _retire(self, now: int) -> None:
-        swept = self._keeper.swept
-        over = [rule for rule in self._keeper.book if swept.get(rule.label, 0) >= rule.at + _KEPT]
-        await self._keeper.retire(over)
-        if self._keeper.redis is not None:
-            await self._keeper.redis.sweep()
+        swept = self._sync.swept
+        over = [rule for rule in self._sync.book if swept.get(rule.label, 0) >= rule.at + _KEPT]
+        await self._sync.retire(over)
+        if self._sync.redis is not None:
+            await self._sync.redis.sweep()
         self._progress["retired"] += len(over)
 
     async def _sweep(self, due: Sequence[Rule], began: int) -> None:
@@ -179,7 +188,7 @@ class RuleSweeper:
             for shelf in self._shelves:
                 names = _given(rule.label for rule in due) if by_name else shelf.names()
                 await self._clear(shelf, names)
-            await self._keeper.sweep_ended(due, began)
+            await self._sync.sweep_ended(due, began)
             self._progress["sweeps"] += 1
         finally:
             self._progress["running"] = False
@@ -201,7 +210,7 @@ class RuleSweeper:
 
     async def _cleared(self, shelf: Shelf, name: str) -> bool:
         entry = await shelf.head(name)
-        return entry is not None and self._keeper.book.now.covers_named(name, entry) and await shelf.delete(name)
+        return entry is not None and self._sync.book.now.covers_named(name, entry) and await shelf.delete(name)
 
     async def _leads(self) -> bool:
         """Tell whether this process is the one that sweeps; without Redis each does."""
@@ -210,16 +219,6 @@ class RuleSweeper:
         leads = await self._lease.take()
         self._leased_at = time.monotonic() if leads else 0.0
         return leads
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self.round()
-            except TierError as error:
-                logger.debug("a sweep is cut short: %s", error)
-            except Exception:
-                logger.exception("a sweep failed")
-            await asyncio.sleep(ROUND_SECONDS)
 
 
 async def _given(names: Iterable[str]) -> AsyncIterator[str]:

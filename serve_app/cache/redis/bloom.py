@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from serve_app.cache.circuit import Circuit
 from serve_app.cache.redis.redis import RedisTier
 from serve_app.cache.redis.script import Script
 from serve_app.cache.storage_name import SHARDS, shard_of, tag
@@ -36,14 +35,11 @@ _ASK, _ADD, _BEGIN, _END = (Script(f"bloom_{verb}", "bloom") for verb in ("ask",
 
 
 class BloomFilter:
-    """The filters of all shards; raises nothing unless said. Whoever gave it `redis` closes that.
+    """The filters of all shards; raises nothing unless said. `redis` belongs to the caller, which closes it."""
 
-    circuit: that of the server, shared with whatever else asks it.
-    """
-
-    def __init__(self, redis: RedisTier, *, circuit: Circuit | None = None) -> None:
+    def __init__(self, redis: RedisTier) -> None:
         self._redis = redis
-        self._circuit = circuit or Circuit("l2")
+        self._circuit = redis.circuit
         self._untold: set[str] = set()
         self._telling: asyncio.Task[None] | None = None
         self._lost = 0

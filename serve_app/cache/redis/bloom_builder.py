@@ -19,7 +19,7 @@ from serve_app.cache.redis.bloom import BloomFilter
 from serve_app.cache.redis.lease import Lease
 from serve_app.cache.storage_name import SHARDS, shard_of
 from serve_app.errors import TierError
-from serve_app.tasks import detached, end
+from serve_app.tasks import Periodic
 
 logger = logging.getLogger(__name__)
 
@@ -48,17 +48,15 @@ class BloomBuilder:
         self._lease = lease
         self._rebuild_seconds = rebuild_seconds
         self._clock = clock
-        self._task: asyncio.Task[None] | None = None
+        self._periodic = Periodic("Bloom filters", self.look, lambda: LOOK_SECONDS, expected=TierError)
 
     def start(self) -> None:
         """Begin looking after the filters on the running event loop; doing so again is harmless."""
-        if self._task is None:
-            self._task = detached(self._run())
+        self._periodic.start()
 
     async def aclose(self) -> None:
         """Stop, in the middle of building if need be."""
-        if self._task is not None:
-            await end(self._task)
+        await self._periodic.aclose()
 
     async def look(self) -> bool:
         """Build where a filter is missing or old and nobody else does; whether this process built. Raises TierError."""
@@ -98,13 +96,3 @@ class BloomBuilder:
         shards = await self._bloom.shards()
         oldest = min((0 if shard is None else shard["built_at"]) for shard in shards)
         return oldest == 0 or self._clock() - oldest / 1000 > self._rebuild_seconds
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except TierError as error:
-                logger.debug("Bloom filters: %s", error)
-            except Exception:
-                logger.exception("Bloom filters could not be built")
-            await asyncio.sleep(LOOK_SECONDS)

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
-from serve_app.cache.circuit import Circuit
 from serve_app.cache.redis.heartbeat_age import Silence
 from serve_app.cache.redis.redis import RedisTier
 from serve_app.cache.redis.script import Script, milliseconds
@@ -37,11 +36,10 @@ class Lease:
         work: str,
         *,
         seconds: float = 60.0,
-        circuit: Circuit | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
-        self._circuit = circuit or Circuit("l2")
+        self._circuit = redis.circuit
         self._name = f"encore:lease:{work}"
         self._holder = uuid.uuid4().hex
         self._seconds = seconds

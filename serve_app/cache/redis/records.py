@@ -15,7 +15,6 @@ from typing import Any, ClassVar, TypeVar
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import OutOfMemoryError
 
-from serve_app.cache.circuit import Circuit
 from serve_app.cache.redis.redis import RedisTier
 from serve_app.cache.redis.script import Script, now_of
 from serve_app.cache.storage_name import record_name
@@ -33,9 +32,9 @@ RETRY_AFTER = 5
 
 
 class RedisRecords:
-    """Records of one `kind`; whoever gave it `redis` closes that.
+    """Records of one `kind`; `redis` belongs to the caller, which closes it.
 
-    clock: for tests, Unix seconds instead of the server's own time. circuit: that of the server.
+    clock: for tests, Unix seconds instead of the server's own time.
     """
 
     kind: ClassVar[str]
@@ -49,13 +48,12 @@ class RedisRecords:
         secret: bytes,
         telemetry: Telemetry,
         clock: Callable[[], float] | None = None,
-        circuit: Circuit | None = None,
     ) -> None:
         self._redis = redis
         self._secret = secret
         self._telemetry = telemetry
         self._clock = clock
-        self._circuit = circuit or Circuit("l2", retry_after=RETRY_AFTER)
+        self._circuit = redis.circuit
 
     async def _run(
         self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | float], *, storing: bool = True

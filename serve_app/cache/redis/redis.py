@@ -24,6 +24,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
+from serve_app.cache.circuit import Circuit
 from serve_app.cache.misconfiguration import of_redis
 from serve_app.cache.objects.saved_seconds import HEADER_BYTES
 from serve_app.cache.redis.cluster import ClusterAddress, is_cluster
@@ -73,12 +74,14 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
         max_connections: int = 32,
         secret: bytes | None = None,
         reserve: float = 0.0,
+        circuit: Circuit | None = None,
         uniform: Callable[[], float] = random.random,
         **options: Any,
     ) -> None:
         super().__init__(serializer=NullSerializer(encoding=None), timeout=None, ttl=ttl, **options)
         self.max_value_bytes = max_value_bytes
         self.reserve = reserve
+        self.circuit = circuit or Circuit("l2")
         self._jitter = jitter
         self._uniform = uniform
         self._deadline = deadline

@@ -18,7 +18,7 @@ from serve_app.cache.key import image_key
 from serve_app.core import VideoSpec
 from serve_app.errors import Busy, RenderFailed, Unavailable
 from serve_app.service.jobs.job import Job
-from serve_app.tasks import detached
+from serve_app.tasks import TaskSet
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ class InputImages:
     def __init__(self, store: InputImageStore) -> None:
         self._store = store
         self._fresh: dict[str, bytes] = {}
-        self._accepting: set[asyncio.Task[str]] = set()
-        self._releases: set[asyncio.Task[None]] = set()
+        self._accepting = TaskSet()
+        self._releases = TaskSet()
 
     async def accepted(
         self, job: Job, data: bytes, accept: Callable[[], Awaitable[str]], done: Callable[[], None] = lambda: None
@@ -116,9 +116,7 @@ class InputImages:
         done: called when that is over, whoever waited for it.
         It goes on when the caller is cancelled (a client that hung up): there is a job then, or its image is let go.
         """
-        work = detached(self._accepted(job, data, accept), traced=True)
-        self._accepting.add(work)
-        work.add_done_callback(self._accepting.discard)
+        work = self._accepting.spawn(self._accepted(job, data, accept), traced=True)
         work.add_done_callback(lambda _: done())
         work.add_done_callback(lambda done: self.release(job) if _id_of(done) != job.id else None)
         return await asyncio.shield(work)
@@ -143,17 +141,15 @@ class InputImages:
         """Let the image of a job go that has ended, or was not accepted; in the background."""
         self._fresh.pop(job.id, None)
         if job.spec.input_reference:
-            task = detached(self._release(image_key(job.spec), job.id))
-            self._releases.add(task)
-            task.add_done_callback(self._releases.discard)
+            self._releases.spawn(self._release(image_key(job.spec), job.id))
 
     async def settled(self) -> None:
         """Wait for jobs that are being accepted."""
-        await asyncio.gather(*self._accepting, return_exceptions=True)
+        await self._accepting.settled()
 
     async def aclose(self) -> None:
         """Wait for what is being let go."""
-        await asyncio.gather(*self._releases)
+        await self._releases.settled()
 
     async def _accepted(self, job: Job, data: bytes, accept: Callable[[], Awaitable[str]]) -> str:
         await self.keep(job, data)

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
-from serve_app.cache.circuit import Circuit
 from serve_app.cache.key import image_key
 from serve_app.cache.redis.redis import RedisTier
 from serve_app.cache.redis.script import Script
@@ -41,14 +40,13 @@ class OldRecords:
         redis: RedisTier,
         *,
         secret: bytes,
-        circuit: Circuit,
         jobs: RedisJobs,
         images: RedisInputImages,
         warm_ups: RedisWarmUps | None,
     ) -> None:
         self._redis = redis
         self._secret = secret
-        self._circuit = circuit
+        self._circuit = redis.circuit
         self._jobs = jobs
         self._images = images
         self._warm_ups = warm_ups

@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ResponseError
 
-from serve_app.cache.circuit import Circuit
 from serve_app.cache.redis.cluster import ClusterAddress, is_cluster
 from serve_app.cache.redis.redis import RedisTier
 from serve_app.errors import InvalidRequest, TierError
@@ -97,15 +95,15 @@ class RecordsServer:
         if self.refusal is not None:
             raise InvalidRequest(self.refusal, param=self._setting)
 
-    async def check(self, redis: RedisTier, circuit: Circuit | None = None) -> None:
+    async def check(self, redis: RedisTier) -> None:
         """Ask the server if nothing is known of it yet, or it was refused; one that does not answer stays unknown.
 
-        circuit: that of the server; while it is open, nobody is asked.
+        While its circuit is open it is not asked.
         """
         if self._known and self.refusal is None:
             return
         try:
-            with nullcontext() if circuit is None else circuit.attempt():
+            with redis.circuit.attempt():
                 found = await redis.ask(self._find)
         except TierError as error:
             logger.debug("the server of job records: %s", error)

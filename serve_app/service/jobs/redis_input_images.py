@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from serve_app.cache.circuit import Circuit
 from serve_app.cache.redis.records import RedisRecords
 from serve_app.cache.redis.redis import RedisTier
 from serve_app.cache.redis.script import Script, milliseconds
@@ -41,9 +40,8 @@ class RedisInputImages(RedisRecords):
         telemetry: Telemetry,
         max_bytes: int = MAX_BYTES,
         clock: Callable[[], float] | None = None,
-        circuit: Circuit | None = None,
     ) -> None:
-        super().__init__(redis, secret=secret, telemetry=telemetry, clock=clock, circuit=circuit)
+        super().__init__(redis, secret=secret, telemetry=telemetry, clock=clock)
         self._tags = _TAGS if redis.is_cluster else ""
         self._max_bytes = max_bytes // max(1, len(self._tags))
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, cast
 
-from serve_app.cache.circuit import Circuit
 from serve_app.cache.redis.records import RETRY_AFTER, RedisRecords
 from serve_app.cache.redis.redis import RedisTier
 from serve_app.cache.redis.script import Script, milliseconds
@@ -50,12 +49,12 @@ class Old(Protocol):
 
 
 class RedisJobs(RedisRecords):
-    """A JobStore that every replica shares; whoever gave it `redis` closes that.
+    """A JobStore that every replica shares; `redis` belongs to the caller, which closes it.
 
     tombstone_seconds: how long a deletion is remembered after the job was made, no less than a record lives. max_count,
     max_bytes: of unfinished and finished jobs together; hits have as many places again and a quarter of the bytes. A
     server with `maxmemory` gives records no more than half of it. clock: for tests, Unix seconds instead of the
-    server's own time. circuit: that of the server, shared with whatever else asks it.
+    server's own time.
     server: what is known of it; while that speaks against it no job is accepted. old: records of the former release.
     """
 
@@ -72,10 +71,9 @@ class RedisJobs(RedisRecords):
         max_count: int = MAX_COUNT,
         max_bytes: int = MAX_BYTES,
         clock: Callable[[], float] | None = None,
-        circuit: Circuit | None = None,
         server: RecordsServer | None = None,
     ) -> None:
-        super().__init__(redis, secret=secret, telemetry=telemetry, clock=clock, circuit=circuit)
+        super().__init__(redis, secret=secret, telemetry=telemetry, clock=clock)
         self._tombstone_seconds = tombstone_seconds
         self._bounds = (max_count, max_bytes)
         # No job id has a slash in it: one path segment is all that a client gives.
@@ -180,7 +178,7 @@ class RedisJobs(RedisRecords):
         """Raise Unavailable while the server is known to be one that evicts records."""
         if self._server is None:
             return
-        await self._server.check(self._redis, self._circuit)
+        await self._server.check(self._redis)
         if self._server.refusal is not None:
             raise Unavailable(
                 "The server of job records may evict them (its maxmemory-policy); the log says what to change.",
@@ -192,7 +190,7 @@ class RedisJobs(RedisRecords):
         forgotten = milliseconds(self._tombstone_seconds)
         args = (self._now(), SWEPT_AT_ONCE, *self._bounds, forgotten)
         if self._server is not None:
-            await self._server.check(self._redis, self._circuit)
+            await self._server.check(self._redis)
         return await self._swept(_SWEEP, self._names, args, SWEPT_AT_ONCE)
 
     async def aclose(self) -> None:

@@ -6,13 +6,12 @@ request that made it), and nothing that goes wrong in a round ends it: the next 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from serve_app.errors import Unavailable
-from serve_app.tasks import detached, end
+from serve_app.tasks import Periodic
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +28,15 @@ class Sweeper:
 
     def __init__(self, duties: Sequence[Duty]) -> None:
         self._duties = duties
-        self._task: asyncio.Task[None] | None = None
+        self._periodic = Periodic("a round over the jobs", self.round, lambda: ROUND_SECONDS)
 
     def start(self) -> None:
         """Begin, on the running event loop; doing so again is harmless."""
-        if self._task is None:
-            self._task = detached(self._run())
+        self._periodic.start()
 
     async def aclose(self) -> None:
         """End, in the middle of a round if need be, and for good."""
-        if self._task is not None:
-            await end(self._task)
+        await self._periodic.aclose()
 
     async def round(self) -> None:
         """Do each duty once."""
@@ -50,11 +47,6 @@ class Sweeper:
                 logger.debug("a round over the jobs is cut short: %s", error)
             except Exception:
                 logger.exception("a round over the jobs failed")
-
-    async def _run(self) -> None:
-        while True:
-            await self.round()
-            await asyncio.sleep(ROUND_SECONDS)
 
 
 class PeriodicTasks:

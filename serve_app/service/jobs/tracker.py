@@ -1,9 +1,9 @@
 """Jobs as clients see them: accepted, followed to their end, listed, deleted.
 
-The desk keeps the newest state of the jobs this process follows, and finished ones, so that a content hit asks no other
-tier. A record is written when a job comes, starts and ends; in between one heartbeat a second stands for all. In the
-same round it adopts orphans, jobs whose follower died (a killed replica, a restart): an accepted job needs no reader to
-be rendered.
+The tracker keeps the newest state of the jobs this process follows, and finished ones, so that a content hit asks no
+other tier. A record is written when a job comes, starts and ends; in between one heartbeat a second stands for all. In
+the same round it adopts orphans, jobs whose follower died (a killed replica, a restart): an accepted job needs no
+reader to be rendered.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from serve_app.clock import steady
 from serve_app.core import Progress, RenderEvent, Retried, Started
@@ -25,7 +24,7 @@ from serve_app.service.jobs.job import Job, Order, Page, unknown
 from serve_app.service.jobs.store import JobStore
 from serve_app.service.jobs.sweeper import Chore, PeriodicTasks, Sweeper
 from serve_app.service.jobs.write_behind import WriteBehind
-from serve_app.tasks import detached
+from serve_app.tasks import TaskSet
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +57,14 @@ class _Following:
 class JobTracker:
     """The jobs of one router.
 
-    `board` starts or joins the flight of a job's video; `room` tells how many orphans may be adopted now; `ended` hears
-    of every job followed to its end here. chores: done now and then in a round (`PeriodicTasks`).
+    `join_or_lead` starts or joins the flight of a job's video; `room` tells how many orphans may be adopted now;
+    `ended` hears of every job followed to its end here. chores: done now and then in a round (`PeriodicTasks`).
     """
 
     def __init__(
         self,
         store: JobStore,
-        board: Callable[[Job], tuple[ClusterFlight, bool]],
+        join_or_lead: Callable[[Job], tuple[ClusterFlight, bool]],
         *,
         room: Callable[[], int],
         ended: Callable[[Job, FlightResult | None], None],
@@ -73,16 +72,16 @@ class JobTracker:
         clock: Callable[[], float] = steady,
     ) -> None:
         self._store = store
-        self._join_or_lead = board
+        self._join_or_lead = join_or_lead
         self._room = room
         self._ended = ended
         self._clock = clock
-        self._ledger = WriteBehind(store)
-        self._sweeper = Sweeper((self._ledger.flush, self._beat, self._adopt, PeriodicTasks(chores)))
+        self._write_behind = WriteBehind(store)
+        self._sweeper = Sweeper((self._write_behind.flush, self._beat, self._adopt, PeriodicTasks(chores)))
         self._followed: dict[str, _Following] = {}
         self._finished: OrderedDict[str, Job] = OrderedDict()
         self._watchers: dict[str, list[Callable[[], None]]] = {}
-        self._background: set[asyncio.Task[Any]] = set()
+        self._background = TaskSet()
         self._forgotten = self._adopted = self._entering = 0
 
     def __len__(self) -> int:
@@ -115,7 +114,7 @@ class JobTracker:
         flight, led = self._join_or_lead(job)
         flight.hold()  # the job counts as a waiter from here, so the flight cannot linger away before its follower runs
         self._entering += 1
-        return await asyncio.shield(self._spawn(self._enter(job, mark, flight, led)))
+        return await asyncio.shield(self._background.spawn(self._enter(job, mark, flight, led)))
 
     async def accept_complete(self, job: Job, mark: Mark) -> str:
         """Store a job that was complete when it came, with its mark; returns as `accept` does.
@@ -135,8 +134,8 @@ class JobTracker:
         """Keep a job that was complete when it came; its record is written behind the answer."""
         self.start()
         self._keep(job)
-        if self._ledger.file(job):
-            self._spawn(self._write_filed())
+        if self._write_behind.file(job):
+            self._background.spawn(self._write_filed())
 
     async def find(self, job_id: str) -> Job | None:
         """Return the newest state that this process knows, else the record's; None if there is none or it expired.
@@ -147,7 +146,7 @@ class JobTracker:
         job = self._known(job_id)
         if job is None:
             forgotten = self._forgotten
-            job = await self._ledger.get(job_id)
+            job = await self._write_behind.get(job_id)
             if job is not None and job.status.is_final and forgotten == self._forgotten:
                 self._keep(job)  # else it may have been deleted while we read
         return None if job is None or self._clock() >= job.expires_at else job
@@ -176,7 +175,7 @@ class JobTracker:
     async def delete(self, job_id: str) -> None:
         """Delete the job; its render ends at the next step unless somebody else waits. NotFound if unknown."""
         known = self.forget(job_id)
-        if not await self._ledger.delete(job_id, known=known) and not known:
+        if not await self._write_behind.delete(job_id, known=known) and not known:
             raise unknown(job_id)
         self.forget(job_id)  # somebody who read it may have kept it while the store was asked
         self._tell(job_id)  # a reader that was woken by the first one may have found the record still there
@@ -193,7 +192,7 @@ class JobTracker:
             "followed": len(self._followed),
             "finished_kept": len(self._finished),
             "adopted": self._adopted,
-            "unwritten": len(self._ledger),
+            "unwritten": len(self._write_behind),
         }
 
     async def aclose(self) -> None:
@@ -202,11 +201,11 @@ class JobTracker:
         while self._followed or self._background:  # a job that is just being accepted is followed first
             for job_id in list(self._followed):
                 self._stop(job_id, deleted=False)
-            await asyncio.gather(*self._background, return_exceptions=True)
+            await self._background.settled()
         try:
-            await self._ledger.flush()
+            await self._write_behind.flush()
         except Unavailable as error:
-            logger.warning("%d changes of jobs could not be written: %s", len(self._ledger), error)
+            logger.warning("%d changes of jobs could not be written: %s", len(self._write_behind), error)
         await self._store.aclose()
 
     def _known(self, job_id: str) -> Job | None:
@@ -219,7 +218,7 @@ class JobTracker:
 
     async def _write_filed(self) -> None:
         try:
-            await self._ledger.write_filed()
+            await self._write_behind.write_filed()
         except Unavailable as error:
             logger.debug("hits are not listed yet: %s", error)  # the next round tries again
 
@@ -268,7 +267,7 @@ class JobTracker:
         following = self._followed[job.id] = _Following(job, flight, led)
         flight.hold()
         flight.watch(lambda event: self._hear(job.id, event))
-        following.task = self._spawn(self._see_through(following))
+        following.task = self._background.spawn(self._see_through(following))
         # Not in the task's own `finally`: one that is cancelled before its first step never gets there.
         following.task.add_done_callback(lambda _: following.flight.release(at_once=following.deleted))
 
@@ -285,7 +284,7 @@ class JobTracker:
             following.job = replace(before, attempts=max(before.attempts, event.attempts))
         if (following.job.status, following.job.attempts) != (before.status, before.attempts):
             following.job = replace(following.job, updated_at=self._clock())
-            self._ledger.owe(following.job)
+            self._write_behind.owe(following.job)
         if following.job != before:
             self._tell(job_id)
 
@@ -297,8 +296,8 @@ class JobTracker:
         except Exception as error:
             job = self._failed(following.job, error)
         else:
-            job = self._landed(following, flight_result)
-        kept = await self._ledger.update(job)
+            job = self._completed(following, flight_result)
+        kept = await self._write_behind.update(job)
         if self._followed.pop(job.id, None) is None:
             return  # deleted while its end was written
         if kept is not None:
@@ -331,7 +330,7 @@ class JobTracker:
             following.wait_on(*self._join_or_lead(following.job))
             following.flight.watch(lambda event: self._hear(following.job.id, event))
 
-    def _landed(self, following: _Following, flight_result: FlightResult) -> Job:
+    def _completed(self, following: _Following, flight_result: FlightResult) -> Job:
         return following.job.completed(flight_result.outcome_for(following.led), flight_result.embedding, self._clock())
 
     def _failed(self, job: Job, error: Exception) -> Job:
@@ -358,10 +357,3 @@ class JobTracker:
         self._finished.move_to_end(job.id)
         if len(self._finished) > KEPT_FINISHED:
             self._finished.popitem(last=False)
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run on past the request; closing waits for it."""
-        task = detached(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task

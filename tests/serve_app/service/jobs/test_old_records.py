@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from serve_app.cache.circuit import Circuit
 from serve_app.cache.key import image_key
 from serve_app.cache.redis.redis import RedisTier
 from serve_app.cache.storage_name import record_name
@@ -68,9 +67,7 @@ async def world(request: pytest.FixtureRequest, start_valkey: Callable[..., Valk
     jobs = RedisJobs(other, secret=SECRET, telemetry=Telemetry(), clock=clock)
     images = RedisInputImages(other, secret=SECRET, telemetry=Telemetry(), clock=clock)
     warm_ups = RedisWarmUps(other, secret=SECRET, telemetry=Telemetry(), clock=clock)
-    old = jobs.old = OldRecords(
-        tier, secret=SECRET, circuit=Circuit("l2"), jobs=jobs, images=images, warm_ups=warm_ups if apart else None
-    )
+    old = jobs.old = OldRecords(tier, secret=SECRET, jobs=jobs, images=images, warm_ups=warm_ups if apart else None)
     assert isinstance(tier.client, Redis)
     yield World(tier.client, jobs, images, warm_ups, old, clock)
     await tier.client.aclose()
