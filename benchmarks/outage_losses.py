@@ -93,7 +93,7 @@ class GatedLine(Line):
     def _heartbeat(self, request: RenderRequest) -> asyncio.Task[None] | None:
         if self._records is None or request.token is None:
             return None
-        keeper = Heartbeat(
+        heartbeat = Heartbeat(
             self._records,
             request.keys.video,
             request.token,
@@ -101,7 +101,7 @@ class GatedLine(Line):
             stop=lambda: None,
             hurry=lambda urgency: None,
         )
-        return asyncio.create_task(keeper.run())
+        return asyncio.create_task(heartbeat.run())
 
 
 async def _first(*events: asyncio.Event) -> None:
