@@ -31,7 +31,7 @@ from serve_app.service.warmup.store import MemoryWarmUps
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
 from serve_app.wiring.model import batch_invariant, open_planner
-from serve_app.wiring.tiers import SharedTiers, open_attempts, open_cache, open_flights, open_latents, open_tiers
+from serve_app.wiring.tiers import SharedTiers, open_attempts, open_cache, open_flight_records, open_latents, open_tiers
 
 REDIS_SETTINGS = ("redis_url", "jobs_url")
 
@@ -142,7 +142,7 @@ def open_service(
         telemetry=telemetry,
         peers=peers,
         latents=open_latents(settings, tiers, telemetry, rules.book),
-        flight_records=open_flights(settings, tiers),
+        flight_records=open_flight_records(settings, tiers),
         attempts=open_attempts(settings, tiers, telemetry),
         builder=open_builder(tiers),
         rules=rules,

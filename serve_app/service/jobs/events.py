@@ -81,16 +81,16 @@ def with_status(job: Job, status: FlightStatus | None) -> Job:
 class JobEventFeed:
     """Tells jobs' lives from one router's tracker and the cluster's flight records."""
 
-    def __init__(self, tracker: JobTracker, flights: FlightRecords | None) -> None:
+    def __init__(self, tracker: JobTracker, flight_records: FlightRecords | None) -> None:
         self._tracker = tracker
-        self._flights = flights
+        self._flight_records = flight_records
 
     async def newest(self, job: Job) -> Job:
         """Return `job` with what its flight's record says, where this process does not follow it itself."""
-        if self._flights is None or job.status.is_final or self._tracker.follows(job.id):
+        if self._flight_records is None or job.status.is_final or self._tracker.follows(job.id):
             return job
         try:
-            return with_status(job, await self._flights.look(job.keys.video))
+            return with_status(job, await self._flight_records.look(job.keys.video))
         except TierError:
             return job
 
@@ -118,9 +118,9 @@ class JobEventFeed:
 
     def _listen(self, view: _View, listening: ExitStack) -> None:
         listening.callback(self._tracker.watch(view.job.id, view.wake))
-        if self._flights is not None and not self._tracker.follows(view.job.id):
+        if self._flight_records is not None and not self._tracker.follows(view.job.id):
             with suppress(TierError):
-                listening.callback(self._flights.watch(view.job.keys.video, view.hear))
+                listening.callback(self._flight_records.watch(view.job.keys.video, view.hear))
 
     async def _read(self, view: _View) -> None:
         try:
