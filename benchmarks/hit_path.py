@@ -22,7 +22,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -69,6 +69,7 @@ class Sample:
     commands: float
 
 
+Valkeys = Sequence[redis.Redis]
 Samples = dict[tuple[int, str], list[Sample]]
 """By connections and route, one a round."""
 
@@ -81,14 +82,14 @@ def measure(quick: bool) -> Result:
         file.write_bytes(static_video())
         config = local_config()
         config["applications"].append(bare(file))
-        with encore_server(config=config) as server, valkey_of(server) as valkey:
+        with encore_server(config=config) as server, valkeys_of(server) as valkeys:
             plant(server, file.read_bytes())
             sent = Tally()
             routes = prepare(server, file.read_bytes(), sent)
             waits = {
-                route.name: hits_that_waited(server, valkey, route, sent) for route in routes if route.name != BARE
+                route.name: hits_that_waited(server, valkeys, route, sent) for route in routes if route.name != BARE
             }
-            samples = collect(server, valkey, routes, rounds, seconds, sent)
+            samples = collect(server, valkeys, routes, rounds, seconds, sent)
             hops = calls_between_deployments(server, sent.l1_hits)
         return result(samples, waits, hops, sent.l1_hits, file.stat().st_size)
 
@@ -128,10 +129,12 @@ def _router_options() -> dict[str, Any]:
 
 
 @contextmanager
-def valkey_of(server: Server) -> Iterator[redis.Redis]:
-    """Connect to the server's Valkey."""
-    with redis.Redis.from_url(settings_of(server).redis_url) as valkey:
-        yield valkey
+def valkeys_of(server: Server) -> Iterator[Valkeys]:
+    """Connect to the server's Valkeys: the one of the cache, and the one of job records."""
+    settings = settings_of(server)
+    urls = sorted({url for url in (settings.redis_url, settings.jobs_url) if url is not None})
+    with ExitStack() as stack:
+        yield [stack.enter_context(redis.Redis.from_url(url)) for url in urls]
 
 
 def settings_of(server: Server) -> Settings:
@@ -225,26 +228,27 @@ def wait_for_bare(server: Server, data: bytes) -> None:
     raise RuntimeError("the bare route did not come up")
 
 
-def hits_that_waited(server: Server, valkey: redis.Redis, route: Route, sent: Tally) -> int:
-    """Return how many of ten hits were not answered while Valkey was paused.
+def hits_that_waited(server: Server, valkeys: Valkeys, route: Route, sent: Tally) -> int:
+    """Return how many of ten hits were not answered while both Valkeys were paused.
 
     Three tries, for a machine that stalls can only make an independent hit look like a waiting one. Listing, which must
     wait, is asked first: if it does not, the pause does not work and RuntimeError is raised.
     """
-    if not _in_a_pause(server, valkey, get("/v1/videos?limit=1"), 1):
+    if not _in_a_pause(server, valkeys, get("/v1/videos?limit=1"), 1):
         raise RuntimeError("pausing Valkey did not hold up a request that needs it")
     tries = []
     for _ in range(3):
-        tries.append(_in_a_pause(server, valkey, route.request, HITS_IN_A_PAUSE))
+        tries.append(_in_a_pause(server, valkeys, route.request, HITS_IN_A_PAUSE))
         sent.l1_hits += HITS_IN_A_PAUSE
         if not tries[-1]:
             break
     return min(tries)
 
 
-def _in_a_pause(server: Server, valkey: redis.Redis, request: str, hits: int) -> int:
+def _in_a_pause(server: Server, valkeys: Valkeys, request: str, hits: int) -> int:
     connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
-    valkey.client_pause(round(PAUSE_SECONDS * 1000), all=True)
+    for valkey in valkeys:
+        valkey.client_pause(round(PAUSE_SECONDS * 1000), all=True)
     over = time.monotonic() + PAUSE_SECONDS
     late = 0
     for _ in range(hits):
@@ -252,36 +256,37 @@ def _in_a_pause(server: Server, valkey: redis.Redis, request: str, hits: int) ->
         late += time.monotonic() > over - 0.02
     connection.close()
     time.sleep(max(0.0, over - time.monotonic()))
-    valkey.ping()
+    for valkey in valkeys:
+        valkey.ping()
     return late
 
 
 def collect(
-    server: Server, valkey: redis.Redis, routes: Sequence[Route], rounds: int, seconds: float, sent: Tally
+    server: Server, valkeys: Valkeys, routes: Sequence[Route], rounds: int, seconds: float, sent: Tally
 ) -> Samples:
     """Load every route in turn, `rounds` times, every other round backwards."""
     samples: Samples = {(connections, route.name): [] for connections in CONNECTIONS for route in routes}
     for number in range(rounds):
         for connections in CONNECTIONS:
             for route in routes if number % 2 else reversed(routes):
-                sample = sampled(valkey, route, Task(server.port, route.request, connections, seconds))
+                sample = sampled(valkeys, route, Task(server.port, route.request, connections, seconds))
                 samples[connections, route.name].append(sample)
                 sent.l1_hits += 0 if route.name == BARE else sample.run.sent
     return samples
 
 
-def sampled(valkey: redis.Redis, route: Route, task: Task) -> Sample:
+def sampled(valkeys: Valkeys, route: Route, task: Task) -> Sample:
     """Load one route once; what it writes behind its answers counts too."""
-    cpu, commands = cpu_seconds(route.pid), settled(lambda: commands_of(valkey))
+    cpu, commands = cpu_seconds(route.pid), settled(lambda: commands_of(valkeys))
     run = load(task)
-    commands = settled(lambda: commands_of(valkey)) - commands
+    commands = settled(lambda: commands_of(valkeys)) - commands
     return Sample(run, 1e3 * (cpu_seconds(route.pid) - cpu) / run.sent, commands / run.sent)
 
 
-def commands_of(valkey: redis.Redis) -> int:
-    """Return how many commands Valkey has run for others."""
-    statistics_of = valkey.info("commandstats")
-    return sum(counts["calls"] for name, counts in statistics_of.items() if name != "cmdstat_info")
+def commands_of(valkeys: Valkeys) -> int:
+    """Return how many commands the Valkeys have run for others."""
+    statistics_of = [item for valkey in valkeys for item in valkey.info("commandstats").items()]
+    return sum(counts["calls"] for name, counts in statistics_of if name != "cmdstat_info")
 
 
 def settled(count: Callable[[], int]) -> int:
