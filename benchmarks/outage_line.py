@@ -24,7 +24,7 @@ from serve_app.service.service import VideoService
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
 from serve_app.wiring.router import open_service
-from serve_app.wiring.tiers import open_cache, open_flights, open_latents, open_tiers
+from serve_app.wiring.tiers import open_cache, open_flight_records, open_latents, open_tiers
 
 WIDTH, HEIGHT = min(DEMO_SIZES)
 FIELDS = {"size": f"{WIDTH}x{HEIGHT}", "num_frames": 8, "num_inference_steps": 2}
@@ -52,7 +52,7 @@ class Line:
         latents = open_latents(settings, diffusion, telemetry)
         self._latents = None if latents is None else LatentsCache(latents)
         self._videos = open_cache("video", settings, video, telemetry)
-        self._finisher = VideoWriter(self._videos, telemetry, open_flights(settings, video))
+        self._finisher = VideoWriter(self._videos, telemetry, open_flight_records(settings, video))
         self._caches = [embeddings, self._videos, *([] if latents is None else [latents])]
 
     async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:

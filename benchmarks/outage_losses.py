@@ -29,7 +29,7 @@ from serve_app.service.jobs.job import Job
 from serve_app.service.service import VideoService
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
-from serve_app.wiring.tiers import open_flights
+from serve_app.wiring.tiers import open_flight_records
 
 POLICIES = ("noeviction", "volatile-lru", "volatile-ttl", "volatile-random")
 MEMORY = "40mb"
@@ -64,7 +64,7 @@ class GatedLine(Line):
         super().__init__(settings, telemetry)
         self.go = asyncio.Event()
         self.running: dict[str, asyncio.Event] = {}
-        self._records = open_flights(settings, self.processes[2])
+        self._records = open_flight_records(settings, self.processes[2])
 
     async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
         """Render as `Line` does, but step by step."""
@@ -93,7 +93,7 @@ class GatedLine(Line):
     def _heartbeat(self, request: RenderRequest) -> asyncio.Task[None] | None:
         if self._records is None or request.token is None:
             return None
-        keeper = Heartbeat(
+        heartbeat = Heartbeat(
             self._records,
             request.keys.video,
             request.token,
@@ -101,7 +101,7 @@ class GatedLine(Line):
             stop=lambda: None,
             hurry=lambda urgency: None,
         )
-        return asyncio.create_task(keeper.run())
+        return asyncio.create_task(heartbeat.run())
 
 
 async def _first(*events: asyncio.Event) -> None:

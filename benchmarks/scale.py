@@ -109,10 +109,10 @@ class Store:
 
     async def _timed(self, key: str, wanted: type) -> float:
         began = time.perf_counter()
-        boarded = await self.flights.join_or_lead(key, "benchmark", Urgency())
+        join_result = await self.flights.join_or_lead(key, "benchmark", Urgency())
         seconds = time.perf_counter() - began
-        if not isinstance(boarded, wanted):
-            raise RuntimeError(f"{type(boarded).__name__} instead of {wanted.__name__}")
+        if not isinstance(join_result, wanted):
+            raise RuntimeError(f"{type(join_result).__name__} instead of {wanted.__name__}")
         return seconds
 
     async def script_microseconds(self, numbers: Sequence[int]) -> float:

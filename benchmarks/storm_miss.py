@@ -41,7 +41,7 @@ from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
 from serve_app.wiring.model import open_planner
 from serve_app.wiring.router import open_service
-from serve_app.wiring.tiers import open_cache, open_flights, open_latents, open_tiers
+from serve_app.wiring.tiers import open_cache, open_flight_records, open_latents, open_tiers
 
 STEPS, STEP_SECONDS = 16, 0.005
 WARM_UP = 10
@@ -118,7 +118,7 @@ class Line:
         latents = open_latents(settings, tiers, telemetry)
         self.latents = None if latents is None else LatentsCache(latents)
         self._videos = open_cache("video", settings, tiers, telemetry)
-        flights = open_flights(settings, tiers)
+        flights = open_flight_records(settings, tiers)
         fingerprint = load_family(settings.model).card.model_fingerprint
         finisher = VideoWriter(self._videos, telemetry, flights)
         self._worker = RenderWorker(engine, finisher.finish, fingerprint, self.latents, flights)

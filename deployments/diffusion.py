@@ -95,7 +95,7 @@ class Diffusion:
 
     async def _drain_in_time(self) -> None:
         """Wait for Serve to shut this replica down, then hand back what cannot be finished."""
-        while not is_draining():  # noqa: ASYNC110 - Serve tells nobody
+        while not is_draining():  # noqa: ASYNC110 - Serve has no call for it
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         await self._engine.drain(self._drain_seconds)
 

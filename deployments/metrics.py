@@ -46,7 +46,7 @@ Ray's exporter rebuilds a histogram's `_sum` from the middles of its buckets; ar
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """How instruments are made; Ray's, unless somebody wants to listen in."""
+    """How instruments are made; Ray's, unless a test listens in."""
 
     counter: Callable[..., metrics.Counter] = metrics.Counter
     histogram: Callable[..., metrics.Histogram] = metrics.Histogram

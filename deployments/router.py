@@ -102,7 +102,7 @@ class HandleRenderer:
     """serve_app's Renderer over the deployments TextEncoder and Diffusion.
 
     Replicas of Diffusion take two batches each (`max_ongoing_requests`); Serve's own queue in front of them knows no
-    priorities, so this router lets one request at a time into it, and all others wait at the turnstile.
+    priorities, so this router lets one request at a time into it, and all others wait in the queue.
     """
 
     def __init__(self, text_encoder: DeploymentHandle[Any], diffusion: DeploymentHandle[Any]) -> None:
@@ -171,7 +171,7 @@ class HandleRenderer:
             logger.exception("a render could not be told to hurry")
 
     async def stats(self) -> dict[str, Any]:
-        """Return what waits at this router's turnstile, and the load of all Diffusion replicas, in sum and each.
+        """Return what waits in this router's queue, and the load of all Diffusion replicas, in sum and each.
 
         A broadcast does not queue behind renders, as a call to a busy replica would.
         """

@@ -255,7 +255,7 @@ class Entry:
 
 
 class Priority(StrEnum):
-    """Who waits for a render: a person, a program, nobody yet."""
+    """What waits for a render: a person, a program, no caller yet."""
 
     INTERACTIVE = "interactive"
     BATCH = "batch"
@@ -321,13 +321,13 @@ class RenderRequest:
     token: int | None = None
     """The fencing token of the cluster-wide flight that this render is; None when there is no record of it."""
     ttl: float | None = None
-    """Seconds that L2 keeps the video when nobody uses it; None: as long as any other."""
+    """Seconds that L2 keeps the video when it is not used; None: as long as any other."""
     begun_at: int = 0
     """When the render began, for invalidations: microseconds of the clock that tokens are made of."""
     labels: tuple[str, ...] = ()
     """What invalidations may choose its results by."""
     rules: tuple[Rule, ...] = ()
-    """The invalidations that may concern it: whoever works on it knows at least what its router knew."""
+    """The invalidations that may concern it: every process that works on it knows at least what its router knew."""
     attempts: int = 0
     """How many renders of it ended in the death of their process; after the first it runs alone in its process."""
     image: bytes | None = field(default=None, repr=False)

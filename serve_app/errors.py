@@ -3,7 +3,7 @@
 EncoreError
 ├── InvalidRequest            400  malformed: wrong JSON, wrong content type
 │   ├── Unprocessable         422  well-formed but not allowed: `param` names the field
-│   │   ├── UnknownField      422  a field nobody reads would be a wrong hit
+│   │   ├── UnknownField      422  a field that is not read would be a wrong hit
 │   │   ├── Contradiction     422  two fields that cannot both hold
 │   │   ├── InvalidImage      422  bytes that are no picture of a known type, or a damaged one
 │   │   └── KeyReused         422  an Idempotency-Key that came with other fields before
@@ -181,7 +181,7 @@ class TooLarge(InvalidRequest):
 
 
 class Conflict(InvalidRequest):
-    """The thing exists already or is held by somebody else."""
+    """The thing exists already or is held by another process."""
 
     status = 409
     code = "conflict"
@@ -235,7 +235,7 @@ class RenderCancelled(RenderFailed):
 
 
 class NotStored(RenderFailed):
-    """The video was made, but no storage could take it, so nobody but its leader has it."""
+    """The video was made, but no storage could take it, so only its leader has it."""
 
     status = 503
     code = "not_stored"

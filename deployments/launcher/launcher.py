@@ -157,7 +157,7 @@ def _start(
 
 
 def _valkeys(undo: ExitStack, folder: CacheFolder, chosen: set[str], tiers: dict[str, Any]) -> list[EmbeddedValkey]:
-    """Start those that nobody's setting stands for, and name them in `tiers`; a Redis that is given holds both."""
+    """Start those that no setting stands for, and name them in `tiers`; a Redis that is given holds both."""
     roles = {}
     if "redis_url" not in chosen:
         roles["redis_url"] = (CACHE, folder.valkey)
@@ -307,7 +307,7 @@ def _print(text: str) -> None:
 
 def main(arguments: dict[str, Any]) -> int:
     """Run `launch` for the command line; errors are one line on standard error and exit status 1, or 75."""
-    os.umask(0o077)  # of all children too: logs and configurations are nobody else's business
+    os.umask(0o077)  # of all children too: logs and configurations are for their owner alone
     try:
         return launch(
             Path(arguments["cache_dir"]),

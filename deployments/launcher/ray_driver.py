@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class Stopped(BaseException):
-    """Somebody asked this process to stop."""
+    """This process was asked to stop."""
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

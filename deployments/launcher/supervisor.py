@@ -1,7 +1,7 @@
 """What the launcher watches while the server runs, and when it gives up.
 
 Death is told at once: without the raylet or the GCS nothing that Ray runs can go on, and a new Ray must not be started
-beside the remains of one, so the launcher ends all of it, says what died, and leaves the start to whoever started it
+beside the remains of one, so the launcher ends all of it, says what died, and leaves the next start to what started it
 (exit status 75). Slowness is not death: a process that is stopped, a Serve controller that is away, a Ray that is
 silent and an API that does not answer have long limits, in time that was spent waiting, because a machine at a load of
 30 takes half a minute for what takes a second otherwise. HAProxy alone is replaced at once, by a stand-in with the
@@ -39,7 +39,7 @@ class ServerDied(EncoreError):
 
 @dataclass
 class Patience:
-    """Counts the seconds that something was seen wrong; time in which nobody looked does not count."""
+    """Counts the seconds that something was seen wrong; time without a look does not count."""
 
     limit: float
     clock: Callable[[], float]

@@ -1,6 +1,6 @@
 """Errors that Encore raises on purpose are a line in Serve's log, not a page of traceback.
 
-Serve 2.60 logs whatever leaves a replica's method with its whole traceback as ERROR: a render that somebody cancelled
+Serve 2.60 logs whatever leaves a replica's method with its whole traceback as ERROR: a render that was cancelled
 too, once in each deployment that it passed.
 """
 

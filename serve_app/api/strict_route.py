@@ -1,6 +1,6 @@
 """What every route refuses before its own code runs: query parameters and bodies that it would not read.
 
-An option that nobody reads is a wrong answer (design, section 5): `POST /v1/videos/sync?seed=7` would be answered with
+An option that is not read is a wrong answer: `POST /v1/videos/sync?seed=7` would be answered with
 seed 42. This is the class of all routes, so that none can forget it; it costs nothing where there is no query.
 """
 
@@ -52,7 +52,7 @@ def _is_query(field: Any) -> bool:
 
 
 def _check_query(query: bytes, known: Iterable[str], request: Request) -> None:
-    """Raise InvalidRequest for a query that is malformed, Unprocessable for parameters that nobody reads."""
+    """Raise InvalidRequest for a query that is malformed, Unprocessable for parameters that are not read."""
     if len(query) > MAX_QUERY:
         raise InvalidRequest(f"The query is longer than {MAX_QUERY} bytes.")
     names = [name for name, _ in urlencoded_fields(query, "query")]

@@ -108,11 +108,11 @@ class Breaker:
                 self._trial = False
 
     def trip(self) -> None:
-        """Open at once, for another while: somebody else has found that there is no use in trying."""
+        """Open at once, for another while: another caller has found that there is no use in trying."""
         self._open()
 
     def close(self) -> None:
-        """Close at once: somebody else has found that it works."""
+        """Close at once: another caller has found that it works."""
         self._succeeded()
 
     def _admit(self) -> bool:

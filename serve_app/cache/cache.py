@@ -2,7 +2,7 @@
 
 `get_now` answers from this process's memory without awaiting anything; everything else may touch the network but never
 raises because of it. A value is stored when a durable tier has it, and if L3 already had the key (GPUs are not
-bit-reproducible) the earlier bytes are adopted, so that everybody gets one video. Copying up and extending TTLs
+bit-reproducible) the earlier bytes are adopted, so that all callers get one video. Copying up and extending TTLs
 happen in the background, in tasks with an empty context: under Ray Serve they would be cancelled with the request.
 
 What an invalidation covers is found in no tier and kept in none (`invalidation`): L1 is swept the moment a rule is
@@ -221,7 +221,7 @@ class TieredCache:
             self._elsewhere.trip()
 
     def remember(self, entry: Entry) -> None:
-        """Keep in L1 alone an entry that somebody else has stored already; `entry` must be verified."""
+        """Keep in L1 alone an entry that is stored elsewhere already; `entry` must be verified."""
         self._keep(entry)
 
     async def put(self, entry: Entry, *, not_before: int = 0) -> Stored:
@@ -273,7 +273,7 @@ class TieredCache:
         return None
 
     def _replaced(self, not_before: int) -> Stale:
-        """Return what makes room for a new value: what counts for nobody, or not for who makes the new one."""
+        """Return what makes room for a new value: what no rule leaves valid, or what is too old for the new one."""
         return lambda entry: begun_at(entry) < not_before or self._is_covered(entry)
 
     async def delete(self, key: str) -> tuple[str, ...]:

@@ -131,7 +131,7 @@ class Circuit:
 
 
 def _of_reach(error: Exception) -> ErrorMeaning:
-    if isinstance(error, TierLeftAlone):  # the other breaker's word: nobody was asked
+    if isinstance(error, TierLeftAlone):  # the other breaker's word: the server was not asked
         return ErrorMeaning.NOTHING
     return ErrorMeaning.WORKS if isinstance(error, TierRefused | TierFull) else ErrorMeaning.FAILED
 

@@ -39,7 +39,7 @@ _FIELDS = frozenset({"digest", "length", "meta", "name"})
 
 
 class FormerFrame(CorruptEntry):
-    """A frame of the former version: nobody's fault, and no value either."""
+    """A frame of the former version: not damaged, and no value either."""
 
 
 class Incomplete(CorruptEntry):
@@ -115,9 +115,9 @@ def whole(name: str, frame: bytes) -> None:
 
 
 def claims(head: bytes) -> Mapping[str, Any]:
-    """Return what the first bytes of a frame of any version say, verified by nobody; empty when nothing can be read.
+    """Return what the first bytes of a frame of any version say, not verified; empty when nothing can be read.
 
-    For what only weighs values: whoever can write there can also delete.
+    For what only weighs values: a writer there can also delete.
     """
     try:
         _require_header(head)
@@ -229,7 +229,7 @@ _KNOWN: dict[str, Callable[[object], bool]] = {
     "content_type": lambda value: isinstance(value, str),
     "model_fingerprint": lambda value: isinstance(value, str),
 }
-"""Of what type metadata are that somebody reads; others are any scalar, or a list or an object of scalars."""
+"""Of what type metadata are that this code reads; others are any scalar, or a list or an object of scalars."""
 
 
 def _fault_of(meta: object) -> str | None:

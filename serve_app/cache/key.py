@@ -1,4 +1,4 @@
-"""The chain of keys: each stage's output is named by everything that went into it (design §1, §5.1).
+"""The chain of keys: each stage's output is named by everything that went into it.
 
     key(prompt)  = H(scope, text encoder fingerprint, rules version, normalised prompt)
     key(latents) = H(model fingerprint, key(prompt), key(negative prompt), seed, size, frames, steps, guidance)

@@ -72,7 +72,7 @@ class RemoteTier:
     async def read(self, key: str, may_have: bool | None = None, stale: Stale = never) -> Entry | None:
         """Return the verified entry of `key`, None when there is none, or a stale one, or the tier is broken.
 
-        may_have: what somebody asked the filter already; None asks it now, where there is one.
+        may_have: what the filter said already; None asks it now, where there is one.
         """
         started = self._timer()
         with span("tier", tier=self.tier, kind=self.kind, operation="read") as current:
@@ -84,7 +84,7 @@ class RemoteTier:
         return entry
 
     async def arrived(self, key: str, frame: bytes | None, seconds: float, stale: Stale = never) -> Entry | None:
-        """Take what somebody read from this tier in a script of his own, as `read` would have: verified and counted."""
+        """Take what a caller read from this tier in a script of its own, as `read` would have: verified and counted."""
         result, entry = ("miss", None) if frame is None else await self._checked(key, frame, stale)
         self._counts[result] += 1
         self._telemetry.emit(TierRead(self.tier, self.kind, result, seconds, entry.size if entry else 0))

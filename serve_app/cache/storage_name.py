@@ -1,4 +1,4 @@
-"""What a key is called outside this process: an HMAC, so that storage tells nobody which prompts were asked for.
+"""What a key is called outside this process: an HMAC, so that storage does not tell which prompts were asked for.
 
 Keys are hashes of prompts, and prompts can be guessed; only who has the deployment's secret can go from a guess to
 a stored object. It also means that no string of a client ever becomes a path or a Redis key: stores take nothing but

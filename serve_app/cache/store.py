@@ -179,7 +179,7 @@ def open_store(
 ) -> ObjectStore:
     """Return the L3 that `url` names: `file:///path` (bounded by `max_bytes`, swept at first) or `s3://bucket/prefix`.
 
-    secret: what it must have been written under; None: nobody asks. timeout: seconds for one answer, whatever is asked.
+    secret: what it must have been written under; None: not checked. timeout: seconds for one answer, whatever is asked.
     endpoint_url, public_endpoint_url, region and plain_secret are for S3 alone; its credentials come from where AWS
     tools look for them.
     With plain_secret videos get plain copies that clients can be sent to. Raises ValueError for any other URL,

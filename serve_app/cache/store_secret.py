@@ -4,7 +4,7 @@ Under another secret every name is another one and nothing verifies, so a server
 and a tool would repair a good store until it is empty. So nothing is asked of a store before its marker was read: one
 small value beside the values, written once (of two that begin on an empty store, the second finds the first's). A store
 of a former release has values and no marker: a sample of them is held against the secret. The digest is an HMAC of a
-fixed text, from which nobody gets the secret.
+fixed text, which does not give the secret away.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Guard:
         if self._asking is None or self._asking.done():
             self._asking = detached(self._ask())
             self._asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # told to who waits
-        await asyncio.shield(self._asking)  # who is cancelled takes nobody's answer along
+        await asyncio.shield(self._asking)  # a caller that is cancelled takes no answer along
 
     def forget(self) -> None:
         """Ask again: it may be another store by now."""

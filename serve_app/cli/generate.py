@@ -1,7 +1,7 @@
 """`encore generate`: make a job, follow it, store its file, say how it came.
 
 The job is followed here and not by `Encore.generate`, because Ctrl-C has to know which job to delete, and because
-somebody who watches a bar needs no time limit.
+a progress bar needs no time limit.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def interrupt_postponed() -> Iterator[None]:
         pressed = True
 
     previous = signal.getsignal(signal.SIGINT)
-    if previous is not signal.default_int_handler:  # ignored (a script's background job) or somebody else's
+    if previous is not signal.default_int_handler:  # ignored (a script's background job) or another handler's
         yield
         return
     signal.signal(signal.SIGINT, hold)

@@ -1,6 +1,6 @@
 """`encore model`: what an architecture weighs, computes and at least takes, counted here without weights or a server.
 
-What it says of the brief's claim is read off the same cases as the tables, so it follows the architecture.
+What it says of a claim about speed and memory is read off the same cases as the tables, so it follows the architecture.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from serve_app.model.wan.checkpoint.published import ARCHITECTURES
 PRESETS = {f"native/{preset.name}": preset for preset in (DEMO, FIVE_B)}
 FRAMES = (8, 16, 24)
 WAN_FRAMES = (17, 81)
-"""The brief's length on the model's grid, and the one that WanPipeline makes unless it is told another."""
+"""The usual length on the model's grid, and the one that WanPipeline makes unless it is told another."""
 BATCHES = (1, 2, 3, 4)
 EFFICIENCIES = (1.0, 0.5)
 CLAIM = Claim("2 to 4 s on a 3090 under 10 GB, batch 1 to 4", card="RTX 3090", seconds=4.0, gigabytes=10.0)
@@ -34,7 +34,7 @@ def show_model(name: str, *, as_json: bool) -> None:
     sizing, lengths = _sizing(model)
     served = model in ARCHITECTURES or _is_served(model)
     works = [work for frames in lengths for work in sizing.works(frames, BATCHES)]
-    cases = [] if model == f"native/{DEMO.name}" else list(rooflines(works))  # the brief's claim is not about that one
+    cases = [] if model == f"native/{DEMO.name}" else list(rooflines(works))  # the claim is not about that one
     if as_json:
         figures = {"model": model, "served": served} | _figures(sizing, works)
         typer.echo(json.dumps(figures | (_judgement(cases) if cases else {})))

@@ -152,7 +152,8 @@ class AsyncEncore:
         """Begin to make and store every video that `templates` stand for, and return at once.
 
         A template: a prompt with variables in braces, `variables` (lists by name), other request fields, maybe `ttl`.
-        ttl: how long L2 keeps what nobody asks for, seconds or `3d`. Raises Unprocessable, and Busy while too many run.
+        ttl: how long L2 keeps what is not asked for, seconds or `3d`. Raises Unprocessable, and Busy while too many
+        run.
         """
         return await self._send(calls.warm(templates, ttl))
 
@@ -179,7 +180,7 @@ class AsyncEncore:
         return await self._send(calls.stats())
 
     async def health(self) -> bool:
-        """Return whether the server says that it is well; Unavailable when nobody answers."""
+        """Return whether the server says that it is well; Unavailable when nothing answers."""
         return await self._send(calls.health())
 
     async def _send(self, call: Call[T]) -> T:

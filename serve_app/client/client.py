@@ -168,7 +168,8 @@ class Encore:
         """Begin to make and store every video that `templates` stand for, and return at once.
 
         A template: a prompt with variables in braces, `variables` (lists by name), other request fields, maybe `ttl`.
-        ttl: how long L2 keeps what nobody asks for, seconds or `3d`. Raises Unprocessable, and Busy while too many run.
+        ttl: how long L2 keeps what is not asked for, seconds or `3d`. Raises Unprocessable, and Busy while too many
+        run.
         """
         return self._send(calls.warm(templates, ttl))
 
@@ -193,7 +194,7 @@ class Encore:
         return self._send(calls.stats())
 
     def health(self) -> bool:
-        """Return whether the server says that it is well; Unavailable when nobody answers."""
+        """Return whether the server says that it is well; Unavailable when nothing answers."""
         return self._send(calls.health())
 
     def _send(self, call: Call[T]) -> T:

@@ -63,7 +63,7 @@ EVENTS: tuple[EventKind, ...] = get_args(EventKind)
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """What happened to a job, and the job as it is since; None for steps and seconds left that nobody knows.
+    """What happened to a job, and the job as it is since; None for steps and seconds left that are not known.
 
     `completed`, `failed` and `deleted` are the last event of a job.
     """
@@ -141,7 +141,7 @@ class Invalidation:
     """What counts as not there from now on: what `selector` chose and was begun before `before` (Unix seconds).
 
     deleted: how many values each tier has lost already; the rest follows in the background. known: whether there is
-    such a thing, None where nobody can tell. epoch: a number that only
+    such a thing, None where that is not known. epoch: a number that only
     grows with every invalidation.
     """
 

@@ -20,7 +20,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return how many bytes may still be taken on `device`, None where nobody tells."""
+    """Return how many bytes may still be taken on `device`, None where that is not told."""
     if device.type != "cpu":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

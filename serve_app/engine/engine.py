@@ -4,7 +4,7 @@ All bookkeeping happens on the event loop, so there are no locks: a task asks th
 thread run the forward pass, and on return moves the jobs, reports progress and skips those cancelled meanwhile. A
 second thread decodes, so that denoising goes on. The engine knows no cache and no prompt text; whoever awaits
 `render` owns the job, and cancelling that task frees its slot just like `cancel` does. A pass that finds too little
-memory is run again with half as many rows: trajectories are values, so it cost nobody a step.
+memory is run again with half as many rows: trajectories are values, so no job loses a step.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class StepEngine:
         self._runner = asyncio.create_task(self._run(), name="step-engine")
 
     async def measure(self, shapes: Iterable[Shape]) -> bool:
-        """Measure passes of latents of these shapes that nobody measured yet, with nothing else running.
+        """Measure passes of latents of these shapes that were not measured yet, with nothing else running.
 
         Tells whether there was such a shape. Raises what the model raises for a single row.
         """
@@ -402,7 +402,7 @@ class StepEngine:
         if too_large and len(batch) > 1:
             self._halved += 1
             self._pace.did_not_fit(batch[0].trajectory.shape, sum(job.rows for job in batch))
-            return  # everybody is where they were, and the next pass is smaller
+            return  # every job is where it was, and the next pass is smaller
         message = "There is too little memory for this video." if too_large else "The model failed while denoising."
         for job in batch:
             self._drop(job, RenderFailed(message))

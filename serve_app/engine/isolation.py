@@ -1,7 +1,7 @@
 """Which renders may run beside which in one process: a suspect runs alone.
 
-When a process dies, whatever had begun in it is a suspect, and nobody knows which of them it was. So a suspect is begun
-only when nothing else that has begun is left in the process, and nothing else begins until it has ended: the next
+When a process dies, whatever had begun in it is a suspect, and it is not known which of them it was. So a suspect is
+begun only when nothing else that has begun is left in the process, and nothing else begins until it has ended: the next
 death then counts against it alone. A suspect had its turn before, so it goes before what has not begun yet; of several
 suspects the one with the fewest attempts goes first.
 """

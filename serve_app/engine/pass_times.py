@@ -1,8 +1,8 @@
 """How long a pass takes by shape and rows, and from that how many rows are worth it. Pure Python, no torch.
 
 What was measured at start-up is kept true by every pass that runs. More rows in a pass pay only as long as they raise
-throughput: at some size one job fills the device, and from there on company costs a job latency and gives nobody
-anything. A shape that nobody measured is judged by the nearest one that was, scaled by its volume.
+throughput: at some size one job fills the device, and from there on company costs a job latency and gives no job
+anything. A shape that was not measured is judged by the nearest one that was, scaled by its volume.
 """
 
 from __future__ import annotations

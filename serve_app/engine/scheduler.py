@@ -3,7 +3,7 @@
 Jobs of one shape can share a forward pass whatever step each is at. Every job has a time by which it is `due`, and the
 earliest due goes first: its shape gets the pass, and the jobs of that shape that are due next fill it up. So a short
 job is not stuck behind a long one (it is due sooner), urgent work takes the next step of what runs already, a head of
-another shape holds nobody up, and nothing starves, because newcomers are due ever later. What gives way keeps its place
+another shape holds no job up, and nothing starves, because newcomers are due ever later. What gives way keeps its place
 and its steps. Warm-up jobs share a pass with their own kind, unless they are overdue.
 
 When a job is due depends on how long it would take alone, and estimates of that change. All jobs of one kind are judged
@@ -62,7 +62,7 @@ class Claim:
         self._deadline = deadline
 
     def join(self, asked_at: float, priority: Priority, deadline: float | None = None) -> None:
-        """Let somebody join who came then and is perhaps in more of a hurry; a job never gets later by that."""
+        """Take in a further caller that came then and is perhaps more urgent; a job never gets later by that."""
         self._asked[priority] = min(asked_at, self._asked.get(priority, asked_at))
         if deadline is not None:
             self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
@@ -101,8 +101,8 @@ class BatchScheduler(Generic[Shape]):
     """Jobs waiting and running. Not thread-safe: one owner calls it between passes.
 
     max_jobs: most jobs in a pass. max_rows: most rows of a shape in a pass (a guided job takes two), asked each time.
-    pass_seconds: what a pass over so many rows takes, 0 where nobody knows. step_seconds: what a step of a job of so
-    many rows takes when it is alone, the best guess where nobody knows.
+    pass_seconds: what a pass over so many rows takes, 0 where that is not known. step_seconds: what a step of a job of
+    so many rows takes when it is alone, the best guess where that is not known.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class BatchScheduler(Generic[Shape]):
         priority: Priority = Priority.INTERACTIVE,
         deadline: float | None = None,
     ) -> bool:
-        """Let somebody join a job who asked then; it gets no later. False when it is not here. It keeps its steps."""
+        """Take one more caller into a job, that asked then; it gets no later, keeps its steps. False: not here."""
         job = self._jobs.get(job_id)
         if job is None:
             return False
@@ -260,7 +260,7 @@ class BatchScheduler(Generic[Shape]):
                 return
 
     def _pays(self, shape: Shape, jobs: int, rows: int, more: int) -> bool:
-        """Tell whether `more` rows beside `rows` of so many jobs cost them less than they save whoever else is here."""
+        """Tell whether `more` rows beside `rows` of so many jobs cost them less than they save the other jobs."""
         delay = self._pass_seconds(shape, rows + more) - self._pass_seconds(shape, rows)
         saved = self._pass_seconds(shape, more) - delay
         return jobs * delay <= (len(self) - jobs) * saved

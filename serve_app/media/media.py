@@ -2,7 +2,7 @@
 
 The same frames, fps and quality give the same bytes on any machine that runs the same PyAV wheel: no timestamps, one
 thread, and the CPU-independent code paths of x264 and swscale. That is what lets a finished file be a cached value
-whose key contains `encoder_fingerprint()`; whoever changes what this module writes bumps REVISION (a golden test
+whose key contains `encoder_fingerprint()`; a change of what this module writes bumps REVISION (a golden test
 guards it). PyAV is imported only when something is encoded, because routers need nothing but the fingerprint.
 """
 

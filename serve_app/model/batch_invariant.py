@@ -11,7 +11,7 @@ AUTO_DEVICE = "auto"
 
 
 def is_on(asked: bool | None, device: str, *, torch_compile: bool = False) -> bool | None:
-    """Tell whether it is on for a device; None: nobody chose, and what an `auto` device will be is not known here."""
+    """Tell whether it is on for a device; None: the setting leaves it open, and an `auto` device is not known here."""
     if asked is not None:
         return asked
     if torch_compile:

@@ -63,7 +63,7 @@ def checkpoint_path(name: str) -> Path | None:
         return None
     try:
         folder = Path(name).expanduser().absolute()
-    except RuntimeError:  # ~somebody who does not exist
+    except RuntimeError:  # ~name of a user who does not exist
         return None
     return folder if folder.is_dir() else None
 

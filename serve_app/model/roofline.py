@@ -1,7 +1,7 @@
 """The least time named cards need for a clip, from what its parts compute and move and the cards' published peaks.
 
 A call takes the longer of computing at the card's dense peak and moving its bytes at the card's bandwidth
-(Williams et al., doi 10.1145/1498765.1498785); nobody is faster, and good kernels reach about half. Guidance adds a
+(Williams et al., doi 10.1145/1498765.1498785); no kernel is faster, and good ones reach about half. Guidance adds a
 second row a clip to each pass, as the engine does. A precision is the denoiser's: its weights' bytes, and the rate of
 its linear layers and convolutions; attention, text encoder and decoder stay fp16. No torch in here.
 """
@@ -150,7 +150,7 @@ class Roofline:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What somebody says of a card: every clip within `seconds`, in less than `gigabytes` (10^9) of memory."""
+    """A claim about a card: every clip within `seconds`, in less than `gigabytes` (10^9) of memory."""
 
     words: str
     card: str

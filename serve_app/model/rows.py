@@ -40,7 +40,7 @@ def each_alone(compute: Callable[[int], T], rows: int, device: torch.device, *, 
 
     As many rows at a time as torch may use threads here. What it raises comes through, once all have ended.
     in_pieces: share a row's large operations among cores that have no row; a row's shape must decide it, as the pieces
-    are used whoever computes them.
+    are used on every device.
     """
     if device.type != "cpu":
         return [torch.inference_mode()(compute)(row) for row in range(rows)]

@@ -1,4 +1,4 @@
-"""Names that are known: people are called what no dictionary has, and a name is nobody's typing mistake.
+"""Names that are known: people are called what no dictionary has, and a name is no typing mistake.
 
 First names and surnames of some eighty countries from Faker (MIT, released every few weeks) and the most frequent of
 the United States' census from zxcvbn (MIT), in Latin letters: 60,000 names. Read is the text of Faker's modules, not

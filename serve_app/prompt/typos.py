@@ -1,4 +1,4 @@
-"""Typing mistakes: a word that nobody knows becomes the one likely word that is a single slip away, or stays.
+"""Typing mistakes: an unknown word becomes the one likely word that is a single slip away, or stays.
 
 Known are English (`words`), the deployment's synonyms, and its vocabulary: words of its own earlier prompts. The
 vocabulary is a file that is read at start, not something a replica learns: what a prompt means must not depend on
@@ -105,7 +105,7 @@ class Typos:
         return [word for word in unknown if word in alone and len(word) <= MAX_LETTERS]
 
     def _only_candidate(self, word: str) -> str | None:
-        """Return the word that was meant, if no other is nearly as likely and nobody is offended."""
+        """Return the word that was meant, if no other is nearly as likely and it is no slur."""
         counts: dict[str, int] = {}
         for each in filter(self._is_known, _slips(word, self._letters)):
             meant = spelling.table().get(each, each)
@@ -137,7 +137,7 @@ def _is_missed_double(typed: str, meant: str) -> bool:
 
 
 def _is_slip(typed: str, meant: str) -> bool:
-    """Tell a slip from another word: plurals and suffixes are other words, and hardly anybody misses the first letter.
+    """Tell a slip from another word: plurals and suffixes are other words, and a first letter is seldom missed.
 
     The first two may be swapped, and the last may be doubled.
     """

@@ -25,7 +25,7 @@ _SUBTITLES = folder_of("spellchecker") / "resources" / "en.json.gz"
 _WIKIPEDIA = folder_of("zxcvbn") / "frequency_lists.py"
 
 COMMON = 500
-"""Said so often in the subtitles, a word is common: rarer ones are nobody's likely meaning."""
+"""Said so often in the subtitles, a word is common: rarer ones are no likely meaning."""
 
 _PLAIN_LINE = re.compile("^[a-z]+(?= )", re.MULTILINE)
 _LIST = re.compile(r'^ *"(\w+)": "([^"]+)"', re.MULTILINE)

@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 class VideoWriter:
     """Encodes and stores finished videos, and ends the flights they are the end of."""
 
-    def __init__(self, cache: TieredCache, telemetry: Telemetry, flights: FlightRecords | None = None) -> None:
+    def __init__(self, cache: TieredCache, telemetry: Telemetry, flight_records: FlightRecords | None = None) -> None:
         self._cache = cache
-        self._records = flights
+        self._records = flight_records
         self._telemetry = telemetry
 
     async def finish(

@@ -51,7 +51,7 @@ def _decoded(url: str) -> bytes:
 
 
 def _forgiving_base64(text: str) -> bytes:
-    """Decode as browsers do (WHATWG, Infra, "forgiving-base64 decode"): blanks go, padding is wanted by nobody.
+    """Decode as browsers do (WHATWG, Infra, "forgiving-base64 decode"): blanks go, padding is optional.
 
     Percent-encoding is undone first, as for any data: URL. Raises ValueError.
     """

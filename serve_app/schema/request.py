@@ -1,7 +1,7 @@
 """What a client may ask for: one model for JSON, for multipart forms (where all values are strings) and for handles.
 
 The wire is generous about form (`"7"` and `7`, `size` or `width`+`height`, `seconds` or `num_frames`) and strict about
-names: a field nobody reads would be an ignored option, and an ignored option is a wrong hit.
+names: a field that is not read would be an ignored option, and an ignored option is a wrong hit.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class VideoRequest(BaseModel):
         return DEFAULT_SEED if self.seed is None else self.seed
 
     def urgency(self, now: float) -> Urgency:
-        """Return how soon the video is wanted by somebody who asks at `now`, Unix seconds."""
+        """Return how soon the video is wanted, asked at `now`, Unix seconds."""
         deadline = None if self.deadline_seconds is None else now + self.deadline_seconds
         return Urgency(self.priority or Priority.INTERACTIVE, deadline)
 

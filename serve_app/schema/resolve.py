@@ -1,4 +1,4 @@
-"""From the generous wire to one VideoSpec on the model's own grid (design §5.2).
+"""From the generous wire to one VideoSpec on the model's own grid.
 
 Whatever two forms say the same thing resolve to equal specs. Nothing is rounded silently: a value off the grid is
 refused with the nearest allowed ones, and two fields that disagree are refused by name. Prompts pass through as they

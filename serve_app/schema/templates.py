@@ -59,7 +59,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One template. `request` has its fixed fields; ttl: seconds that L2 keeps a value which nobody asks for."""
+    """One template. `request` has its fixed fields; ttl: seconds that L2 keeps a value which is not asked for."""
 
     request: VideoRequest
     texts: Mapping[str, Text]

@@ -29,7 +29,7 @@ class Invalidation:
     """What was done: the choice, up to when (Unix seconds), since which epoch, and how much was deleted where.
 
     deleted: so far, by tier; `l1` is the memory of the router that answers. known: whether there is such a thing: a
-    tier had the key, a fingerprint is one that this server makes videos by; None: nobody can tell.
+    tier had the key, a fingerprint is one that this server makes videos by; None: not known.
     """
 
     selector: Selector

@@ -1,6 +1,6 @@
 """What an answer says of a request that was accepted though its video may not show what was asked for.
 
-A notice is part of no key and changes no video: it comes from the spec and the model's card alone, so whoever asks for
+A notice is part of no key and changes no video: it comes from the spec and the model's card alone, so every request for
 the same gets the same.
 """
 
@@ -35,7 +35,7 @@ def notice_of(
 
 
 def _beyond_judged(spec: VideoSpec, card: ModelCard) -> list[str]:
-    """Return a sentence for each setting with which nobody judged the model's videos."""
+    """Return a sentence for each setting with which the model's videos were not judged."""
     sentences = []
     for name in NAMES if card.judged is not None else ():
         least, most = getattr(card.judged, name)

@@ -33,7 +33,7 @@ one up costs nothing."""
 class Plan:
     """A request resolved: what to make, under which names, how soon. `asked` is the prompt as it was typed.
 
-    `urgency`, `tags` and `metadata` are beside spec and keys, not in them: whoever asks in a hurry, or under another
+    `urgency`, `tags` and `metadata` are beside spec and keys, not in them: a caller in a hurry, or under another
     name, gets the video that others wait for.
     """
 

@@ -88,7 +88,7 @@ class RenderQueue:
         priority: Priority = Priority.INTERACTIVE,
         deadline: float | None = None,
     ) -> bool:
-        """Let somebody join a waiting request who asked then; it gets no later. False when it does not wait here."""
+        """Take one more caller, that asked then, into a waiting request; it gets no later. False: it is not here."""
         turn = next((turn for turn in self._waiting if turn.key == key), None)
         if turn is None:
             return False

@@ -120,7 +120,7 @@ class VideoService:
     async def generate(self, request: VideoRequest, *, only_if_cached: bool = False) -> Answer:
         """Return the video that `request` means, from wherever it comes soonest.
 
-        Raises Busy over the limits, RenderFailed, Unavailable when nobody could render it for long, what planning
+        Raises Busy over the limits, RenderFailed, Unavailable when no replica could render it for long, what planning
         raises (Unprocessable, NotFound), and NotCached where it should come from a tier `only_if_cached`.
         """
         began = time.perf_counter()
@@ -177,7 +177,7 @@ class VideoService:
     async def invalidate_where(self, request: InvalidationRequest) -> dict[str, Any]:
         """Let what `request` chooses count as not there, everywhere within a second, and delete it.
 
-        A render of it that is under way ends for those who wait for it already, and nobody else. Raises what
+        A render of it that is under way ends for its present waiters alone. Raises what
         `Invalidator.invalidate` does.
         """
         done = await self._invalidator.invalidate(request)
@@ -212,12 +212,12 @@ class VideoService:
 
         `router` says whose counts they are: its name, and of how many routers; None where the others cannot be asked.
         """
-        name, everyone = await self._parts.peers.counts()
+        name, routers = await self._parts.peers.counts()
         return {
-            "router": {"id": name, "of": len(everyone) or None},
+            "router": {"id": name, "of": len(routers) or None},
             "model": self.planner.card.name,
             **self.counts(),
-            "all_routers": summed(everyone),
+            "all_routers": summed(routers),
             "warm_ups": self.warming.stats(),
             "cache": self._cache.stats(),
             "pictures": self.jobs.thumbnail_stats(),

@@ -1,4 +1,4 @@
-"""Thumbnails and sprite sheets of stored videos, made when somebody asks and kept in this process' memory.
+"""Thumbnails and sprite sheets of stored videos, made at the first request and kept in this process' memory.
 
 A picture is decoded from the finished file, so it costs no render and is not worth a shared tier: any router makes the
 same bytes again. It is made in a thread of its own, a few at a time, once for all who ask for it meanwhile, and it is

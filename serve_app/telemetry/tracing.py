@@ -1,4 +1,4 @@
-"""OpenTelemetry spans by name; a no-op until somebody installs a tracer provider (see deployments/tracing.py).
+"""OpenTelemetry spans by name; a no-op until a tracer provider is installed (see deployments/tracing.py).
 
 Spans carry numbers and outcomes, never prompt text: traces leave the machine, prompts do not. That is why an exception
 leaves its type in the span, never its message.

@@ -13,7 +13,7 @@ from serve_app.render.worker import Finish, RenderWorker
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
 from serve_app.wiring.model import batch_invariant, compute_device, open_family
-from serve_app.wiring.tiers import open_attempts, open_flights, open_latents, open_tiers
+from serve_app.wiring.tiers import open_attempts, open_flight_records, open_latents, open_tiers
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def open_worker(
         finish,
         loaded.card.model_fingerprint,
         latents,
-        open_flights(settings, tiers),
+        open_flight_records(settings, tiers),
         open_attempts(settings, tiers, telemetry),
     )
     return worker, latents

@@ -31,7 +31,7 @@ from serve_app.service.warmup.store import MemoryWarmUps
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
 from serve_app.wiring.model import batch_invariant, open_planner
-from serve_app.wiring.tiers import SharedTiers, open_attempts, open_cache, open_flights, open_latents, open_tiers
+from serve_app.wiring.tiers import SharedTiers, open_attempts, open_cache, open_flight_records, open_latents, open_tiers
 
 REDIS_SETTINGS = ("redis_url", "jobs_url")
 
@@ -87,7 +87,7 @@ def _redis_records(
 
 
 def open_rules(settings: Settings, tiers: SharedTiers) -> RuleSync:
-    """Return what keeps this process' book of invalidations equal to everybody's."""
+    """Return what keeps this process' invalidations equal to those of all others."""
     secret = settings.secret_bytes
     return RuleSync(
         RuleBook(Labels(secret)),
@@ -96,12 +96,12 @@ def open_rules(settings: Settings, tiers: SharedTiers) -> RuleSync:
     )
 
 
-def open_sweeper(settings: Settings, keeper: RuleSync, tiers: SharedTiers) -> RuleSweeper:
+def open_sweeper(settings: Settings, sync: RuleSync, tiers: SharedTiers) -> RuleSweeper:
     """Return what deletes from the shared tiers what invalidations cover."""
     secret = settings.secret_bytes
     l2 = () if tiers.l2 is None else (RedisShelf(tiers.l2, secret=secret),)
     l3 = () if tiers.l3 is None else (ObjectShelf(tiers.l3, secret=secret, circuit=tiers.circuits["l3"]),)
-    return RuleSweeper(keeper, (*l2, *l3))
+    return RuleSweeper(sync, (*l2, *l3))
 
 
 def open_builder(tiers: SharedTiers) -> BloomBuilder | None:
@@ -142,7 +142,7 @@ def open_service(
         telemetry=telemetry,
         peers=peers,
         latents=open_latents(settings, tiers, telemetry, rules.book),
-        flight_records=open_flights(settings, tiers),
+        flight_records=open_flight_records(settings, tiers),
         attempts=open_attempts(settings, tiers, telemetry),
         builder=open_builder(tiers),
         rules=rules,

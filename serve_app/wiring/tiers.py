@@ -178,7 +178,7 @@ def open_latents(
     return open_cache("latents", settings, replace(tiers, l2=None), telemetry, rules=rules)
 
 
-def open_flights(settings: Settings, tiers: SharedTiers) -> RedisFlightRecords | None:
+def open_flight_records(settings: Settings, tiers: SharedTiers) -> RedisFlightRecords | None:
     """Return the cluster's flight records, which need L2; None without: then every process renders by itself."""
     if tiers.l2 is None:
         return None

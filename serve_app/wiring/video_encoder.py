@@ -6,11 +6,11 @@ from serve_app.cache.cache import TieredCache
 from serve_app.render.video_encoding import VideoWriter
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
-from serve_app.wiring.tiers import open_cache, open_flights, open_tiers
+from serve_app.wiring.tiers import open_cache, open_flight_records, open_tiers
 
 
 def open_video_writer(settings: Settings, telemetry: Telemetry) -> tuple[VideoWriter, TieredCache]:
     """Return what encodes and stores, with its cache."""
     tiers = open_tiers(settings, telemetry)
     cache = open_cache("video", settings, tiers, telemetry)
-    return VideoWriter(cache, telemetry, open_flights(settings, tiers)), cache
+    return VideoWriter(cache, telemetry, open_flight_records(settings, tiers)), cache

@@ -114,7 +114,7 @@ def environment(
     """Return the variables for the server process and all that Ray starts below it.
 
     What Ray and HAProxy write lies in the folder of sockets: its path is short and plain whatever the cache folder is
-    called, and nobody else can enter it.
+    called, and no other user can enter it.
     """
     chosen = {
         "ENCORE_SECRET": inherited.get("ENCORE_SECRET") or folder.secret,

@@ -19,7 +19,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on `port` of loopback or of every address."""
+    """Whether no program listens on `port` of loopback or of every address."""
     for host in (LOOPBACK, ""):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -48,7 +48,7 @@ class FreePorts:
         raise Conflict(f"Ports {port} to {port + 99} are all busy.", param="port")
 
     def demanded(self, port: int, what: str) -> int:
-        """Return `port`; raises Conflict naming it and `what` it is for when somebody has it already."""
+        """Return `port`; raises Conflict naming it and `what` it is for when another program has it already."""
         if not is_free(port) or not self._hold(port):
             raise Conflict(f"Port {port} ({what}) is busy; end what listens there or choose another.", param="port")
         return port

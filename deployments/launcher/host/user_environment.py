@@ -14,10 +14,10 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 _LONGEST_TEMPORARY = 60
 LEFT_OUT = frozenset(
     {
-        # Ray would join another cluster, run in another namespace, or with somebody else's job configuration.
+        # Ray would join another cluster, run in another namespace, or with another job's configuration.
         "RAY_ADDRESS", "RAY_NAMESPACE", "RAY_CLIENT_MODE", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_RUNTIME_ENV_HOOK",
         "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT", "RAY_DASHBOARD_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_RAYLET_SOCKET_NAME",
-        # Python would stop at a prompt, run a file first, or end at a warning of somebody else's package.
+        # Python would stop at a prompt, run a file first, or end at a warning of another package.
         "PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONHOME", "PYTHONEXECUTABLE", "PYTHONSAFEPATH",
     }
 )  # fmt: skip

@@ -80,7 +80,7 @@ class BodyLimit:
 
         async def counted() -> Message:
             nonlocal seen, made, held, decoder
-            if decoder is None:  # a body that nobody reads may be in any coding
+            if decoder is None:  # a body that is not read may be in any coding
                 decoder = Decoder(codings_of(headers.getlist("content-encoding")), limit, lambda: _too_large(limit))
             message = await receive()
             if message["type"] != "http.request":

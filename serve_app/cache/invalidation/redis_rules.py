@@ -1,7 +1,7 @@
 """The rules of invalidations in Redis: a hash, an epoch that every change moves on, and a message that says so.
 
-Whoever hears the message reads at once; whoever missed it finds another epoch at the next poll, which is one small
-script. The epoch follows Redis' clock, so one that was emptied never says an epoch again that somebody knows. Beside
+A process that hears the message reads at once; one that missed it finds another epoch at the next poll, which is one
+small script. The epoch follows Redis' clock, so one that was emptied never repeats a known epoch. Beside
 the rules stand, per tag, the names of videos that were asked for with it after they had been made without. They lie
 beside the values, because what they are compared with are times of that server's clock; nothing has a TTL, which an
 eviction policy could use.
@@ -25,9 +25,9 @@ from serve_app.errors import Conflict
 _ADD, _READ, _RETIRE = (Script(f"rules_{verb}", "rules_clock") for verb in ("add", "read", "retire"))
 _NOTE, _SWEEP = Script("rules_note"), Script("rules_sweep")
 TAG_SECONDS = 30 * 86_400
-"""How long it is remembered that a video was asked for with a tag, since somebody last did."""
+"""How long it is remembered that a video was asked for with a tag, since the last such request."""
 _AT_ONCE = 500
-"""Rules in one script: while it runs nobody else is served."""
+"""Rules in one script: while it runs no other client is served."""
 _NO_TAG = "none"
 
 
@@ -143,7 +143,7 @@ class RedisRules:
                     await self._redis.run(_NOTE, names, [now_of(self._clock), *labels])
 
     async def sweep(self) -> int:
-        """Forget tags that nobody asked for a video with for TAG_SECONDS; return how many."""
+        """Forget tags that no request had for TAG_SECONDS; return how many."""
         oldest: list[bytes] = await self._ask(lambda redis: redis.zrange(self._tags, 0, _AT_ONCE - 1))
         if not oldest:
             return 0
@@ -169,7 +169,7 @@ class RedisRules:
             await self._redis.run(_RETIRE, keys, [now_of(self._clock), self._channel, *fields])
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Call `changed` when somebody says that rules changed; messages may be lost."""
+        """Call `changed` when a message says that rules changed; messages may be lost."""
         self._subscriptions.subscribe(self._channel, lambda _: changed())
 
     async def aclose(self) -> None:

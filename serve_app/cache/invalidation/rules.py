@@ -1,8 +1,8 @@
 """What no longer counts: the rules of invalidations in force, and whether one covers a stored value.
 
-Deleting alone does not invalidate: a paused writer or a render in the air would bring the value back, and nobody knows
+Deleting alone does not invalidate: a paused writer or a running render would bring the value back, and no index has
 all names of "everything with this tag". So an invalidation is a rule, and every value says in its metadata what rules
-need: when it was begun and, as HMACs under the deployment's secret, by what it may be chosen. Whoever reads a covered
+need: when it was begun and, as HMACs under the deployment's secret, by what it may be chosen. A reader of a covered
 value treats it as not there. Rules are few: of one label only the newest counts, one that says everything takes the
 place of all that it covers, there are at most MAX_RULES, and a day later, when everything covered is deleted, a rule is
 retired. Nothing here does I/O; `sync` brings the rules to every process.
@@ -137,8 +137,8 @@ class Rules:
     def not_before(self, labels: Iterable[str]) -> int:
         """Return since when what is made for a request with these labels must have been begun; 0: no rule says.
 
-        Tags are no part of it: what was made without a tag is not covered by its invalidation because somebody asks
-        for it with the tag afterwards.
+        Tags are no part of it: what was made without a tag is not covered by its invalidation because a later
+        request has the tag.
         """
         return max((rule.before for rule in self._about(labels) if rule.kind != "tag"), default=0)
 

@@ -115,7 +115,7 @@ class ObjectShelf:
         return self._store.names()
 
     async def head(self, name: str) -> Entry | None:
-        """Return the header; where the store can give it alone, nobody counts that as a use of the value."""
+        """Return the header; where the store can give it alone, that is no use of the value."""
         store = self._store
         with self._circuit.attempt():
             head = await (store.head(name, HEADER_BYTES) if isinstance(store, Peeking) else store.get(name))

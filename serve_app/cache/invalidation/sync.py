@@ -1,4 +1,4 @@
-"""Keeps the rules of one process equal to everybody's, within a second, whatever is lost on the way.
+"""Keeps the rules of one process equal to those of all others, within a second, whatever is lost on the way.
 
 Rules come by message at once and by a poll of the epoch twice a second; all of them only ever add up, so order and
 repetition do not matter. Redis has them, an object in L3 mirrors them, every process remembers them: a Redis that comes

@@ -47,7 +47,7 @@ _PATIENCE = 0.8
 class FolderStore:
     """Frames as files under `root`, at most `max_bytes` of them (None: unbounded).
 
-    secret: the deployment's; the folder must have been written under it (None: nobody asks). timeout: seconds for any
+    secret: the deployment's; the folder must have been written under it (None: not checked). timeout: seconds for any
     call; what takes longer raises TierError. sweep: begin by removing the temporary files of writers that are gone.
     """
 
@@ -247,7 +247,7 @@ class FolderStore:
                     return data, gone
 
     def _set_up(self) -> None:
-        """Make again what is gone since the start; raises ForeignStore when the folder is somebody else's by now."""
+        """Make again what is gone since the start; raises ForeignStore when it belongs to another server by now."""
         if self.files.set_up():
             logger.warning("the folder %s was gone, or parts of it, and is made again", self.files.root)
         if self._marker is not None and self.files.mark(self._marker) != self._marker:

@@ -1,10 +1,10 @@
 """The files of a folder store: whole or not there, in the operating system's own terms and without an event loop.
 
 A value is written to a temporary file, synced, and later linked under its name: the link either appears complete or
-fails because somebody was first. A writer that is killed leaves only a temporary file, and its lock on that file dies
-with it, which is how a sweep knows a leftover from a write in progress. Files are sharded two levels deep (256 by 256).
-A new folder is synced into the one above it, so that a power cut cannot lose the way to a value. What is not ours by
-its name is never removed. Whatever goes wrong is an OSError; `FolderStore` maps it.
+fails because another writer was first. A writer that is killed leaves only a temporary file, and its lock on that file
+dies with it, which is how a sweep knows a leftover from a write in progress. Files are sharded two levels deep (256 by
+256). A new folder is synced into the one above it, so that a power cut cannot lose the way to a value. What is not ours
+by its name is never removed. Whatever goes wrong is an OSError; `FolderStore` maps it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class FolderFiles:
             Path(path).unlink(missing_ok=True)
 
     def link(self, temporary: str, name: str) -> None:
-        """Publish a temporary file as `name`; FileExistsError when somebody was first."""
+        """Publish a temporary file as `name`; FileExistsError when another writer was first."""
         path = self.path(name)
         self._make(path.parent)
         os.link(temporary, path)
@@ -170,12 +170,12 @@ class FolderFiles:
         )
 
     def writing(self, temporary: str) -> bool:
-        """Tell whether somebody alive is at the temporary file of that name."""
+        """Tell whether a live writer has the temporary file of that name."""
         path = self._temporary / temporary
         return path.exists() and _abandoned(path, remove=False) is None and path.exists()
 
     def leftovers(self) -> list[tuple[Path, int]]:
-        """Return the temporary files of writers that are gone, with their bytes; nobody holds the lock on them."""
+        """Return the temporary files of writers that are gone, with their bytes; no process holds the lock on them."""
         return [found for path in self._ours() if (found := _abandoned(path, remove=False)) is not None]
 
     def sweep(self) -> list[tuple[Path, int]]:
@@ -191,7 +191,7 @@ class FolderFiles:
     def _make(self, folder: Path) -> None:
         """Make a folder and those above it; each of the store's is synced into the one above it, once by each process.
 
-        Once, also when somebody else made it: that one may have died before its own sync.
+        Once, also when another process made it: that one may have died before its own sync.
         """
         if folder in self._synced and folder.is_dir():
             return

@@ -2,9 +2,9 @@
 
 The same policy as `Gdsf`, with a B-tree where that has a heap. A value is counted, and what goes for it is removed and
 counted off, in one write transaction before its file appears; writers of all processes take turns at those. So the
-files are within the bound at every moment, and whoever is killed in between leaves too much counted, never too little.
-`reconcile`, which every process begins with, lists the files and sets the rows right. The index is worth nothing
-without the files and everything in it but frequencies can be had from them, so one that is damaged is replaced.
+files are within the bound at every moment, and a writer that is killed in between leaves too much counted, never too
+little. `reconcile`, which every process begins with, lists the files and sets the rows right. The index is worth
+nothing without the files and everything in it but frequencies can be had from them, so one that is damaged is replaced.
 
 WAL without a sync per transaction: losing the last ones to a power cut is one more disagreement. sqlite3.Error and
 OSError come out as they are; `FolderStore` maps them.
@@ -75,7 +75,7 @@ class FolderIndex:
     ) -> Gone:
         """Count and empty `uses`, evict what must go for `size` more bytes, and `publish` the `temporary` file.
 
-        Raises FileExistsError, with nothing changed, when the file is there, BlockingIOError when somebody alive is
+        Raises FileExistsError, with nothing changed, when the file is there, BlockingIOError when a live writer is
         about to publish it, OSError (ENOSPC) when writes in progress take all the room, and what `publish` raises.
         """
         self.begin()
@@ -249,7 +249,7 @@ class FolderIndex:
         return result
 
     def _open(self) -> sqlite3.Connection:
-        """Return the connection to the file that is at `path` now: somebody may have replaced a damaged one."""
+        """Return the connection to the file that is at `path` now: another process may have replaced a damaged one."""
         if self._connection is not None:
             with suppress(FileNotFoundError):
                 if self.path.stat().st_ino == self._inode:
@@ -268,7 +268,7 @@ class FolderIndex:
         return self._connection
 
     def _discard(self) -> None:
-        """Remove the file this process has open, unless somebody else has done so already."""
+        """Remove the file this process has open, unless another process has done so already."""
         inode = self._inode
         self.close()
         with self._locked(), suppress(FileNotFoundError):

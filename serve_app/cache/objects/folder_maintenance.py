@@ -1,4 +1,4 @@
-"""A folder looked after: temporary files, files that are nobody's, and the index that must agree with the files."""
+"""A folder looked after: temporary files, files without an owner, and the index that must agree with the files."""
 
 from __future__ import annotations
 

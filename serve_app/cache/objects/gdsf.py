@@ -5,7 +5,7 @@ seconds it saves, by its bytes. The lowest goes, and its priority becomes the ag
 used no more is overtaken in time (L. Cherkasova 1998, after P. Cao and S. Irani 1997). The worth is raised to a power
 as in GreedyDual* (S. Jin and A. Bestavros 2001), and how often an evicted name was used is remembered for a while;
 benchmarks/eviction.py measured both. There is no admission check: it changed nothing there, and a durable tier that
-refuses a finished video would leave it unstored (design §5.7).
+refuses a finished video would leave it unstored.
 
 `Gdsf` keeps its books in a heap; `FolderIndex` keeps the same books in SQLite, where several processes share them.
 """

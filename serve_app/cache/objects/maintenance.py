@@ -104,7 +104,7 @@ class Maintenance(Protocol):
         ...
 
     async def tidy(self, batch: str) -> list[Problem]:
-        """Put in order what `disorder` tells, and return it with what was done; nothing that may be somebody's goes."""
+        """Put in order what `disorder` tells, and return it with what was done; nothing goes that may be in use."""
         ...
 
     async def reindex(self, show: Show) -> int | None:

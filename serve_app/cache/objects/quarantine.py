@@ -1,4 +1,4 @@
-"""Where a repair puts what it takes out of a store: in batches named by the time, until somebody says to empty it.
+"""Where a repair puts what it takes out of a store: in batches named by the time, until an operator has it emptied.
 
 In a folder that is `quarantine/<batch>/<path below the root>`, in S3 `<prefix>/quarantine/<batch>/<key below the
 prefix>`: moved back to where its path says, a value is what it was.
@@ -20,7 +20,7 @@ def new_batch(now: float | None = None) -> str:
 
 
 def is_older(batch: str, days: float, now: float | None = None) -> bool:
-    """Tell whether a batch began more than so many days ago; one whose name tells no time is of somebody else."""
+    """Tell whether a batch began more than so many days ago; one whose name tells no time is not ours."""
     try:
         began = datetime.strptime(batch.removesuffix("-index"), _FORM).replace(tzinfo=UTC).timestamp()
     except ValueError:

@@ -59,7 +59,7 @@ class S3Store:
     is another address; URLs are signed for it. Credentials and region default to where AWS tools look
     for them. connect_timeout, timeout: seconds for connecting and for a whole call; the head of an answer to GET or
     HEAD must come within a fifth of the latter. plain: makes copies of videos that clients can be sent to; None: none
-    are made. secret: the deployment's; the store must have been written under it (None: nobody asks). Raises ValueError
+    are made. secret: the deployment's; the store must have been written under it (None: not checked). Raises ValueError
     for a prefix that ends like the folders of a store that would lie above it.
     """
 
@@ -146,7 +146,7 @@ class S3Store:
                 if await _put_first(client, where, data):
                     await self._put_plain(client, name, where, data)
                     return data
-                # Somebody was first and is read in the next round; if it was deleted since, the name is free again.
+                # Another writer was first and is read in the next round; if that is deleted, the name is free again.
 
     async def delete(self, name: str) -> bool:
         """Remove the object; True when it was there."""
@@ -396,7 +396,7 @@ async def _put(client: Any, value: dict[str, Any]) -> bool:
 
 
 def _name_of(key: str) -> str | None:
-    """Return the name of the value that lies there, None for something of somebody else's in the bucket."""
+    """Return the name of the value that lies there, None for an object in the bucket that is not ours."""
     shard, _, name = key.rpartition("/")
     return name if is_name(name) and shard == name[:2] else None
 

@@ -1,8 +1,8 @@
-"""Which names L3 may hold, as Bloom filters in Redis: a render that nobody made before costs no look into L3.
+"""Which names L3 may hold, as Bloom filters in Redis: a video that was never made costs no look into L3.
 
 One filter a shard (`name.SHARDS`), so that in a Redis cluster a key's bits are in the slot of its value and flight, and
 the script that looks for those reads them too (`scripts/flight_board.lua`). A name is added before its object is
-written, by whoever writes it: a lead that never renders leaves no bits. A filter that is missing, that was never
+written, by its writer: a lead that never renders leaves no bits. A filter that is missing, that was never
 completed or that lost something says "maybe", as does a Redis that does not answer; names that it could not be told it
 is told as soon as it answers again. Only a filter that was built from L3's own list (`bloom_builder.py`) says "no".
 """

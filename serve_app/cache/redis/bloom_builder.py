@@ -1,6 +1,6 @@
 """Builds the Bloom filters from L3's own list of names: where there is none yet, and anew once a day.
 
-Building anew is how a filter forgets what was evicted or deleted. Meanwhile whoever writes adds to both filters, so
+Building anew is how a filter forgets what was evicted or deleted. Meanwhile every writer adds to both filters, so
 that nothing stored before, during or after is missing in the new one; until it is whole the old one answers, or "maybe"
 does. Of all processes the one with the lease builds; if it dies, another begins again, and a builder that was only slow
 is fenced off by its token.
@@ -59,7 +59,7 @@ class BloomBuilder:
         await self._periodic.aclose()
 
     async def look(self) -> bool:
-        """Build where a filter is missing or old and nobody else does; whether this process built. Raises TierError."""
+        """Build a missing or old filter unless another process does; tell whether this one did. Raises TierError."""
         if not await self._due() or not await self._lease.take():
             return False
         try:

@@ -1,9 +1,9 @@
 """For how long something that changes with every heartbeat has stayed the same, as one process sees it.
 
-Nobody compares times of different clocks: who holds a lease changes a number in it, and who waits for the lease looks
-at that number now and then. Once it has stayed the same for the length of a lease by the observer's own monotonic
-clock, the holder is taken for dead, and the lease may be taken by naming the very number that was seen (a record
-version number, as in the DynamoDB lock client). A server's clock may step as it likes.
+No times of different clocks are compared: the holder of a lease changes a number in it, and a process that wants the
+lease looks at that number now and then. Once it has stayed the same for the length of a lease by the observer's own
+monotonic clock, the holder is taken for dead, and the lease may be taken by naming the very number that was seen (a
+record version number, as in the DynamoDB lock client). A server's clock may step as it likes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 LONGEST_GAP = 1.5
-"""Seconds between two looks that count in full: while nobody could look, nobody could send a heartbeat either."""
+"""Seconds between two looks that count in full: a machine that cannot look cannot send heartbeats either."""
 _MOST = 10_000
 
 

@@ -1,8 +1,8 @@
 """A lease in Redis on work that one process of all should do, such as building the Bloom filters.
 
 It keeps others from doing the same at the same time, which would be a waste; it does not fence: work that must not be
-done twice has a token of its own. That it has run out is seen by the clock of whoever wants it (`silence`), not by the
-server's.
+done twice has a token of its own. That it has run out is seen by the clock of the process that wants it
+(`heartbeat_age`), not by the server's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Messages of one Redis over one connection of this process, opened when the first channel is wanted.
 
-Nothing rests on a message: while the connection is down they are lost, and whoever listens looks for itself as well. So
-a lost connection is tried again quietly, with every channel that is still wanted, once those who look find that the
-server answers.
+Nothing rests on a message: while the connection is down they are lost, and every listener polls as well. So a lost
+connection is tried again quietly, with every channel that is still wanted, once polls find that the server answers.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class RedisTier(BaseCache):  # type: ignore[misc]  # aiocache ships no types
     ttl: seconds a value is kept after its last use. max_value_bytes: larger values are refused (`set` gives False).
     connect_timeout, socket_timeout: seconds for one connect and one socket read or write; deadline: seconds for a whole
     call, with the wait for one of max_connections. secret: the deployment's; what is there must have been written under
-    it (None: nobody asks). reserve: the share of `maxmemory` that values leave free, because the server holds records
+    it (None: not checked). reserve: the share of `maxmemory` that values leave free, because the server holds records
     too (see RESERVE). uniform: random numbers in [0, 1) for the jitter.
     """
 

@@ -1,6 +1,6 @@
 """Where a video or a picture of it goes: a file that appears whole or not at all, standard output, or a device.
 
-The place is opened before a render is asked for, so nobody waits for a video that cannot be written.
+The place is opened before a render is asked for, so no render is made for a video that cannot be written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables of `encore model`, for people: parts, grid, memory, rooflines, and what is left of the brief's claim."""
+"""The tables of `encore model`, for people: parts, grid, memory, rooflines, and what is left of the claim."""
 
 from __future__ import annotations
 

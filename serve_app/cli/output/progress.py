@@ -27,7 +27,7 @@ _PAUSE = 1.0  # seconds between two lines
 
 
 class Bars:
-    """Shows parts of a job by name; whoever works calls `show` after every step."""
+    """Shows parts of a job by name; the worker calls `show` after every step."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress

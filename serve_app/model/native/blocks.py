@@ -76,7 +76,8 @@ class FactorisedConv(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention of tokens over themselves, or over a context of another width.
 
-    The context's keys and values do not depend on x: whoever asks several times makes them once, with `key_value`.
+    The context's keys and values do not depend on x: a caller that attends several times makes them once, with
+    `key_value`.
     """
 
     def __init__(self, dim: int, num_heads: int, context_dim: int | None = None) -> None:

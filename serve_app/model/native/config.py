@@ -1,7 +1,7 @@
 """Every number of the native architecture, frozen: what decides a pixel is here and therefore in a fingerprint.
 
 The presets are plain data, so that a router can read a card and make keys without importing torch. The revisions are
-bumped by hand when code changes what a part computes; golden tests fail when somebody forgets, and a release that
+bumped by hand when code changes what a part computes; golden tests fail when that is forgotten, and a release that
 computes the same keeps its caches. Revision 3 computes the numbers of 2, each row by itself: last bits differ.
 """
 

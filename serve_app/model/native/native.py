@@ -1,4 +1,4 @@
-"""The family `native`: the architecture of this project's brief, as a card and three parts on demand.
+"""The family `native`: this project's own architecture, as a card and three parts on demand.
 
 The card, its fingerprints and token counting need no torch, because routers use them; torch and transformers are
 imported by the `load_*` methods, in the actors that compute. The demo's checkpoint folder lies beside this file:
@@ -81,7 +81,7 @@ def _config(path: Path) -> NativeConfig:
 
 @dataclass(frozen=True)
 class NativeFamily:
-    """One preset with its weights and its tokenizer, as a Family; `batch_invariant` is as somebody chose, or None.
+    """One preset with its weights and its tokenizer, as a Family; `batch_invariant` is as the setting says, or None.
 
     sizes, judged: as the card has them. Every such model is trained on one world, so every card tells its words.
     """
@@ -95,7 +95,7 @@ class NativeFamily:
 
     @functools.cached_property
     def card(self) -> ModelCard:
-        """The grid of the brief; fingerprints of what this preset and these weights compute."""
+        """The grid of the preset; fingerprints of what this preset and these weights compute."""
         widths, heights = zip(*(self.sizes or ((32, 32), (128, 128))), strict=True)
         return ModelCard(
             name=f"native/{self.config.name}",

@@ -1,4 +1,4 @@
-"""The words of the demo's world, for whoever tells what of a prompt the model understands; English and Chinese.
+"""The words of the demo's world, for telling what of a prompt the model understands; English and Chinese.
 
 `training.captions` writes with these words, but imports torch, which a router does not; so they stand here as plain
 data, and a test fails when the two are not in step. The values are lists between commas.

@@ -239,7 +239,7 @@ def write_checkpoint(folder: Path, config: NativeConfig, parts: dict[str, nn.Mod
         if tensor.is_floating_point()
     }
     save_file(tensors, folder / WEIGHTS_FILE)
-    (folder / WEIGHTS_FILE).chmod(0o644)  # the library keeps its files to the owner; a package is for everybody
+    (folder / WEIGHTS_FILE).chmod(0o644)  # the library keeps its files to the owner; a package is for all users
     (folder / tokenizers.FILE).write_bytes(tokenizer.path.read_bytes())
     (folder / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=1) + "\n", "utf-8")
 

@@ -89,7 +89,7 @@ def _snapshot(repository: str, revision: str | None) -> Path:
 class WanFamily:
     """One checkpoint as a Family; `dtype` is the transformers' and the text encoder's.
 
-    batch_invariant: as somebody chose, or None.
+    batch_invariant: as the setting says, or None.
     """
 
     name: str

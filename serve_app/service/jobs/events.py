@@ -1,6 +1,6 @@
 """A job's life as it happens, for one reader: every change of state, every denoising step, the end.
 
-Any replica can tell it. Where the job is followed, the desk's own news wake the reader; elsewhere what the render
+Any replica can tell it. Where the job is followed, the tracker wakes the reader; elsewhere what the render
 tells the whole cluster does, and because a message may be lost, the job's and the flight's record are read every second
 as well. A position (phase, step) means the same everywhere and only grows, so a reader who comes back, to whatever
 replica, is told what is new and nothing twice. A slow reader misses steps, never a state's newest word.
@@ -24,7 +24,7 @@ from serve_app.service.jobs.tracker import JobTracker
 
 POLL_SECONDS = 1.0
 ENDING_SECONDS = 0.1
-"""How soon a job's record is read again when its render has ended, until whoever follows it has written the end."""
+"""How soon a job's record is read again when its render has ended, until its follower has written the end."""
 IDLE_SECONDS = 15.0
 LOST_SECONDS = 2 * ORPHAN_SECONDS
 """A record that was there and is not found for so long is lost (or expired), not just being written anew."""
@@ -70,27 +70,27 @@ class JobEvent:
     eta_seconds: float | None
 
 
-def with_news(job: Job, news: FlightStatus | None) -> Job:
+def with_status(job: Job, status: FlightStatus | None) -> Job:
     """Return an unfinished job as its flight has it; the end is for the job's record to tell."""
-    if job.status.is_final or news is None or news.state is not FlightState.RENDERING:
+    if job.status.is_final or status is None or status.state is not FlightState.RENDERING:
         return job
-    job = job.started(news.embedding)
-    return job.at_step(news.step, news.total) if news.total else job
+    job = job.started(status.embedding)
+    return job.at_step(status.step, status.total) if status.total else job
 
 
 class JobEventFeed:
-    """Tells jobs' lives out of one router's desk and the cluster's flight records."""
+    """Tells jobs' lives from one router's tracker and the cluster's flight records."""
 
-    def __init__(self, desk: JobTracker, flights: FlightRecords | None) -> None:
-        self._desk = desk
-        self._flights = flights
+    def __init__(self, tracker: JobTracker, flight_records: FlightRecords | None) -> None:
+        self._tracker = tracker
+        self._flight_records = flight_records
 
     async def newest(self, job: Job) -> Job:
         """Return `job` with what its flight's record says, where this process does not follow it itself."""
-        if self._flights is None or job.status.is_final or self._desk.follows(job.id):
+        if self._flight_records is None or job.status.is_final or self._tracker.follows(job.id):
             return job
         try:
-            return with_news(job, await self._flights.look(job.keys.video))
+            return with_status(job, await self._flight_records.look(job.keys.video))
         except TierError:
             return job
 
@@ -117,14 +117,14 @@ class JobEventFeed:
                     await self._read(view)
 
     def _listen(self, view: _View, listening: ExitStack) -> None:
-        listening.callback(self._desk.watch(view.job.id, view.wake))
-        if self._flights is not None and not self._desk.follows(view.job.id):
+        listening.callback(self._tracker.watch(view.job.id, view.wake))
+        if self._flight_records is not None and not self._tracker.follows(view.job.id):
             with suppress(TierError):
-                listening.callback(self._flights.watch(view.job.keys.video, view.hear))
+                listening.callback(self._flight_records.watch(view.job.keys.video, view.hear))
 
     async def _read(self, view: _View) -> None:
         try:
-            job = await self._desk.find(view.job.id)
+            job = await self._tracker.find(view.job.id)
         except NotFound:
             view.deleted = True
         except Unavailable:
@@ -141,7 +141,7 @@ class _View:
         self.deleted = False
         self._clock = clock
         self._stir = asyncio.Event()
-        self._news: FlightStatus | None = None
+        self._status: FlightStatus | None = None
         self._read_at = self._seen_at = clock()
         self._pause = POLL_SECONDS
 
@@ -156,10 +156,10 @@ class _View:
         self._read_at = float("-inf")
         self._stir.set()
 
-    def hear(self, news: FlightStatus) -> None:
+    def hear(self, status: FlightStatus) -> None:
         """Take in what a render tells the cluster."""
-        self._news = news
-        self._pause = POLL_SECONDS if news.state.is_active else ENDING_SECONDS
+        self._status = status
+        self._pause = POLL_SECONDS if status.state.is_active else ENDING_SECONDS
         self._stir.set()
 
     async def stirred(self) -> bool:
@@ -168,7 +168,7 @@ class _View:
             async with asyncio.timeout(self._pause):
                 await self._stir.wait()
         self._stir.clear()
-        self.job, self._news = with_news(self.job, self._news), None
+        self.job, self._status = with_status(self.job, self._status), None
         return self._clock() - self._read_at >= self._pause
 
     def read(self, job: Job | None) -> None:

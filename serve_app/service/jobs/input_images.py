@@ -1,4 +1,4 @@
-"""The images of jobs: whoever finishes an accepted job must have them, so they live as long as a job that needs them.
+"""The input images of jobs: an accepted job cannot be finished without them, so they live as long as a job needs them.
 
 An image is kept before its job is accepted, in the store that keeps jobs, once for all jobs that start from it, and is
 let go with the last of them; one that was never let go (its router died in between) is swept when its job has expired.
@@ -113,7 +113,7 @@ class InputImages:
     ) -> str:
         """Keep the image of a job, then have it accepted; returns and raises what `accept` does, or Unavailable.
 
-        done: called when that is over, whoever waited for it.
+        done: called when that is over, also when the caller is gone.
         It goes on when the caller is cancelled (a client that hung up): there is a job then, or its image is let go.
         """
         work = self._accepting.spawn(self._accepted(job, data, accept), traced=True)

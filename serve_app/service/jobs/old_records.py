@@ -2,7 +2,7 @@
 
 Moving is harmless to repeat and to cut short: a record is written where it belongs before it is removed, one that is
 there or was deleted stays as it is, and one for which there is no room waits. What stays behind (tombstones and marks,
-whose names nobody can tell without asking for them) is looked up as long as its TTL lets it be. For records of 0.x
+whose names cannot be listed) is looked up as long as its TTL lets it be. For records of 0.x
 before jobs_url; to be removed with the release after next.
 """
 

@@ -1,7 +1,7 @@
 """The images of jobs in Redis, beside the job records: as durable as they are, and no longer there than they need be.
 
 Named by HMACs under the deployment secret; unlike records they are large, so in a cluster they are spread over sixteen
-hash tags. Nothing has a TTL, which an eviction policy could use; what nobody let go is swept when its jobs have
+hash tags. Nothing has a TTL, which an eviction policy could use; what was not let go is swept when its jobs have
 expired. What comes back is verified by who uses it: the digest of its pixels is in the job's spec.
 """
 
@@ -24,7 +24,7 @@ _SWEPT_AT_ONCE = 100
 
 
 class RedisInputImages(RedisRecords):
-    """An ImageStore that every replica shares; whoever gave it `redis` closes that.
+    """An InputImageStore that every replica shares; `redis` belongs to the caller, which closes it.
 
     max_bytes: of all images; a server with `maxmemory` gives them no more than a quarter of it.
     """

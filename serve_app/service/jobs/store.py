@@ -6,7 +6,7 @@ stand for them) have as many places of their own and a quarter of the bytes, so 
 
 A change of a record is an update, never a creation of a deleted one, so that a follower on one replica cannot bring
 back what was deleted through another; and an end is never changed, so that of two followers the first one tells it.
-Whoever follows jobs says so every second; those whose follower fell silent are orphans, and `claim` gives each to one.
+A follower of jobs says so every second; jobs whose follower fell silent are orphans, and `claim` gives each to one.
 Silence is told by a time that goes on between heartbeats and claims, and that no step of a clock changes.
 """
 
@@ -25,7 +25,7 @@ from serve_app.service.jobs.job import Job, Order, Page, gone, unknown
 from serve_app.service.jobs.signed_id import created_at
 
 ORPHAN_SECONDS = LEASE_SECONDS
-"""An unfinished job that nobody said to follow for this long is an orphan."""
+"""An unfinished job that no process said to follow for this long is an orphan."""
 
 MAX_COUNT = 100_000
 MAX_BYTES = 256 << 20
@@ -66,7 +66,7 @@ class JobStore(Protocol):
     async def update(self, job: Job) -> Job | None:
         """Write the newest state, anew if it was lost; an end leaves the unfinished.
 
-        Returns what the record is now: `job`, or the end that somebody told before; None: deleted or expired.
+        Returns what the record is now: `job`, or the end that was told before; None: deleted or expired.
         """
         ...
 

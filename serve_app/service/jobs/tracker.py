@@ -173,11 +173,11 @@ class JobTracker:
         return Page(tuple(self._known(job.id) or job for job in page.jobs), page.has_more)
 
     async def delete(self, job_id: str) -> None:
-        """Delete the job; its render ends at the next step unless somebody else waits. NotFound if unknown."""
+        """Delete the job; its render ends at the next step unless others wait. NotFound if unknown."""
         known = self.forget(job_id)
         if not await self._write_behind.delete(job_id, known=known) and not known:
             raise unknown(job_id)
-        self.forget(job_id)  # somebody who read it may have kept it while the store was asked
+        self.forget(job_id)  # a reader may have kept it while the store was asked
         self._tell(job_id)  # a reader that was woken by the first one may have found the record still there
 
     def forget(self, job_id: str) -> bool:
@@ -252,7 +252,7 @@ class JobTracker:
         room = min(ADOPTED_AT_ONCE, self._room())
         if room <= 0:
             return
-        self._entering += room  # what is claimed must be followed: nobody may take the places meanwhile
+        self._entering += room  # what is claimed must be followed: no other job may take the places meanwhile
         try:
             orphans = await self._store.claim(room)
         finally:

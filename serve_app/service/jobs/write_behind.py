@@ -1,7 +1,7 @@
 """What this router has yet to write to the job store: an outage delays it, and the newest word on a job counts.
 
-Whoever waits for an answer writes at once and hears whether the job still stands; what could not be written, and what
-nobody waits for, is owed and written at the next `flush`. A deletion is the last word on a job.
+A caller that needs an answer writes at once and hears whether the job still stands; what could not be written, and
+what needs no answer, is owed and written at the next `flush`. A deletion is the last word on a job.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The templates lie beside it (`Held`), because it is written every second and they never change. Items are numbered as
 they come out of the templates, equal ones left out; all before `position`, and those `ahead` of it, are dealt with and
-in the counts, so whoever takes over neither counts nor renders an item twice.
+in the counts, so a runner that takes over neither counts nor renders an item twice.
 """
 
 from __future__ import annotations

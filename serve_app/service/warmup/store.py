@@ -1,6 +1,6 @@
 """Where warm-ups are kept: two stores with one contract, in this process' memory, and in Redis (`redis_warm_ups`).
 
-As with jobs, whoever runs a warm-up writes its state every second; one whose runner fell silent is an orphan, and
+As with jobs, the runner of a warm-up writes its state every second; one whose runner fell silent is an orphan, and
 `claim` gives it to one other. From then on the earlier runner's writes are refused, should it come back.
 """
 
@@ -45,7 +45,7 @@ class WarmStore(Protocol):
         ...
 
     async def write(self, warm_up: WarmUp, runner: str | None) -> Written:
-        """Write the newest state, and say that it is run; None: whoever runs it, this is its end.
+        """Write the newest state, and say that it is run; None: this is its end, wherever it runs.
 
         LOST: another runner has it. ENDED: it has ended before. GONE: the store knows of none.
         """

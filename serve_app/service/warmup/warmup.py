@@ -1,4 +1,4 @@
-"""Warm-ups: videos that nobody has asked for yet are made while there is time, so that they are hits when asked for.
+"""Warm-ups: videos are made before a client asks for them, while there is time, so that later requests are hits.
 
 What is stored already is skipped, so the content itself is the checkpoint; beside it a durable record counts, and a
 router that finds a warm-up whose runner died goes on with it. Renders have the priority `warm_up`, at most
@@ -63,18 +63,18 @@ _NO_KEY = "0" * 64
 class Warming:
     """The warm-ups of one router.
 
-    board: starts or joins the flight of a video that is to be kept for so many seconds. keep_seconds: how long records
-    live. max_prompt_chars: the planner's, so that longer texts are refused before they are made.
-    `sleep`, `clock` (Unix seconds) and `timer` are for tests.
+    join_or_lead: starts or joins the flight of a video that is to be kept for so many seconds. keep_seconds: how long
+    records live. max_prompt_chars: the planner's, so that longer texts are refused before they are made. `sleep`,
+    `clock` (Unix seconds) and `timer` are for tests.
     """
 
     def __init__(
         self,
         store: WarmStore,
         planner: Planner,
-        source: VideoLoader,
+        loader: VideoLoader,
         cache: TieredCache,
-        board: Callable[[Plan, float], tuple[ClusterFlight, bool]],
+        join_or_lead: Callable[[Plan, float], tuple[ClusterFlight, bool]],
         *,
         concurrency: int,
         keep_seconds: float,
@@ -85,9 +85,9 @@ class Warming:
     ) -> None:
         self._store = store
         self._planner = planner
-        self._source = source
+        self._loader = loader
         self._cache = cache
-        self._join_or_lead = board
+        self._join_or_lead = join_or_lead
         self._keep_seconds = keep_seconds
         self._max_prompt_chars = max_prompt_chars
         self._clock = clock
@@ -151,7 +151,7 @@ class Warming:
         async for wanted in self._wanted(templates):
             await look.at(wanted.plan)
         await look.at_rest()
-        cost = self._source.cost
+        cost = self._loader.cost
         if not cost.is_known and look.example is not None and (found := await self._cache.get(look.example)):
             cost.learn(found[0])
         seconds = [cost.seconds(plan.spec) or 0.0 for plan in look.missing] if cost.is_known else []
@@ -266,27 +266,27 @@ class Warming:
         if await self._cache.verified(key, wanted.ttl):
             return Outcome.L2
         async with self._places:
-            flight_result = await self._landing(run, wanted)
+            flight_result = await self._result(run, wanted)
         if not flight_result.stored:
             raise not_stored()
         if flight_result.outcome is Outcome.L1:  # this process remembered what L2 had forgotten
             await self._cache.put(flight_result.entry)
-        await self._cache.extend(key, wanted.ttl)  # whoever led the flight may have stored it for less
+        await self._cache.extend(key, wanted.ttl)  # the leader may have stored it for less
         return flight_result.outcome
 
-    async def _landing(self, run: Run, wanted: Wanted) -> FlightResult:
-        """Take the flight of a video; wait where there is no place, try again where nobody could render just now."""
+    async def _result(self, run: Run, wanted: Wanted) -> FlightResult:
+        """Take the flight of a video; wait where there is no place, try again where no replica could render it."""
         tries = 0
         while True:
             try:
-                return await self._source.overflow(wanted.plan.keys) or await self._flown(run, wanted)
+                return await self._loader.overflow(wanted.plan.keys) or await self._from_flight(run, wanted)
             except (Busy, Unavailable) as error:
                 tries += isinstance(error, Unavailable)
                 if tries >= TRIES:
                     raise
                 await self._sleep(min(LONGEST_PAUSE, error.retry_after or 1))
 
-    async def _flown(self, run: Run, wanted: Wanted) -> FlightResult:
+    async def _from_flight(self, run: Run, wanted: Wanted) -> FlightResult:
         flight, led = self._join_or_lead(wanted.plan, wanted.ttl)
         flight.hold()
         try:
@@ -311,7 +311,7 @@ class Warming:
         room = self._room()
         if room <= 0:
             return
-        self._beginning += room  # what is claimed must be run: nobody may take the places meanwhile
+        self._beginning += room  # what is claimed must be run: no other warm-up may take the places meanwhile
         try:
             orphans = await self._store.claim(room, self._runner)
         finally:

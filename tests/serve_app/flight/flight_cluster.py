@@ -122,13 +122,13 @@ class Records(FlightModel):
 
     def join_or_lead(self, now: int, key: str, *args: Any) -> JoinResult:
         known = key in self.records
-        boarded = super().join_or_lead(now, key, *args)
-        if isinstance(boarded, Leading):
+        join_result = super().join_or_lead(now, key, *args)
+        if isinstance(join_result, Leading):
             # A Redis that forgot the record and whose clock was set back gives a smaller one: tokens fence by equality.
-            assert boarded.token > self.newest.get(key, 0) or not known
-            self.newest[key] = boarded.token
+            assert join_result.token > self.newest.get(key, 0) or not known
+            self.newest[key] = join_result.token
             self.leads[key] += 1
-        return boarded
+        return join_result
 
     def end(self, now: int, key: str, token: int, state: FlightState, detail: str, frame: bytes | None) -> bool:
         known = key in self.records
@@ -388,16 +388,16 @@ class Stream:
 
 
 class Renderer:
-    """What HandleRenderer is: one router's way to all Diffusion replicas, behind the real turnstile."""
+    """What HandleRenderer is: one router's way to all Diffusion replicas, behind the real queue."""
 
     def __init__(self, cluster: Cluster, process: Process) -> None:
         self._cluster = cluster
         self._process = process
-        self._turnstile = RenderQueue()
+        self._queue = RenderQueue()
 
     async def render(self, request: RenderRequest) -> AsyncIterator[RenderEvent]:
         asked_at = self._cluster.world.now
-        async with self._turnstile.turn(request.keys.video, asked_at) as turn:
+        async with self._queue.turn(request.keys.video, asked_at) as turn:
             diffusion = await self._free_replica()
             stream = Stream(self._process, asyncio.Queue())
             diffusion.streams[stream] = stream
@@ -407,7 +407,7 @@ class Renderer:
             )
             try:
                 while not isinstance(event := await stream.queue.get(), BaseException):
-                    self._turnstile.taken(turn)
+                    self._queue.taken(turn)
                     yield event
                     if isinstance(event, Finished):
                         return
@@ -534,34 +534,34 @@ class Cluster:
 
     def ask(self, router: int, key: str, patience: float | None = None, *, at_once: bool = False) -> Wait:
         """A client comes, and leaves when its patience ends."""
-        desk = self.routers[router % len(self.routers)]
-        wait = Wait(key, desk.process, self.world.now)
+        chosen = self.routers[router % len(self.routers)]
+        wait = Wait(key, chosen.process, self.world.now)
         self.waits.append(wait)
 
         async def come() -> None:
             try:
-                wait.flight_result = await _served(desk.source, key, patience, at_once)
+                wait.flight_result = await _served(chosen.source, key, patience, at_once)
             except TimeoutError:
                 wait.left = True
             except EncoreError as error:
-                wait.error = error if desk.process.alive else None
+                wait.error = error if chosen.process.alive else None
             finally:
-                if desk.process.alive:
+                if chosen.process.alive:
                     wait.ended_at = self.world.now
 
-        desk.process.post(lambda: desk.process.spawn(come()))
+        chosen.process.post(lambda: chosen.process.spawn(come()))
         return wait
 
     def invalidate(self, router: int, key: str) -> None:
         """Delete a video from all tiers and from every router's memory."""
-        desk = self.routers[router % len(self.routers)]
+        chosen = self.routers[router % len(self.routers)]
 
         async def delete() -> None:
-            await desk.cache.delete(key)
+            await chosen.cache.delete(key)
             for other in self.routers:
                 self.world.after(self.world.latency(), lambda other=other: other.process.post(other.cache.forget, key))
 
-        desk.process.post(lambda: desk.process.spawn(delete()))
+        chosen.process.post(lambda: chosen.process.spawn(delete()))
 
     # What happens to clusters.
 

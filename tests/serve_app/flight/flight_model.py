@@ -289,15 +289,15 @@ class MemoryFlightRecords:
         silent = cast(bytes | None, self._silence.version(key, self.model.lease_seconds))
 
         def step(now: int) -> tuple[JoinResult, bytes]:
-            boarded = self.model.join_or_lead(now, key, waiter, urgency, given_up, lead, silent, not_before)
-            return boarded, self.model.records[key].version if isinstance(boarded, Joined) else b""
+            join_result = self.model.join_or_lead(now, key, waiter, urgency, given_up, lead, silent, not_before)
+            return join_result, self.model.records[key].version if isinstance(join_result, Joined) else b""
 
-        boarded, version = await self._call(step)
-        if isinstance(boarded, Joined):
-            return Joined(boarded.status, self.model.lease_seconds - self._silence.saw(key, version))
-        if not isinstance(boarded, Idle):
+        join_result, version = await self._call(step)
+        if isinstance(join_result, Joined):
+            return Joined(join_result.status, self.model.lease_seconds - self._silence.saw(key, version))
+        if not isinstance(join_result, Idle):
             self._silence.forget(key)
-        return boarded
+        return join_result
 
     async def beat(self, key: str, token: int, news: FlightStatus) -> Beat:
         elapsed, began = self._elapsed.since((key, token))

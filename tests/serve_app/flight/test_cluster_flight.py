@@ -221,9 +221,9 @@ async def test_two_routers_one_render(make: Callable[..., Cluster]) -> None:
     first, one = cluster.join_or_lead(cluster.router())
     await until(lambda: cluster.renders == 1)
     second, two = cluster.join_or_lead(cluster.router())
-    landings = await asyncio.gather(one, two)
-    assert [flight_result.outcome for flight_result in landings] == [Outcome.RENDERED, Outcome.JOINED]
-    assert landings[0].entry.data == landings[1].entry.data
+    results = await asyncio.gather(one, two)
+    assert [flight_result.outcome for flight_result in results] == [Outcome.RENDERED, Outcome.JOINED]
+    assert results[0].entry.data == results[1].entry.data
     assert cluster.renders == 1
     steps = [event.step for event in second.events if isinstance(event, Progress)]
     assert steps == sorted(set(steps))
@@ -302,8 +302,8 @@ async def test_a_dead_replica_is_replaced_at_once_by_the_leader(make: Callable[.
     two = await cluster.joined()
     cluster.replicas[0].kill()
     cluster.replicas[1].engine.go_on.set()
-    landings = await asyncio.gather(one, two)
-    assert [flight_result.outcome for flight_result in landings] == [Outcome.RENDERED, Outcome.JOINED]
+    results = await asyncio.gather(one, two)
+    assert [flight_result.outcome for flight_result in results] == [Outcome.RENDERED, Outcome.JOINED]
     assert cluster.renders == 2
 
 
@@ -454,8 +454,8 @@ async def test_a_value_too_large_for_l2_comes_from_l3(make: Callable[..., Cluste
     await until(lambda: cluster.renders == 1)
     two = await cluster.joined()
     cluster.replicas[0].engine.go_on.set()
-    landings = await asyncio.gather(one, two)
-    assert [flight_result.outcome for flight_result in landings] == [Outcome.RENDERED, Outcome.JOINED]
+    results = await asyncio.gather(one, two)
+    assert [flight_result.outcome for flight_result in results] == [Outcome.RENDERED, Outcome.JOINED]
     assert cluster.renders == 1
 
 
@@ -471,8 +471,8 @@ async def test_redis_goes_and_comes_back(
     two = await cluster.joined()
     valkey.kill()
     cluster.replicas[0].engine.go_on.set()
-    landings = await asyncio.gather(one, two)
-    assert len({flight_result.entry.digest for flight_result in landings}) == 1
+    results = await asyncio.gather(one, two)
+    assert len({flight_result.entry.digest for flight_result in results}) == 1
     assert cluster.renders == 1
     assert (await cluster.join_or_lead(cluster.router())[1]).outcome is Outcome.L3
     valkey.restart()
@@ -498,8 +498,8 @@ async def test_a_render_begun_without_redis_is_kept_when_it_is_back(
     await asyncio.sleep(2 * LEASE)
     assert heartbeats(cluster.replicas[0].worker)[0].token == token
     cluster.replicas[0].engine.go_on.set()
-    landings = await asyncio.gather(one, two)
-    assert len({flight_result.entry.digest for flight_result in landings}) == 1
+    results = await asyncio.gather(one, two)
+    assert len({flight_result.entry.digest for flight_result in results}) == 1
     assert cluster.renders == 1
 
 
@@ -507,7 +507,7 @@ async def test_redis_away_from_the_beginning(make: Callable[..., Cluster]) -> No
     """Without Redis every process renders by itself, shares L3, and one process' requests share one render."""
     cluster = make(url="unix:///nowhere/valkey.sock")
     router = cluster.router()
-    landings = await asyncio.gather(*(cluster.join_or_lead(router)[1] for _ in range(3)))
-    assert {flight_result.outcome for flight_result in landings} == {Outcome.RENDERED}
+    results = await asyncio.gather(*(cluster.join_or_lead(router)[1] for _ in range(3)))
+    assert {flight_result.outcome for flight_result in results} == {Outcome.RENDERED}
     assert cluster.renders == 1
     assert (await cluster.join_or_lead(cluster.router())[1]).outcome is Outcome.L3

@@ -346,10 +346,10 @@ def test_followers_see_the_leaders_progress(cluster: Cluster) -> None:
 async def test_a_heartbeat_ends_whenever_its_render_does(turns: int) -> None:
     """However close to a step it is cancelled, a heartbeat ends: else it would keep a flight that is nobody's."""
     records = MemoryFlightRecords(FlightModel(), Air(), lambda: 1000.0)
-    keeper = Heartbeat(records, KEY, 1, embedding="", stop=lambda: None, hurry=lambda urgency: None)
-    beating = asyncio.create_task(keeper.run())
+    heartbeat = Heartbeat(records, KEY, 1, embedding="", stop=lambda: None, hurry=lambda urgency: None)
+    beating = asyncio.create_task(heartbeat.run())
     await asyncio.sleep(0.01)
-    keeper.step(1, 2)
+    heartbeat.step(1, 2)
     for _ in range(turns):
         await asyncio.sleep(0)
     beating.cancel()

@@ -275,12 +275,12 @@ class Telling:
             cluster.attempts.forget()
             waits = [cluster.ask(router, key) for router in range(len(cluster.routers)) for _ in range(2)]
             cluster.world.run(cluster.world.now + 60, lambda waits=waits: all(wait.is_over for wait in waits))
-            landings = [wait.flight_result for wait in waits if wait.flight_result is not None]
-            assert len(landings) == len(waits), waits
-            assert all(flight_result.stored or flight_result.outcome is Outcome.L1 for flight_result in landings), (
-                landings
+            results = [wait.flight_result for wait in waits if wait.flight_result is not None]
+            assert len(results) == len(waits), waits
+            assert all(flight_result.stored or flight_result.outcome is Outcome.L1 for flight_result in results), (
+                results
             )
-            in_l1 = all(flight_result.outcome is Outcome.L1 for flight_result in landings)
+            in_l1 = all(flight_result.outcome is Outcome.L1 for flight_result in results)
             assert len(cluster.renders) - before == (0 if stored or in_l1 else 1), (key, stored)
 
 

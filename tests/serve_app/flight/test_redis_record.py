@@ -68,9 +68,9 @@ class Bench:
 
     async def lead(self, waiter: str = "leader", key: str = "k") -> int:
         """Board as the first one; return the token."""
-        boarded = await self.records.join_or_lead(key, waiter, CALM)
-        assert isinstance(boarded, Leading)
-        return boarded.token
+        join_result = await self.records.join_or_lead(key, waiter, CALM)
+        assert isinstance(join_result, Leading)
+        return join_result.token
 
     async def join_or_lead(self, waiter: str, **named: Any) -> Any:
         return await self.records.join_or_lead("k", waiter, CALM, **named)
@@ -240,8 +240,8 @@ async def test_tokens_ascend_when_the_clock_jumps_back(bench: Bench) -> None:
     tokens = [await bench.lead()]
     for _ in range(3):
         bench.clock.now -= 3600
-        boarded = await bench.join_or_lead("leader", given_up=tokens[-1])
-        tokens.append(boarded.token)
+        join_result = await bench.join_or_lead("leader", given_up=tokens[-1])
+        tokens.append(join_result.token)
     assert tokens == sorted(set(tokens))
 
 
@@ -307,8 +307,8 @@ async def test_a_token_is_no_earlier_than_what_its_leader_has_heard_of(bench: Be
     """After the server's clock was set back a flight that begins after an invalidation still has the later time."""
     bench.clock.off -= 900
     known = round((bench.clock() - 1) * 1e6)
-    boarded = await bench.join_or_lead("leader", not_before=known)
-    assert boarded.token == known
+    join_result = await bench.join_or_lead("leader", not_before=known)
+    assert join_result.token == known
     again = await bench.join_or_lead("leader", given_up=known, not_before=known)
     assert again.token > known
 
@@ -488,9 +488,9 @@ async def heard(ear: asyncio.Queue[FlightStatus], state: FlightState) -> FlightS
 
 
 async def lead(flights: FlightRecords, key: str = "k") -> int:
-    boarded = await flights.join_or_lead(key, "leader", CALM)
-    assert isinstance(boarded, Leading)
-    return boarded.token
+    join_result = await flights.join_or_lead(key, "leader", CALM)
+    assert isinstance(join_result, Leading)
+    return join_result.token
 
 
 async def test_time_is_the_servers_own(flights: RedisFlightRecords) -> None:
@@ -531,9 +531,9 @@ async def test_messages_wake(flights: RedisFlightRecords) -> None:
 
 async def _relead(flights: RedisFlightRecords) -> Leading:
     await flights._redis.client.flushdb()
-    boarded = await flights.join_or_lead("k", "again", CALM)
-    assert isinstance(boarded, Leading)
-    return boarded
+    join_result = await flights.join_or_lead("k", "again", CALM)
+    assert isinstance(join_result, Leading)
+    return join_result
 
 
 async def _until_subscribed(flights: RedisFlightRecords, key: str) -> None:
@@ -637,9 +637,9 @@ async def test_flights_survive_a_persistent_server(start_valkey: Callable[..., V
 
 async def test_a_thousand_race_for_one_lease(flights: RedisFlightRecords) -> None:
     """Of many who ask at once exactly one leads."""
-    boarded = await asyncio.gather(*(flights.join_or_lead("k", f"w{number}", CALM) for number in range(1000)))
-    assert sum(isinstance(each, Leading) for each in boarded) == 1
-    assert sum(isinstance(each, Joined) for each in boarded) == 999
+    join_result = await asyncio.gather(*(flights.join_or_lead("k", f"w{number}", CALM) for number in range(1000)))
+    assert sum(isinstance(each, Leading) for each in join_result) == 1
+    assert sum(isinstance(each, Joined) for each in join_result) == 999
 
 
 def test_a_waiter_beats_often_enough() -> None:

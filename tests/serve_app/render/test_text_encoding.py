@@ -56,7 +56,7 @@ class Bench:
     def served(self) -> list[str]:
         return [event.result for event in self.rig.events if isinstance(event, EmbeddingServed)]
 
-    async def boarded(self, requests: int) -> None:
+    async def joined(self, requests: int) -> None:
         """Wait until so many requests have missed both prompts, and so wait for the encoder."""
         await until(lambda: len(self.served) == 2 * requests and bool(self.encoder.calls))
 
@@ -113,7 +113,7 @@ async def test_concurrent_equal_prompts_encode_once(bench: Bench) -> None:
     asked = [asyncio.create_task(bench.embedder.embed((A, N), ("four", "no"))) for _ in range(5)]
     await until(lambda: bool(bench.encoder.calls))
     asked.append(asyncio.create_task(bench.embedder.embed((B, N), ("seven!!", "no"))))
-    await bench.boarded(6)
+    await bench.joined(6)
     bench.encoder.gate.set()
     answers = await asyncio.gather(*asked)
     assert bench.encoder.calls == [["four", "no"], ["seven!!"]]
@@ -128,7 +128,7 @@ async def test_a_failure_reaches_all_and_is_not_cached(bench: Bench, failure: Ex
     bench.encoder.gate.clear()
     bench.encoder.failure = failure
     asked = [asyncio.create_task(bench.embedder.embed((A, N), ("four", "no"))) for _ in range(3)]
-    await bench.boarded(3)
+    await bench.joined(3)
     bench.encoder.gate.set()
     results = await asyncio.gather(*asked, return_exceptions=True)
     assert {type(result) for result in results} == {told}
@@ -147,7 +147,7 @@ async def test_the_leaders_disconnect(bench: Bench) -> None:
     leader = asyncio.create_task(bench.embedder.embed((A, N), ("four", "no")))
     await until(lambda: bool(bench.encoder.calls))
     follower = asyncio.create_task(bench.embedder.embed((A, N), ("four", "no")))
-    await bench.boarded(2)
+    await bench.joined(2)
     leader.cancel()
     await asyncio.gather(leader, return_exceptions=True)
     bench.encoder.gate.set()

@@ -1,4 +1,4 @@
-"""A whole router in one process: real planner, tiers, flights, desk and jobs over a renderer that tests steer.
+"""A whole router in one process: real planner, tiers, flights, and jobs over a renderer that tests steer.
 
 `ScriptedRenderer` stands where the GPU would: it reports real progress as it is let on, stores what it made through
 a real VideoWriter-like cache, and fails or stalls when told to. Everything above it is the product's own code.
@@ -225,12 +225,12 @@ class Rig:
         mirror = None if self.folder is None else ObjectRules(FolderStore(self.folder), secret=SECRET)
         return RuleSync(RuleBook(Labels(SECRET)), kept, mirror, poll_seconds=3600.0)
 
-    def sweeper(self, keeper: RuleSync) -> RuleSweeper:
+    def sweeper(self, sync: RuleSync) -> RuleSweeper:
         """What sweeps for a router, when a test says `round`."""
         redis = self.redis()
         shelves: list[Any] = [] if redis is None else [RedisShelf(redis, secret=SECRET)]
         shelves += [] if self.folder is None else [ObjectShelf(FolderStore(self.folder), secret=SECRET)]
-        return RuleSweeper(keeper, shelves)
+        return RuleSweeper(sync, shelves)
 
     def cache(self, *, l1: bool = True, kind: Any = "video", rules: RuleBook | None = None) -> TieredCache:
         """A process' view of the shared tiers."""

@@ -94,17 +94,17 @@ async def test_a_job_whose_image_is_being_kept_has_a_place() -> None:
     def never(job: Job) -> Any:
         raise AssertionError(job)
 
-    desk = JobTracker(MemoryJobs(), never, room=lambda: 0, ended=lambda job, flight_result: None)
+    tracker = JobTracker(MemoryJobs(), never, room=lambda: 0, ended=lambda job, flight_result: None)
     images = InputImages(Slow())
 
     async def refused() -> str:
         raise Busy("no place")
 
-    waiting = asyncio.ensure_future(images.accepted(a_job(), b"image", refused, desk.take_place()))
+    waiting = asyncio.ensure_future(images.accepted(a_job(), b"image", refused, tracker.take_place()))
     await asyncio.sleep(0)
-    assert len(desk) == 1
+    assert len(tracker) == 1
     Slow.go.set()
     with pytest.raises(Busy):
         await waiting
     await asyncio.sleep(0)
-    assert len(desk) == 0
+    assert len(tracker) == 0

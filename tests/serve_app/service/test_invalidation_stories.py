@@ -73,8 +73,8 @@ class Story:
     async def _ask(self, who: int, prompt: str, seed: int, tags: set[str]) -> None:
         router = self.routers[who]
         answer = await router.ask(prompt, seed=seed, tags=sorted(tags))
-        if router.keeper._noting is not None:
-            await router.keeper._noting
+        if router.rules._noting is not None:
+            await router.rules._noting
         key = answer.keys.video
         for tag in tags:
             self.noted.setdefault(tag, set()).add(key)
@@ -116,7 +116,7 @@ class Story:
 
     async def _sweep(self, who: int) -> None:
         await self._look(who)
-        await self.rig.sweeper(self.routers[who].keeper).round()
+        await self.rig.sweeper(self.routers[who].rules).round()
 
     async def _new_router(self, who: int) -> None:
         self.routers[who] = self.make(deaf=True)

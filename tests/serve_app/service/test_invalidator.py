@@ -31,7 +31,7 @@ class Router:
     """One replica."""
 
     service: VideoService
-    keeper: RuleSync
+    rules: RuleSync
     rig: Rig
 
     async def ask(self, prompt: str = PROMPT, **fields: Any) -> Answer:
@@ -41,7 +41,7 @@ class Router:
         return await self.service.invalidate_where(parse_invalidation(choice))
 
     async def sync(self) -> None:
-        await self.keeper.sync()
+        await self.rules.sync()
 
 
 class NoPeers:
@@ -67,10 +67,10 @@ def maker(rig: Rig) -> Make:
     rig.peers = NoPeers()  # type: ignore[assignment]
 
     def make(*, deaf: bool = False, renderer: Any = None) -> Router:
-        keeper = rig.rules(deaf=deaf)
+        rules = rig.rules(deaf=deaf)
         redis = rig.redis()
         flights = None if redis is None else RedisFlightRecords(redis, secret=SECRET, linger_seconds=0.05)
-        return Router(rig.service(rules=keeper, flights=flights, renderer=renderer), keeper, rig)
+        return Router(rig.service(rules=rules, flights=flights, renderer=renderer), rules, rig)
 
     return make
 
@@ -193,7 +193,7 @@ async def test_a_render_in_the_air_answers_those_who_asked_before(router: Make) 
     new = (await after).entry
     asked = {begun_at(each) for each in old}
     assert begun_at(new) > min(asked) or begun_at(new) == min(asked)
-    assert begun_at(new) >= max(rule.before for rule in two.keeper.book)
+    assert begun_at(new) >= max(rule.before for rule in two.rules.book)
     assert (await one.ask()).entry == new
     assert len(one.rig.renderer.asked) == 2
 
@@ -235,7 +235,7 @@ async def test_a_render_under_an_invalidated_tag_is_no_answer_to_others(
     one.rig.renderer.allow()
     await asyncio.gather(tagged, untagged)
     for each in await asyncio.gather(*after):
-        assert not one.keeper.book.covers("video", each.entry)
+        assert not one.rules.book.covers("video", each.entry)
 
 
 async def test_an_untagged_video_outlives_the_invalidation_of_a_tag_it_gets_later(router: Make) -> None:
@@ -252,7 +252,7 @@ async def test_a_tag_of_a_later_request_counts(router: Make) -> None:
     one, two = router(), router()
     await one.ask()
     assert (await one.ask(tags=["late"])).outcome is Outcome.L1
-    await until(lambda: not one.keeper._pending and one.keeper._noting is not None and one.keeper._noting.done())
+    await until(lambda: not one.rules._pending and one.rules._noting is not None and one.rules._noting.done())
     await two.invalidate(tag="late")
     assert (await two.ask()).outcome is Outcome.RENDERED
     await one.sync()
@@ -291,7 +291,7 @@ async def test_prompts_and_models_that_are_none(router: Make) -> None:
     with pytest.raises(NotFound) as unknown:
         await one.invalidate(prompt=PROMPT, model="native/5b")
     assert (empty.value.param, unknown.value.param) == ("prompt", "model")
-    assert len(one.keeper.book) == 0
+    assert len(one.rules.book) == 0
 
 
 async def test_what_is_not_known_is_told(router: Make) -> None:
@@ -329,14 +329,14 @@ async def test_redis_away_then_empty(start_valkey: Callable[..., ValkeyServer], 
         rig.folder = None
         three = maker(rig)(deaf=True)  # it has no L3, so that what it knows comes from Redis
         await three.service._cache.rules.ready()
-        assert [rule.kind for rule in three.keeper.book] == ["prompt"]
+        assert [rule.kind for rule in three.rules.book] == ["prompt"]
     finally:
         await rig.aclose()
 
 
 async def _reached(router: Router) -> bool:
     await router.sync()
-    return bool(router.keeper._version)
+    return bool(router.rules._version)
 
 
 async def test_nowhere_to_record(start_valkey: Callable[..., ValkeyServer]) -> None:
@@ -389,11 +389,11 @@ async def test_many_at_once_are_all_in_force(router: Make) -> None:
     await asyncio.gather(*(each.invalidate(tag=f"{n} {m}") for n, each in enumerate((one, two)) for m in range(10)))
     for each in (one, two):
         await each.sync()
-        each.keeper._mirrored_at = None
+        each.rules._mirrored_at = None
         await each.sync()
-        assert len(each.keeper.book) == 20
-    assert one.keeper._mirror is not None
-    assert await one.keeper._mirror.read() == frozenset(one.keeper.book)
+        assert len(each.rules.book) == 20
+    assert one.rules._mirror is not None
+    assert await one.rules._mirror.read() == frozenset(one.rules.book)
 
 
 class Slow:

@@ -31,7 +31,7 @@ if deaths == 0 and open == '' then
 elseif count ~= known then
   redis.call('HSET', KEYS[1], name, count)
 end
-if verb == 'begin' and redis.call('HLEN', KEYS[1]) > 10000 then  -- of nodes that died and videos that nobody wants again
+if verb == 'begin' and redis.call('HLEN', KEYS[1]) > 10000 then  -- of nodes that died and videos that are not wanted again
   local some = redis.call('HRANDFIELD', KEYS[1], 50, 'WITHVALUES')
   for number = 1, #some, 2 do
     local since = string.match(some[number + 1], '(%d+)$')

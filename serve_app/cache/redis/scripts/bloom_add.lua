@@ -1,5 +1,5 @@
 -- Names that are about to be stored, into the filter in use and into the one that is being built, if there are such.
--- KEYS: meta (hash), bits, next bits. ARGV: the builder's token ('' for everybody else), names of this shard.
+-- KEYS: meta (hash), bits, next bits. ARGV: the builder's token ('' for all others), names of this shard.
 -- A builder adds to its own filter alone, and its list has each name once. Returns 1, or 0 to a builder that another one
 -- has taken over from.
 local known = redis.call('HMGET', KEYS[1], 'complete', 'next')

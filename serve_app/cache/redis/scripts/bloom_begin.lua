@@ -1,4 +1,4 @@
--- Begin to build a filter anew, beside the one in use; whoever was building one is taken over from.
+-- Begin to build a filter anew, beside the one in use; an earlier builder is taken over from.
 -- KEYS: meta (hash), next bits. ARGV: the builder's token, capacity of the first layer at least.
 -- The number of names in the filter in use says how many there will be: one layer then holds them all.
 local names = tonumber(redis.call('HGET', KEYS[1], 'names') or '0')

@@ -1,4 +1,4 @@
--- The heartbeat of whoever holds a flight: extend the lease, tell progress, hear of cancellation and of urgency.
+-- The heartbeat of the holder of a flight: extend the lease, tell progress, hear of cancellation and of urgency.
 -- KEYS: record (hash). ARGV: now ('' for the server's clock), token, lease, how long the record outlives it, linger,
 --   state, step, total, embedding, channel, for how long the holder has been at work since its last heartbeat, by its own
 --   clock. All times are milliseconds.
@@ -13,10 +13,10 @@ end
 if state == 'cancelled' then
   return {'cancelled'}
 end
-if state == 'landed' or state == 'failed' then  -- by this holder; what is left to do there is nobody else's
+if state == 'landed' or state == 'failed' then  -- by this holder; no other process has anything to do there
   return {'held', '', ''}
 end
--- No record at all: Redis forgot it. Whoever is at work takes its place again.
+-- No record at all: Redis forgot it. The process at work takes its place again.
 local age = (tonumber(record[8]) or 0) + tonumber(ARGV[11])
 local abandoned = record[4] == 'now' and math.max(1, age) or tonumber(record[4])  -- the linger begins with this heartbeat
 local function tell(new_state)

@@ -5,7 +5,7 @@
 --   how long waiters are kept, how long the value is kept from now, priority ('' or 0, 1, 2), deadline ('' for none),
 --   whether it would lead ('1' or ''), the value's storage name, the version that this waiter's process has seen for the
 --   length of a lease ('' for none), the least that a new token may be.
--- A version is the token and the number that each heartbeat makes larger. Nobody compares that number with a clock, though
+-- A version is the token and the number that each heartbeat makes larger. No process compares that number with a clock, though
 --   former releases do: it looks like the end of a lease. `age` is for how long the flight's holders have been at work by
 --   their own clocks; the waiters' scores are ages.
 -- Returns {'value', bytes, RECORD} ({'value', bytes} without one) | {'joined', RECORD, version} | {'ended', RECORD}
@@ -55,7 +55,7 @@ if ARGV[9] ~= '1' then
   end
   return {'idle'}
 end
--- Nobody renders it: this waiter leads, under a token larger than any before. Who waits counts from the new beginning.
+-- No process renders it: this waiter leads, under a token larger than any before. Waiters count from the new beginning.
 local fresh = math.max(now * 1000 + micros, (tonumber(token) or 0) + 1, tonumber(ARGV[12]))
 token = string.format('%.0f', fresh)
 age = '0'

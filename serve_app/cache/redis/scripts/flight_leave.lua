@@ -1,6 +1,6 @@
 -- A waiter goes. The last one's going starts the linger, or ends the flight at its holder's next heartbeat.
 -- KEYS: record (hash), waiters. ARGV: waiter, at once ('1' or ''), how long a waiter counts after its last look, in
---   milliseconds of the flight's age. Returns 1 when nobody waits any more for a flight in the air.
+--   milliseconds of the flight's age. Returns 1 when no waiter is left of an active flight.
 local record = redis.call('HMGET', KEYS[1], 'state', 'age')
 local state, age = record[1], tonumber(record[2]) or 0
 redis.call('ZREM', KEYS[2], ARGV[1])

@@ -1,4 +1,4 @@
--- Take or keep a lease that nobody else has. KEYS: lease ('holder number', the number another one each time).
+-- Take or keep a lease that no other process has. KEYS: lease ('holder number', the number another one each time).
 -- ARGV: holder, milliseconds after which it is cleared away (0: give it back), the value that the caller has seen for the
 --   length of the lease ('' for none), the new value. Returns '' when the holder has it now (or gave it back), else what it is.
 local value = redis.call('GET', KEYS[1])

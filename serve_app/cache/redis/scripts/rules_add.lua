@@ -46,7 +46,7 @@ for first = 6, #ARGV, 4 do
     add(ARGV[first], ARGV[first + 1], now - at, now)
   end
 end
-for _, label in ipairs(redis.call('SPOP', KEYS[3], 500)) do  -- no more at a time: nobody else is served meanwhile
+for _, label in ipairs(redis.call('SPOP', KEYS[3], 500)) do  -- no more at a time: no other client is served meanwhile
   add(label, 'key', now, now)
 end
 for first = 1, #added, 4 do

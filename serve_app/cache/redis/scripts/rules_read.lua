@@ -2,7 +2,7 @@
 -- KEYS: rules (hash by label), epoch, sweeps (hash by label), the clock. ARGV: now ('' for the server's clock), the version
 --   known, the time by all that the reader has heard of (0: nothing).
 -- Returns {version, now, fields of the rules, fields of the sweeps} | {version, now} | {'', now} when there is no epoch: then
---   nobody ever wrote one, or Redis was emptied.
+--   none was ever written, or Redis was emptied.
 local time = string.format('%.0f', (time_after(ARGV[1], KEYS[4], ARGV[3])))
 local epoch = redis.call('GET', KEYS[2])
 if not epoch then

@@ -1,4 +1,4 @@
--- Forget what was asked for with tags that nobody used for long. KEYS: all such sets by when somebody last asked, then
+-- Forget what was asked for with tags that were not used for long. KEYS: all such sets by when they were last asked for, then
 --   sets. ARGV: now ('' for the server's clock), how long they are kept (milliseconds). Returns how many were forgotten.
 local forgotten, count = time_of(ARGV[1]) - tonumber(ARGV[2]), 0
 for number = 2, #KEYS do

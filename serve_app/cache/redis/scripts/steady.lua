@@ -1,6 +1,6 @@
 -- Before scripts that tell whose heartbeat has stopped: milliseconds that a step of the server's clock does not change.
--- They go on between two calls of anybody by what the clock went on, unless that is less than nothing or more than
--- `longest`: then it was set, or nobody was there to send heartbeats either, and no time has passed for them.
+-- They go on between two calls of any process by what the clock went on, unless that is less than nothing or more than
+-- `longest`: then it was set, or no process could send heartbeats either, and no time has passed for them.
 local function steady_of(given, key, longest)
   local now = time_of(given)
   local steady, at = string.match(redis.call('GET', key) or '', '^(%d+) (%d+)$')

@@ -1,6 +1,6 @@
 -- A warm-up's newest state; with a request, a new one. KEYS: unfinished (sorted set by last write), record (hash), all by
 --   when they expire (sorted set), the steady time. Nothing has a TTL, which an eviction policy could use.
--- ARGV: now ('' for the server's clock), id, runner ('' for an end that anybody may tell), state (JSON), expires at,
+-- ARGV: now ('' for the server's clock), id, runner ('' for an end that any process may tell), state (JSON), expires at,
 --   final ('1' or ''), request (JSON, '' for none), most unfinished ones, how long a warm-up may be silent. Times are
 --   milliseconds.
 -- Returns 'stored' | 'lost' when another runner has it | 'ended' when it has ended before | 'gone' when there is none
@@ -26,7 +26,7 @@ redis.call('HSET', KEYS[2], 'runner', runner, 'state', ARGV[4], 'final', final)
 redis.call('PERSIST', KEYS[2])  -- an earlier release gave it a TTL
 redis.call('ZADD', KEYS[3], ARGV[5], id)
 if final == '1' then
-  redis.call('HDEL', KEYS[2], 'request')  -- nobody takes over any more
+  redis.call('HDEL', KEYS[2], 'request')  -- no runner takes over any more
   redis.call('ZREM', KEYS[1], id)
   return 'stored'
 end

@@ -177,7 +177,7 @@ class Trainer:
 def _stop_postponed() -> Iterator[threading.Event]:
     """Yield an event that a first Ctrl-C or SIGTERM sets, so that no step is cut in half; a second one interrupts.
 
-    A signal that is ignored, or somebody else's, stays so; only the main thread may listen.
+    A signal that is ignored, or has another handler, stays so; only the main thread may listen.
     """
     asked = threading.Event()
 

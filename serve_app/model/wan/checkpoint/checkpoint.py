@@ -86,7 +86,7 @@ class WanCheckpoint:
         return {key: value for key, value in facts.items() if key not in _SAYS_NOTHING}
 
     def identity(self, part: str, digests: Digests) -> dict[str, str]:
-        """Return the SHA-256 of each of a part's weight files by name; reads them where nobody did before."""
+        """Return the SHA-256 of each of a part's weight files by name; reads them where that was not done before."""
         return {path.name: digests.of(path) for path in self._weights(part)}
 
     def check(self) -> None:

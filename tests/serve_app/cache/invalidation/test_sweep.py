@@ -27,7 +27,7 @@ NOW = 1_800_000_000.0
 
 
 class Shop:
-    """One process: tiers, keeper and sweeper; its time stands still unless moved."""
+    """One process: tiers, sync and sweeper; its time stands still unless moved."""
 
     def __init__(self, url: str, folder: Path, now: list[float]) -> None:
         self.now = now
@@ -35,12 +35,12 @@ class Shop:
         self.l3 = FolderStore(folder)
         clock = SharedClock(wall=lambda: now[0], monotonic=lambda: now[0])
         rules = RedisRules(self.redis, secret=SECRET, clock=lambda: now[0])
-        self.keeper = RuleSync(
+        self.sync = RuleSync(
             RuleBook(LABELS, clock=clock), rules, ObjectRules(self.l3, secret=SECRET), poll_seconds=3600.0,
             monotonic=lambda: now[0],
         )  # fmt: skip
         self.sweeper = RuleSweeper(
-            self.keeper, [RedisShelf(self.redis, secret=SECRET), ObjectShelf(self.l3, secret=SECRET)]
+            self.sync, [RedisShelf(self.redis, secret=SECRET), ObjectShelf(self.l3, secret=SECRET)]
         )
 
     async def store(self, key: str, tag: str, *, kind: Any = "video", meta: Any = None) -> str:
@@ -56,7 +56,7 @@ class Shop:
 
     async def aclose(self) -> None:
         await self.sweeper.aclose()
-        await self.keeper.aclose()
+        await self.sync.aclose()
         await self.redis.client.aclose()
 
 
@@ -72,7 +72,7 @@ async def test_all_kinds_of_covered_values_are_deleted_everywhere(shop: Shop) ->
     gone = [await shop.store(f"{n:064x}", "a", kind=kind) for n, kind in enumerate(("video", "latents", "embedding"))]
     stays = [await shop.store(f"{n:064x}", "b") for n in range(100, 140)]
     await shop.redis.client.set("somebody else's", b"value")
-    await shop.keeper.add("tag", [LABELS.of("tag", "a")])
+    await shop.sync.add("tag", [LABELS.of("tag", "a")])
     await shop.sweeper.round()
     assert [await shop.held(name) for name in gone] == [(False, False)] * 3
     assert [await shop.held(name) for name in stays] == [(True, True)] * 40
@@ -85,7 +85,7 @@ async def test_single_keys_are_deleted_by_name(shop: Shop) -> None:
     gone = await shop.store("a" * 64, "x")
     for n in range(20):
         await shop.store(f"{n:064x}", "x")
-    await shop.keeper.add("key", [LABELS.of("key", "a" * 64), LABELS.of("key", "b" * 64)])
+    await shop.sync.add("key", [LABELS.of("key", "a" * 64), LABELS.of("key", "b" * 64)])
     await shop.sweeper.round()
     assert await shop.held(gone) == (False, False)
     assert shop.sweeper.stats()["seen"] == 4
@@ -94,32 +94,32 @@ async def test_single_keys_are_deleted_by_name(shop: Shop) -> None:
 async def test_a_long_header_is_read_whole(shop: Shop) -> None:
     """Metadata beyond the first kilobytes costs a second look, and is judged as any other."""
     name = await shop.store("a" * 64, "a", meta={f"note {number}": "p" * 8_000 for number in range(5)})
-    await shop.keeper.add("tag", [LABELS.of("tag", "a")])
+    await shop.sync.add("tag", [LABELS.of("tag", "a")])
     await shop.sweeper.round()
     assert await shop.held(name) == (False, False)
 
 
 async def test_a_rule_is_retired_after_a_day_and_a_last_sweep(shop: Shop) -> None:
     """A late write after the first sweep is deleted by the last one; only then is the rule forgotten, everywhere."""
-    await shop.keeper.add("tag", [LABELS.of("tag", "a")])
+    await shop.sync.add("tag", [LABELS.of("tag", "a")])
     await shop.sweeper.round()
     late = await shop.store("a" * 64, "a")
     shop.now[0] += KEPT_SECONDS - 1
     await shop.sweeper.round()
-    assert len(shop.keeper.book) == 1
+    assert len(shop.sync.book) == 1
     shop.now[0] += 2
     await shop.sweeper.round()
     assert await shop.held(late) == (False, False)
     await shop.sweeper.round()
-    assert len(shop.keeper.book) == 0
-    assert (await shop.keeper.redis.read("")).rules == ()  # type: ignore[union-attr]
+    assert len(shop.sync.book) == 0
+    assert (await shop.sync.redis.read("")).rules == ()  # type: ignore[union-attr]
     assert await ObjectRules(shop.l3, secret=SECRET).read() == frozenset()
 
 
 async def test_an_interrupted_sweep_is_begun_anew(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that fails in the middle leaves the rule to be swept for; the next round does all of it."""
     names = [await shop.store(f"{n:064x}", "a") for n in range(40)]
-    await shop.keeper.add("tag", [LABELS.of("tag", "a")])
+    await shop.sync.add("tag", [LABELS.of("tag", "a")])
     delete, calls = FolderStore.delete, []
 
     async def failing(store: FolderStore, name: str) -> bool:
@@ -142,8 +142,8 @@ async def test_one_process_sweeps_and_the_others_know(shop: Shop, valkey_url: st
     """While one has the place another leaves it alone; when that one is silent it finds nothing left to do."""
     other = Shop(valkey_url, tmp_path, shop.now)
     await shop.store("a" * 64, "a")
-    await shop.keeper.add("tag", [LABELS.of("tag", "a")])
-    await other.keeper.sync()
+    await shop.sync.add("tag", [LABELS.of("tag", "a")])
+    await other.sync.sync()
     await shop.sweeper.round()
     await other.sweeper.round()
     assert other.sweeper.stats()["sweeps"] == 0

@@ -127,7 +127,7 @@ class Mirror:
 
 
 class Party:
-    """Some processes, each with its keeper, over one Redis and one L3."""
+    """Some processes, each with its RuleSync, over one Redis and one L3."""
 
     def __init__(self, count: int, seed: int = 0, *, has_l3: bool = True) -> None:
         self.world = World(seed)
@@ -141,17 +141,17 @@ class Party:
         clock = SharedClock(wall=lambda: EPOCH + self.world.now, monotonic=process.loop.time)
         mirror: Any = Mirror(self.shared, process) if self._has_l3 else None
         redis: Any = Redis(self.shared, process)
-        keeper = RuleSync(RuleBook(Labels(b"s"), clock=clock), redis, mirror, monotonic=process.loop.time)
-        process.post(keeper.start)
-        return process, keeper
+        sync = RuleSync(RuleBook(Labels(b"s"), clock=clock), redis, mirror, monotonic=process.loop.time)
+        process.post(sync.start)
+        return process, sync
 
     def invalidate(self, member: int, label: str, older_than: float = 0.0) -> list[Any]:
-        process, keeper = self.members[member]
+        process, sync = self.members[member]
         told: list[Any] = []
 
         async def add() -> None:
             try:
-                told.extend(await keeper.add("tag", [label], older_than=older_than))
+                told.extend(await sync.add("tag", [label], older_than=older_than))
             except Unavailable as error:
                 told.append(error)
 
@@ -163,7 +163,7 @@ class Party:
         assert not self.world.errors, self.world.errors
 
     def known(self) -> list[set[str]]:
-        return [{rule.label for rule in keeper.book} for _, keeper in self.members]
+        return [{rule.label for rule in sync.book} for _, sync in self.members]
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -251,11 +251,11 @@ def test_nobody_believes_a_tier_before_the_rules_are_known() -> None:
     """With both stores away at the start a book is not ready; it is as soon as either can be read."""
     party = Party(0)
     party.shared.redis_up = party.shared.l3_up = False
-    process, keeper = party.join()
+    process, sync = party.join()
     ready: list[bool] = []
 
     async def look() -> None:
-        ready.append(await keeper.book.ready())
+        ready.append(await sync.book.ready())
 
     process.post(lambda: process.spawn(look()))
     party.run(1.0)

@@ -69,9 +69,9 @@ async def test_a_backend_that_cannot_tell_gets_what_is_asked() -> None:
 async def test_a_flight_lands_with_a_ttl_of_its_own(tier: RedisTier, ttl: float | None, seconds: float) -> None:
     """The script that ends a flight stores the value for as long as it is told; a look at it is a use."""
     flights = RedisFlightRecords(tier, secret=b"s", linger_seconds=1.0)
-    boarded = await flights.join_or_lead(KEY, "waiter", Urgency())
-    assert isinstance(boarded, Leading)
-    assert await flights.complete(KEY, boarded.token, b"frame", "", ttl=ttl)
+    join_result = await flights.join_or_lead(KEY, "waiter", Urgency())
+    assert isinstance(join_result, Leading)
+    assert await flights.complete(KEY, join_result.token, b"frame", "", ttl=ttl)
     assert seconds - 10 < await left(tier) <= seconds
     await flights.join_or_lead(KEY, "another", Urgency())
     assert await left(tier) > max(seconds, WEEK) - 10

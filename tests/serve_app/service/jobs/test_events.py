@@ -15,7 +15,7 @@ from serve_app.core import JobStatus
 from serve_app.errors import ContentGone, NotFound, RenderFailed, TierError
 from serve_app.flight.record import FlightState, FlightStatus, Hear
 from serve_app.service.jobs import events as events_module
-from serve_app.service.jobs.events import JobEvent, Position, with_news
+from serve_app.service.jobs.events import JobEvent, Position, with_status
 from serve_app.service.jobs.job import Job
 from serve_app.service.jobs.store import MemoryJobs
 from serve_app.service.service import VideoService
@@ -353,9 +353,9 @@ def test_news_only_move_a_job_forward(news: list[FlightStatus]) -> None:
     """Whatever a flight tells in whatever order, step and percent grow, and the end is left to the job's record."""
     job = a_job()
     for each in news:
-        after = with_news(job, each)
+        after = with_status(job, each)
         assert (after.step or 0, after.progress) >= (job.step or 0, job.progress)
         assert after.status in (JobStatus.QUEUED, JobStatus.IN_PROGRESS)
         job = after
     done = a_job().failed("no", "no", 1.0)
-    assert all(with_news(done, each) is done for each in news)
+    assert all(with_status(done, each) is done for each in news)

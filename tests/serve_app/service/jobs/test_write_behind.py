@@ -50,71 +50,71 @@ def store() -> Away:
 
 
 @pytest.fixture
-def ledger(store: Away) -> WriteBehind:
+def write_behind(store: Away) -> WriteBehind:
     return WriteBehind(store)
 
 
 DONE = a_job().completed(Outcome.RENDERED, "hit", NOW)
 
 
-async def test_the_newest_state_counts(store: Away, ledger: WriteBehind) -> None:
+async def test_the_newest_state_counts(store: Away, write_behind: WriteBehind) -> None:
     """Of all that was owed on a job in an outage, what is written is the last; until then the caller goes on."""
     await store.add(a_job())
     store.away = True
-    ledger.owe(a_job().started("hit"))
-    assert await ledger.update(DONE) is DONE
-    assert len(ledger) == 1
+    write_behind.owe(a_job().started("hit"))
+    assert await write_behind.update(DONE) is DONE
+    assert len(write_behind) == 1
     with pytest.raises(Unavailable):
-        await ledger.flush()
+        await write_behind.flush()
     store.away = False
-    await ledger.flush()
-    assert (len(ledger), await store.get(DONE.id)) == (0, DONE)
+    await write_behind.flush()
+    assert (len(write_behind), await store.get(DONE.id)) == (0, DONE)
 
 
-async def test_a_deletion_is_the_last_word(store: Away, ledger: WriteBehind) -> None:
+async def test_a_deletion_is_the_last_word(store: Away, write_behind: WriteBehind) -> None:
     """What was deleted in an outage is gone at once, and a late follower does not bring it back afterwards."""
     await store.add(a_job())
     store.away = True
-    assert await ledger.delete(DONE.id, known=True)
-    ledger.owe(a_job().started("hit"))
-    assert await ledger.update(DONE) is DONE
+    assert await write_behind.delete(DONE.id, known=True)
+    write_behind.owe(a_job().started("hit"))
+    assert await write_behind.update(DONE) is DONE
     with pytest.raises(NotFound, match="deleted"):
-        await ledger.get(DONE.id)
+        await write_behind.get(DONE.id)
     store.away = False
-    await ledger.flush()
-    for look in (ledger.get, store.get):
+    await write_behind.flush()
+    for look in (write_behind.get, store.get):
         with pytest.raises(NotFound, match="deleted"):
             await look(DONE.id)
 
 
-async def test_what_may_not_exist_is_not_deleted_blindly(store: Away, ledger: WriteBehind) -> None:
+async def test_what_may_not_exist_is_not_deleted_blindly(store: Away, write_behind: WriteBehind) -> None:
     """In an outage the deletion of an unknown job says that it could not be done, and nothing is owed."""
     store.away = True
     with pytest.raises(Unavailable):
-        await ledger.delete("video_1", known=False)
-    assert len(ledger) == 0
+        await write_behind.delete("video_1", known=False)
+    assert len(write_behind) == 0
 
 
-async def test_update_says_how_the_job_stands(store: Away, ledger: WriteBehind) -> None:
+async def test_update_says_how_the_job_stands(store: Away, write_behind: WriteBehind) -> None:
     """With the store there, a caller hears at once of a deletion, and of an end that was told before."""
     await store.add(DONE)
     failed = a_job().failed("no", "no", NOW)
-    assert await ledger.update(failed) == DONE
+    assert await write_behind.update(failed) == DONE
     await store.delete(DONE.id)
-    assert await ledger.update(failed) is None
-    assert len(ledger) == 0
+    assert await write_behind.update(failed) is None
+    assert len(write_behind) == 0
 
 
-async def test_filed_records_go_in_batches_and_are_kept(store: Away, ledger: WriteBehind) -> None:
+async def test_filed_records_go_in_batches_and_are_kept(store: Away, write_behind: WriteBehind) -> None:
     """Hits' records that could not be written are written later, in their order, each once."""
     store.away = True
-    firsts = [ledger.file(a_job(number)) for number in range(250)]
+    firsts = [write_behind.file(a_job(number)) for number in range(250)]
     assert firsts == [True] + [False] * 249
     with pytest.raises(Unavailable):
-        await ledger.write_filed()
-    assert len(ledger) == 250
+        await write_behind.write_filed()
+    assert len(write_behind) == 250
     store.away = False
-    await ledger.flush()
+    await write_behind.flush()
     assert store.batches == [FILED_AT_ONCE, FILED_AT_ONCE, 50]
     assert [job.id for job in (await store.page(after=None, limit=250, order="asc")).jobs] == [
         f"video_{number}" for number in range(250)
