@@ -149,7 +149,7 @@ class RuleSweeper:
     async def round(self) -> None:
         """Do what there is to do: sweep, retire. Raises TierError when that is cut short."""
         now = self._sync.book.clock.now()
-        await self._retire(now)
+        await self._retire()
         if not self._due(now) or not await self._leads():
             return
         await self._sync.refresh()  # what others have swept meanwhile
@@ -173,7 +173,7 @@ class RuleSweeper:
         swept = self._sync.swept.get(rule.label, 0)
         return swept < rule.at or swept < rule.at + _KEPT <= now
 
-    async def _retire(self, now: int) -> None:
+    async def _retire(self) -> None:
         swept = self._sync.swept
         over = [rule for rule in self._sync.book if swept.get(rule.label, 0) >= rule.at + _KEPT]
         await self._sync.retire(over)

@@ -28,7 +28,6 @@ from serve_app.service.warmup.redis_store import RedisWarmUps, read_warm_up
 logger = logging.getLogger(__name__)
 
 _MOVED = Script("job_moved")
-_DELETED = b"deleted"
 _AT_ONCE = 100
 
 
