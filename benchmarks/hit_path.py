@@ -130,9 +130,9 @@ def _router_options() -> dict[str, Any]:
 
 @contextmanager
 def valkeys_of(server: Server) -> Iterator[Valkeys]:
-    """Connect to the server's Valkeys: the one of the cache, and the one of job records."""
+    """Connect to the server's Valkeys: first the one of the cache, then the one of job records."""
     settings = settings_of(server)
-    urls = sorted({url for url in (settings.redis_url, settings.jobs_url) if url is not None})
+    urls = dict.fromkeys(url for url in (settings.redis_url, settings.jobs_url) if url is not None)
     with ExitStack() as stack:
         yield [stack.enter_context(redis.Redis.from_url(url)) for url in urls]
 
@@ -284,9 +284,9 @@ def sampled(valkeys: Valkeys, route: Route, task: Task) -> Sample:
 
 
 def commands_of(valkeys: Valkeys) -> int:
-    """Return how many commands the Valkeys have run for others."""
-    statistics_of = [item for valkey in valkeys for item in valkey.info("commandstats").items()]
-    return sum(counts["calls"] for name, counts in statistics_of if name != "cmdstat_info")
+    """Return how many commands the cache's Valkey has run for others; that of job records never stands still."""
+    statistics_of = valkeys[0].info("commandstats")
+    return sum(counts["calls"] for name, counts in statistics_of.items() if name != "cmdstat_info")
 
 
 def settled(count: Callable[[], int]) -> int:
