@@ -27,7 +27,7 @@ from serve_app.engine.pass_times import PassTimes, Shape
 from serve_app.engine.threads import torch_thread
 from serve_app.model.families import load_family
 from serve_app.model.model import Decoder, Denoiser
-from serve_app.telemetry.telemetry import Telemetry
+from serve_app.telemetry import Telemetry
 
 BATCH_WAIT = 0.01
 """Seconds that a batch which is not full waits for company when the device is free: Serve's own default."""

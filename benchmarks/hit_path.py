@@ -37,7 +37,7 @@ from server import Server, cpu_seconds, encore_server, local_config
 from sizes import LARGEST
 
 from serve_app.core import Entry
-from serve_app.media.media import encode_mp4
+from serve_app.media import encode_mp4
 from serve_app.schema import parse_request
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from serve_app.core import Frames, Keys, Progress, RenderEvent, RenderRequest, Rule, Started, Urgency, VideoSpec
-from serve_app.media.media import encode_mp4
+from serve_app.media import encode_mp4
 from serve_app.model.native.config import DEMO_SIZES
 from serve_app.render.latents import LatentsCache
 from serve_app.render.text_encoding import PromptEmbedder

@@ -30,7 +30,7 @@ from storm_valkey import valkey
 from deployments.replica.freeze_gc import settle
 from serve_app.core import Outcome, RenderEvent, RenderRequest, Urgency, VideoSpec
 from serve_app.engine.engine import Rendering
-from serve_app.media.media import encode_mp4
+from serve_app.media import encode_mp4
 from serve_app.model.families import load_family
 from serve_app.render.latents import LatentsCache
 from serve_app.render.text_encoding import PromptEmbedder

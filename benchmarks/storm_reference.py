@@ -35,7 +35,7 @@ async def digests(requests: Iterable[dict[str, Any]], torch_threads: int) -> lis
     """Render each request and return the digest of its file."""
     from serve_app.engine.engine import StepEngine
     from serve_app.engine.threads import torch_thread
-    from serve_app.media.media import encode_mp4
+    from serve_app.media import encode_mp4
     from serve_app.model.families import load_family
     from serve_app.schema import parse_request
     from serve_app.settings import Settings

@@ -32,7 +32,7 @@ from serve_app.engine.engine import StepEngine
 from serve_app.engine.threads import torch_thread
 from serve_app.model.wan.speed import PLAIN, Speed
 from serve_app.model.wan.wan import from_folder
-from serve_app.telemetry.telemetry import Telemetry
+from serve_app.telemetry import Telemetry
 
 MAX_JOBS = 4
 OURS, THEIRS = "Encore", "diffusers"

@@ -20,7 +20,7 @@ from serve_app.api.openapi import EVERYWHERE, WITH_BODY, Responses, errors, with
 from serve_app.api.strict_route import StrictRoute
 from serve_app.api.wire_objects import model_object, video_object
 from serve_app.errors import NotSupported
-from serve_app.media.variant import Variant
+from serve_app.media import Variant
 from serve_app.schema import VideoEvent, VideoObject, VideoRequest
 from serve_app.schema.input_reference import JSON_IMAGE
 from serve_app.schema.invalidation import InvalidationRequest, parse_invalidation

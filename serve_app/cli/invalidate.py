@@ -10,8 +10,7 @@ from typing import Any
 
 import typer
 
-from serve_app.client import Encore
-from serve_app.client.replies import Invalidation
+from serve_app.client import Encore, Invalidation
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")

@@ -36,8 +36,7 @@ from serve_app.engine.threads import torch_thread
 from serve_app.engine.watchdog import Watchdog
 from serve_app.errors import Conflict, EncoreError, RenderCancelled, RenderFailed, Unavailable
 from serve_app.model.model import Decoder, Denoiser
-from serve_app.telemetry.telemetry import StepRun, Telemetry
-from serve_app.telemetry.tracing import span
+from serve_app.telemetry import StepRun, Telemetry, span
 
 logger = logging.getLogger(__name__)
 

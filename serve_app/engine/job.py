@@ -12,7 +12,7 @@ from torch import Tensor
 from serve_app.core import Urgency
 from serve_app.engine.denoising import Start, Trajectory
 from serve_app.errors import EncoreError
-from serve_app.telemetry.telemetry import Rendered
+from serve_app.telemetry import Rendered
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from serve_app.errors import RenderCancelled, TierError, TierFull
 from serve_app.flight import result_json
 from serve_app.flight.record import FlightRecords
 from serve_app.flight.result import not_stored
-from serve_app.media.media import encode_mp4
+from serve_app.media import encode_mp4
 from serve_app.telemetry import Encoded, Telemetry, TierWritten, span
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from serve_app.cache.memory import MemoryTier
 from serve_app.core import Entry
 from serve_app.errors import Busy
 from serve_app.flight.single_flight import SingleFlight
-from serve_app.media.variant import Variant, spritesheet, thumbnail
+from serve_app.media import Variant, spritesheet, thumbnail
 
 KEPT_BYTES = 16 * 2**20
 MAX_PENDING = 64  # each holds its video's bytes

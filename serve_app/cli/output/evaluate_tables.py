@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from serve_app.core import Frames
-from serve_app.media.contact_sheet import contact_sheet
+from serve_app.media import contact_sheet
 from serve_app.model.training.judge.goals import MOST_STEPS, Goal
 from serve_app.model.training.judge.judge import ALL, Score, Table
 from serve_app.model.training.world import world

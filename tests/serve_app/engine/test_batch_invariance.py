@@ -19,7 +19,7 @@ from serve_app.engine.job import NO_CHECKPOINTS, Checkpoints
 from serve_app.model.model import Decoder, Denoiser, Prepared
 from serve_app.model.native.native import demo
 from serve_app.model.sampler import Sampler
-from serve_app.telemetry.telemetry import Telemetry
+from serve_app.telemetry import Telemetry
 
 PROMPTS = ("a red circle", "a small blue star spinning on a black background", "一个大的黄色三角形")
 SIZES = ((32, 32, 8), (48, 32, 9))

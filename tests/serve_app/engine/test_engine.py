@@ -22,7 +22,7 @@ from serve_app.errors import Conflict, RenderCancelled, RenderFailed, Unavailabl
 from serve_app.model.native.config import DEMO
 from serve_app.model.native.native import demo
 from serve_app.model.sampler import FlowMatchEulerSampler, Sampler
-from serve_app.telemetry.telemetry import Event, Rendered, StepRun, Telemetry
+from serve_app.telemetry import Event, Rendered, StepRun, Telemetry
 
 
 class TinyDenoiser:

@@ -14,7 +14,7 @@ from serve_app.core import Frames, RenderRequest, Urgency
 from serve_app.errors import RenderFailed
 from serve_app.flight.record import FlightState, Joined, Leading
 from serve_app.flight.redis_record import RedisFlightRecords
-from serve_app.media.probe import probe
+from serve_app.media import probe
 from serve_app.model.families import load_family
 from serve_app.render.video_encoding import VideoWriter
 from serve_app.service.plan import Planner

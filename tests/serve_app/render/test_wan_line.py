@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.core import Outcome
 from serve_app.errors import InvalidRequest, NotFound, Unprocessable
-from serve_app.media.probe import probe
+from serve_app.media import probe
 from serve_app.model.model import Family
 from serve_app.settings import Settings
 from serve_app.wiring.model import default_spec, open_planner

@@ -23,7 +23,7 @@ from serve_app.core import (
     Started,
 )
 from serve_app.errors import FingerprintMismatch, RenderCancelled
-from serve_app.media.probe import probe
+from serve_app.media import probe
 from serve_app.model.families import load_family
 from serve_app.service.plan import Planner
 from tests.serve_app.service.local_renderer import LocalRenderer

@@ -13,8 +13,8 @@ import pytest
 from serve_app.cache.key import image_key
 from serve_app.core import JobStatus, Outcome
 from serve_app.errors import Busy, InvalidImage, KeyReused, NotFound, RenderFailed, TooLarge, Unavailable
+from serve_app.media import probe
 from serve_app.media.first_frame import pixels_of
-from serve_app.media.probe import probe
 from serve_app.model.model import Family
 from serve_app.service.jobs.idempotency import RequestAttempt
 from serve_app.service.jobs.input_images import InputImageStore, MemoryInputImages

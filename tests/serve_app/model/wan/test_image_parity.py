@@ -22,7 +22,7 @@ from serve_app.errors import RenderFailed
 from serve_app.media.first_frame import digest_of
 from serve_app.model.model import ImageEncoder
 from serve_app.model.wan.wan import WanFamily
-from serve_app.telemetry.telemetry import Telemetry
+from serve_app.telemetry import Telemetry
 from tests.serve_app.model.wan.reference import Reference, plain, spec
 from tests.serve_app.model.wan.tiny_checkpoint import T2V_1_3B, T2V_A14B, TI2V_5B, Kind
 

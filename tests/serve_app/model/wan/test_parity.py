@@ -18,7 +18,7 @@ from serve_app.engine.denoising import Start, Trajectory, advance
 from serve_app.engine.engine import StepEngine
 from serve_app.engine.job import Checkpoints
 from serve_app.model.wan.wan import WanFamily
-from serve_app.telemetry.telemetry import Telemetry
+from serve_app.telemetry import Telemetry
 from tests.serve_app.model.wan.reference import Reference, spec
 from tests.serve_app.model.wan.tiny_checkpoint import EULER, T2V_1_3B, T2V_A14B, TI2V_5B, Kind
 
