@@ -1,4 +1,4 @@
-"""Are factorised convolutions three times as quick as full 3-D ones, as the brief says?
+"""Are factorised convolutions three times as quick as full 3-D ones?
 
 The denoiser's own FactorisedConv (spatial 1x3x3, SiLU, temporal 3x1x1) against one Conv3d 3x3x3 with as many channels,
 on a guided clip [2, frames, height, width, channels] as the denoiser has it. Each side is timed in two layouts,

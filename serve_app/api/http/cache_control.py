@@ -2,7 +2,7 @@
 
 `only-if-cached` is obeyed. `no-store` is refused where a video would be rendered: those who ask for one video share one
 render, and what it makes is stored by the process that makes it. `no-cache`, `max-age` and `min-fresh` ask for what is
-fresh: every stored video is, because a key describes all of it, so they change nothing (design, section 5).
+fresh: every stored video is, because a key describes all of it, so they change nothing.
 `no-transform` is always obeyed.
 """
 

@@ -49,9 +49,9 @@ PIECES = [
 mixtures = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 
 FOLDED = {
-    "the brief: stray quotes": ('"A cat playing piano', "a cat playing piano"),
-    "the brief: bangs": ("A cat playing piano!!", "a cat playing piano"),
-    "the brief: both": ('"a cat playing piano"!!', "a cat playing piano"),
+    "stray marks: stray quotes": ('"A cat playing piano', "a cat playing piano"),
+    "stray marks: bangs": ("A cat playing piano!!", "a cat playing piano"),
+    "stray marks: both": ('"a cat playing piano"!!', "a cat playing piano"),
     "blanks": ("  a  cat\tplaying \n piano ", "a cat playing piano"),
     "case": ("A Cat PLAYING Piano", "a cat playing piano"),
     "full-width": ("Ａ　ｃａｔ！", "a cat"),

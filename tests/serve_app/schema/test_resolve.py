@@ -1,4 +1,4 @@
-"""One meaning, one spec, one key: over random cards, all ways to say one request resolve alike (design §5.2)."""
+"""One meaning, one spec, one key: over random cards, all ways to say one request resolve alike."""
 
 import dataclasses
 import re

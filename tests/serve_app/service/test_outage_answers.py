@@ -1,7 +1,7 @@
 """What clients get while tiers are broken: the product's own wiring over a real Valkey and SeaweedFS behind proxies.
 
 Synchronous requests get their video, marked when nobody could keep it; jobs are refused when nothing can keep them or
-their video (design §5.7, §5.8). Only time is the test's own: breakers wait for a clock turned by hand.
+their video. Only time is the test's own: breakers wait for a clock turned by hand.
 """
 
 from __future__ import annotations

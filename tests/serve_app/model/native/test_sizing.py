@@ -1,4 +1,4 @@
-"""What a preset weighs and computes: the 5b preset is what the brief says, and the counts agree with real passes."""
+"""What a preset weighs and computes: the 5b preset has five billion weights, and the counts agree with real passes."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def prints(card: ModelCard) -> tuple[str, str, str]:
 
 
 def test_a_published_name_serves_a_folder(wan_folder: Folders) -> None:
-    """`wan2.2-t2v-5b` with a checkpoint folder has the brief's name; the folder by itself is named after itself."""
+    """`wan2.2-t2v-5b` with a checkpoint folder has its published name; the folder by itself is named after itself."""
     folder = wan_folder()
     named = load_family("wan2.2-t2v-5b", checkpoint=str(folder))
     by_path = load_family(str(folder))
