@@ -70,7 +70,7 @@ def video(denoiser: Denoiser, decoder: Decoder, prompt_embeds: torch.Tensor, spe
     return decoder.decode(latents.half())
 
 
-def test_the_card_has_the_grid_of_the_brief() -> None:
+def test_the_card_has_the_grid_of_the_preset() -> None:
     """Defaults: 64x64, 16 frames at 16 fps, 16 steps, guidance 2; the ends of every range are allowed."""
     card = demo().card
     defaults = (card.width, card.height, card.num_frames, card.fps, card.num_inference_steps, card.guidance_scale)

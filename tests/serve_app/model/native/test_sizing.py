@@ -48,7 +48,7 @@ def test_its_blocks_are_factorised(five_b: Sizing) -> None:
     assert [layer._tokens for layer in attentions] == [SelfAttention.TOKENS["space"], SelfAttention.TOKENS["time"]]
 
 
-def test_the_grid_is_the_brief_s(five_b: Sizing) -> None:
+def test_the_grid_is_the_preset_s(five_b: Sizing) -> None:
     """640x480 gives latents that the inner level halves evenly, for 8 to 24 frames."""
     for frames in (8, 16, 24):
         _, count, height, width = five_b.latent_shape(frames)
