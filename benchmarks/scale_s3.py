@@ -32,6 +32,7 @@ from serve_app.cache.redis.redis import RedisTier
 from serve_app.cache.storage_name import redis_name, storage_name
 from serve_app.core import RenderEvent, RenderRequest, Urgency
 from serve_app.engine.engine import Rendering
+from serve_app.engine.isolation import Isolation
 from serve_app.flight.redis_record import RedisFlightRecords
 from serve_app.model.families import load_family
 from serve_app.render.latents import LatentsCache
@@ -91,6 +92,9 @@ class _CountedRedis(RedisTier):
 
 class _NoModel:
     """Stands where the step engine and the text encoder do."""
+
+    def __init__(self) -> None:
+        self.isolation = Isolation()
 
     async def render(self, _key: str, spec: Any, *_: Any, **__: Any) -> Rendering:
         frames = np.zeros((spec.num_frames, spec.height, spec.width, 3), np.uint8)

@@ -30,6 +30,7 @@ from storm_valkey import valkey
 from deployments.replica.freeze_gc import settle
 from serve_app.core import Outcome, RenderEvent, RenderRequest, Urgency, VideoSpec
 from serve_app.engine.engine import Rendering
+from serve_app.engine.isolation import Isolation
 from serve_app.media import encode_mp4
 from serve_app.model.families import load_family
 from serve_app.render.latents import LatentsCache
@@ -79,6 +80,7 @@ class StandInEngine:
 
     def __init__(self) -> None:
         self.busy = 0.0
+        self.isolation = Isolation()
 
     async def render(
         self, job_id: str, spec: VideoSpec, prompt_embeds: Any, negative: Any, on_step: Any, **_: Any
