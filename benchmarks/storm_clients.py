@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from deployments.replica.instance import HEADER
+
 Fields = Mapping[str, Any]
 PATH = "/v1/videos/sync"
 BROKEN = "broken connection"
@@ -47,11 +49,15 @@ class Answer:
 
 @dataclass(slots=True)
 class Crowd:
-    """Clients of one server; `sent` counts requests whose last byte was sent, `again` why requests were repeated."""
+    """Clients of one server; `sent` counts requests whose last byte was sent, `again` why requests were repeated.
+
+    instance: the mark by which the server's own routers know requests that are for them; asked directly, they want it.
+    """
 
     port: int
     path: str = PATH
     method: str = "POST"
+    instance: str = ""
     sent: int = 0
     answered: int = 0
     again: Counter[str] = field(default_factory=Counter)
@@ -95,6 +101,7 @@ class Crowd:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         body = json.dumps(fields) if self.method == "POST" else ""
         head = f"{self.method} {self.path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        head += f"{HEADER}: {self.instance}\r\n" if self.instance else ""
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(f"{head}{body}".encode())
         await writer.drain()

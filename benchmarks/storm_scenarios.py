@@ -102,7 +102,7 @@ class Scenarios:
 
     async def warm_up(self) -> None:
         """Render twice before anything counts, and learn how long that takes."""
-        crowd = Crowd(self.server.port)
+        crowd = Crowd(self.server.port, instance=self.server.instance)
         answers = [await crowd.ask({**self.extent.fields, "prompt": "a warm-up", "seed": seed}) for seed in (1, 2)]
         self.alone = min(answer.seconds for answer in answers)
         self.say(f"one render alone: {self.alone:.1f} s")
@@ -142,7 +142,7 @@ class Scenarios:
         await asyncio.to_thread(self.server.wait_until_whole)
         self.say(f"{scenario} ...")
         self._before, self._kills = len(self.server.renders()), []
-        crowd = Crowd(self.server.port)
+        crowd = Crowd(self.server.port, instance=self.server.instance)
         watching = asyncio.create_task(self._tell(crowd, len(wanted)))
         try:
             answers = await story(crowd, fields)

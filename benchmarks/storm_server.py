@@ -21,6 +21,8 @@ import storm_app
 from server import Server, encore_server, local_config
 from storm_app import Note
 
+from deployments.replica.instance import VARIABLE
+
 ROUTERS, DIFFUSIONS = 3, 2
 REPLICAS = {"CacheRouter": ROUTERS, "Diffusion": DIFFUSIONS}
 TORCH_THREADS = 1
@@ -66,6 +68,12 @@ class StormServer:
         """Return the process ids of the routers that take requests, each with its own HTTP port."""
         ports = {pid: _http_port(pid) for pid in self._replicas("CacheRouter")}
         return {pid: port for pid, port in ports.items() if port is not None}
+
+    @property
+    def instance(self) -> str:
+        """The mark that this start of the server has, as its replicas know it."""
+        environment = Path(f"/proc/{self._replicas('CacheRouter')[0]}/environ").read_bytes().split(b"\0")
+        return dict(line.decode().split("=", 1) for line in environment if b"=" in line)[VARIABLE]
 
     def diffusions(self) -> list[int]:
         """Return the process ids of the diffusion replicas that take renders."""
